@@ -1,0 +1,56 @@
+"""How many tokens a `keep` asks for.
+
+`keep` is always what is *kept*: a number in (0, 1] is a fraction, a whole number from 2 on is a count.
+`keep=1` therefore means everything. Fractions truncate like the reference code (`int(n * keep)`) and at
+least one token is kept.
+"""
+
+from torch import Tensor
+
+from feathervlm.core.errors import PruningError
+
+Keep = int | float
+
+
+def check_keep(keep: Keep, name: str = "keep") -> None:
+    """Raise `PruningError` unless `keep` is a fraction in (0, 1] or a whole number of at least 2 tokens."""
+    is_number = isinstance(keep, int | float) and not isinstance(keep, bool)
+    if not is_number or not (0 < keep <= 1 or (isinstance(keep, int) and keep >= 2)):
+        raise PruningError(
+            f"{name}={keep!r} is neither a fraction kept in (0, 1] nor a whole number of tokens (2 or more)."
+        )
+
+
+def check_fraction(keep: float, name: str = "keep") -> None:
+    """Raise `PruningError` unless `keep` is a fraction in (0, 1]."""
+    if not isinstance(keep, int | float) or isinstance(keep, bool) or not 0 < keep <= 1:
+        raise PruningError(f"{name}={keep!r} is outside (0, 1]; give the fraction of visual tokens to keep.")
+
+
+def is_count(keep: Keep) -> bool:
+    """Whether `keep` is a number of tokens rather than a fraction."""
+    return keep > 1
+
+
+def kept(keep: Keep, tokens: int) -> int:
+    """The number kept of `tokens` (of which there may be none).
+
+    >>> kept(0.3, 729), kept(196, 729), kept(0.001, 729), kept(0.5, 0)
+    (218, 196, 1, 0)
+    """
+    wanted = int(keep) if is_count(keep) else int(tokens * keep)
+    return min(max(wanted, 1), tokens)
+
+
+def kept_tensor(keep: Keep, tokens: Tensor) -> Tensor:
+    """`kept` for a tensor of counts, elementwise and without a device sync.
+
+    Float64 is what Python computes `int(n * keep)` in, so the two agree to the last token. MPS has no float64.
+    """
+    if is_count(keep):
+        wanted = tokens.new_full(tokens.shape, int(keep))
+    elif tokens.device.type == "mps":
+        wanted = (tokens.cpu().double() * keep).long().to(tokens.device)
+    else:
+        wanted = (tokens.double() * keep).long()
+    return wanted.clamp(min=1).minimum(tokens)

@@ -1,0 +1,145 @@
+"""Criteria phi: what a token is worth. Scores are (batch, visual) float32, higher = keep.
+
+A criterion reads signals and says nothing about how many tokens stay; that is the selector's part.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.candidates import Candidates
+from feathervlm.core.errors import PruningError
+from feathervlm.core.signals import Attention, Features, FeatureSource, ScoreLayer, Signal, Support
+
+
+class Criterion(ABC):
+    """Base of all criteria: a frozen dataclass whose fields are its parameters."""
+
+    def signals(self) -> tuple[Signal, ...]:
+        """The signals that `score` reads, so that the engine can arm itself in time."""
+        return ()
+
+    @abstractmethod
+    def score(self, tokens: Candidates) -> Tensor:
+        """Scores (batch, visual), higher = keep; absent tokens may hold anything."""
+
+
+def choose(value: object, options: tuple[str, ...], name: str) -> None:
+    """Raise `PruningError` unless `value` is one of `options`."""
+    if value not in options:
+        raise PruningError(f"{name}={value!r} is not one of {', '.join(options)}.")
+
+
+@dataclass(frozen=True)
+class LastTokenAttention(Criterion):
+    """Attention from the last prompt token to each visual token, mean over heads (FastV, arXiv 2403.06764).
+
+    With `rope=False` the same q and k are compared without their rotation, which removes the long-term decay that
+    favours tokens near the text, i.e. the bottom of the image (FEATHER, arXiv 2412.13180). Only the score is
+    RoPE-free; the layer itself runs as always.
+
+    Args:
+        rope: rotate q and k, or not.
+        over: softmax over the visual keys (each head then counts the same) or over all keys.
+        layer: score with layer "K-1", the last that saw all tokens, or with layer "K", about to run.
+    """
+
+    rope: bool = True
+    over: Support = "visual"
+    layer: ScoreLayer = "K-1"
+
+    def __post_init__(self) -> None:
+        choose(self.over, ("visual", "all"), "over")
+        choose(self.layer, ("K-1", "K"), "layer")
+        if not isinstance(self.rope, bool):
+            raise PruningError(f"rope={self.rope!r} is neither true nor false.")
+
+    @property
+    def signal(self) -> Attention:
+        """The one signal that this criterion is."""
+        return Attention(layer=self.layer, rope=self.rope, over=self.over)
+
+    def signals(self) -> tuple[Signal, ...]:
+        """One attention row."""
+        return (self.signal,)
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """The attention row itself: (batch, visual)."""
+        return tokens.signals.read(self.signal)
+
+
+@dataclass(frozen=True)
+class KNNDensity(Criterion):
+    """DPC-KNN: local density times distance to the nearest denser token, within each image (arXiv 2412.13180, 2.1).
+
+    With D_ij = |z_i - z_j| / sqrt(dim): rho_i = exp(-mean over the k nearest, itself included, of D_ij^2);
+    delta_i = min of D_ij over denser j, or for the densest token the largest D of the image; score = rho * delta.
+    The authors break ties of rho with random noise; here the lower index counts as denser, which needs no seed.
+
+    Args:
+        neighbors: k, itself included.
+        features: "vision", encoder patch features before the projector, or "projected", the embeddings that enter
+            the language model (all that there is when a layout is given by hand).
+    """
+
+    neighbors: int = 5
+    features: FeatureSource = "vision"
+
+    def __post_init__(self) -> None:
+        choose(self.features, ("vision", "projected"), "features")
+        if not isinstance(self.neighbors, int) or self.neighbors < 1:
+            raise PruningError(f"neighbors={self.neighbors!r} must be a whole number of at least 1.")
+
+    def signals(self) -> tuple[Signal, ...]:
+        """Feature vectors."""
+        return (Features(self.features),)
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """rho * delta: (batch, visual)."""
+        features = tokens.signals.read(Features(self.features)).float()
+        scores = torch.zeros(tokens.present.shape, device=features.device)
+        # Image by image: the distance matrix is the memory that counts, and pairs across images mean nothing.
+        for image in range(tokens.geometry.images):
+            members = tokens.present & (tokens.geometry.image == image)
+            scores = torch.where(members, density_peaks(features, members, self.neighbors), scores)
+        return scores
+
+
+def density_peaks(features: Tensor, members: Tensor, neighbors: int) -> Tensor:
+    """rho * delta of the `members` (batch, visual) among themselves, from features (batch, visual, dim)."""
+    pair = members[:, :, None] & members[:, None, :]  # (batch, visual, visual)
+    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = (distance / features.shape[-1] ** 0.5).masked_fill(~pair, float("inf"))
+    nearest = distance.topk(min(neighbors, distance.shape[-1]), dim=-1, largest=False).values
+    found = nearest.isfinite()
+    sparsity = nearest.square().masked_fill(~found, 0).sum(-1) / found.sum(-1).clamp(min=1)
+    index = torch.arange(members.shape[1], device=members.device)
+    # Compare exponents, not exponentials, which underflow to equal zeros far from everything.
+    denser = (sparsity[:, None, :] < sparsity[:, :, None]) | (
+        (sparsity[:, None, :] == sparsity[:, :, None]) & (index[None, :] < index[:, None])
+    )
+    to_denser = distance.masked_fill(~(denser & pair), float("inf")).amin(-1)
+    widest = distance.masked_fill(~pair, 0).amax((1, 2))
+    delta = torch.where(to_denser.isfinite(), to_denser, widest[:, None])
+    scores: Tensor = (-sparsity).exp() * delta
+    return scores
+
+
+@dataclass(frozen=True)
+class RandomScore(Criterion):
+    """Uniform random scores: the control that any criterion has to beat.
+
+    The score of a token depends on the seed and on its place among the visual tokens alone, so it is the same in
+    any batch and at any stage.
+    """
+
+    seed: int = 0
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """Numbers in [0, 1): (batch, visual)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        # Drawn one by one in order, so a wider batch extends the sequence instead of changing it.
+        scores = torch.rand(tokens.present.shape[1], generator=generator)
+        return scores.to(tokens.present.device).expand(tokens.present.shape)

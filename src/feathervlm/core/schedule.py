@@ -1,0 +1,175 @@
+"""Stages and schedules: where in the depth which tokens leave.
+
+A schedule is the whole definition of a training-free method. Layers may be given as fractions of the depth, so that
+one schedule fits models of any depth.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, Protocol, TypeVar
+
+from feathervlm.core.criteria import choose
+from feathervlm.core.errors import PruningError
+from feathervlm.core.selectors import ImageTokens, Selector
+from feathervlm.core.signals import Attention
+
+Layer = int | float
+Positions = Literal["preserve", "renumber"]
+
+
+def check_layer(layer: Layer, name: str = "layer") -> None:
+    """Raise `PruningError` unless `layer` is a 0-based index or a fraction of the depth in [0, 1)."""
+    if isinstance(layer, bool) or not isinstance(layer, int | float) or layer < 0:
+        raise PruningError(f"{name}={layer!r} is neither a layer index (0, 1, ...) nor a fraction of the depth.")
+    if isinstance(layer, float) and layer >= 1:
+        raise PruningError(
+            f"{name}={layer!r} is a fraction of the depth and must be below 1; for layer {int(layer)} "
+            f"write {int(layer)}."
+        )
+
+
+def layer_index(layer: Layer, depth: int) -> int:
+    """The 0-based layer that `layer` means in a model of `depth` layers; fractions round to the nearest, at least 1.
+
+    Raises:
+        PruningError: if the model is not that deep.
+
+    >>> layer_index(0.25, 32), layer_index(3 / 32, 24), layer_index(3, 24), layer_index(0.0, 32)
+    (8, 2, 3, 0)
+    """
+    if isinstance(layer, float):
+        return min(max(int(layer * depth + 0.5), 1), depth - 1) if layer > 0 else 0
+    if layer >= depth:
+        raise PruningError(f"Layer {layer} is beyond this model's {depth} layers (0 to {depth - 1}).")
+    return layer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pruning step: layers 0..at-1 see all tokens, tokens leave the tensor that enters `layers[at]`.
+
+    Args:
+        at: layer index, or fraction of the depth. 0 is before the language model.
+        select: which tokens stay.
+        positions: `preserve` original position ids, or `renumber` what is left from there on without gaps (as some
+            published methods do; it costs localization).
+    """
+
+    at: Layer
+    select: Selector
+    positions: Positions = "preserve"
+
+    def __post_init__(self) -> None:
+        check_layer(self.at, "at")
+        choose(self.positions, ("preserve", "renumber"), "positions")
+        if not isinstance(self.select, Selector):
+            raise PruningError(f"A stage needs a selector such as Top(...) or Grid(...), not {self.select!r}.")
+
+
+@dataclass(frozen=True, init=False)
+class Schedule:
+    """Stages in order of depth.
+
+    >>> from feathervlm.core.selectors import Grid
+    >>> Schedule(Stage(at=8, select=Grid(stride=3))).average_tokens([(1, 27, 27)], depth=32)
+    243.0
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __init__(self, *stages: Stage) -> None:
+        for stage in stages:
+            if not isinstance(stage, Stage):
+                raise PruningError(f"A schedule is made of stages, not of {stage!r}.")
+        object.__setattr__(self, "stages", stages)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def at_layers(self, depth: int) -> tuple[int, ...]:
+        """The 0-based layer of every stage in a model of `depth` layers.
+
+        Raises:
+            PruningError: if a layer is beyond the depth, stages are out of order or fall on one layer, or a score
+                is asked from a layer that does not exist.
+        """
+        layers = tuple(layer_index(stage.at, depth) for stage in self.stages)
+        for before, after in pairwise(layers):
+            if after <= before:
+                raise PruningError(
+                    f"The stages fall on layers {', '.join(map(str, layers))} of {depth}; they must go deeper one by one."
+                )
+        for layer, stage in zip(layers, self.stages, strict=True):
+            if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.select.signals()):
+                raise PruningError(
+                    'A stage at layer 0 has no layer before it to score with; use layer="K" or a later stage.'
+                )
+        return layers
+
+    def tokens_per_layer(self, grids: Sequence[Sequence[int]], depth: int) -> list[float]:
+        """Expected visual tokens that every layer sees, for a sample with images of these (frames, rows, cols)."""
+        images = [ImageTokens((g[0], g[1], g[2]), float(g[0] * g[1] * g[2])) for g in grids]
+        starts = dict(zip(self.at_layers(depth), self.stages, strict=True))
+        tokens = []
+        for layer in range(depth):
+            if layer in starts:
+                images = [ImageTokens(i.grid, float(starts[layer].select.expected(i))) for i in images]
+            tokens.append(sum(image.current for image in images))
+        return tokens
+
+    def average_tokens(self, grids: Sequence[Sequence[int]], depth: int) -> float:
+        """Expected visual tokens per layer, averaged over all layers: the budget in which methods are compared."""
+        tokens = self.tokens_per_layer(grids, depth)
+        return sum(tokens) / len(tokens)
+
+
+class Solvable(Protocol):
+    """Anything with a schedule and a copy with another value of its free parameter, such as a method."""
+
+    def with_free(self, value: float) -> Any:
+        """A copy whose free parameter is `value` in (0, 1]."""
+        ...
+
+    def schedule(self) -> Schedule:
+        """The schedule it stands for."""
+        ...
+
+
+S = TypeVar("S", bound=Solvable)
+
+
+def solve(method: S, average: float, grids: Sequence[Sequence[int]], depth: int, tolerance: float = 0.5) -> S:
+    """The method with its free parameter set so that it costs `average` visual tokens per layer, by bisection.
+
+    Counts that depend on the data (unions) enter with their expected size.
+
+    Args:
+        method: a method with a free parameter.
+        average: visual tokens per layer, averaged over all layers.
+        grids: (frames, rows, cols) of each image of a typical sample.
+        depth: layers of the language model.
+        tolerance: how far off the best reachable average may be, in tokens.
+
+    Raises:
+        PruningError: if no value of the parameter comes that close.
+    """
+
+    def cost(value: float) -> float:
+        schedule: Schedule = method.with_free(value).schedule()
+        return schedule.average_tokens(grids, depth)
+
+    low, high = 1e-6, 1.0
+    if not cost(low) - tolerance <= average <= cost(high) + tolerance:
+        raise PruningError(
+            f"An average of {average:g} visual tokens is out of reach: this method spans {cost(low):.1f} to "
+            f"{cost(high):.1f} tokens per layer here. Change its layers."
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) < average else (low, middle)
+    best: float = min((low, high), key=lambda value: abs(cost(value) - average))
+    if abs(cost(best) - average) > tolerance:
+        raise PruningError(f"The closest average to {average:g} visual tokens is {cost(best):.1f}; ask for that.")
+    found: S = method.with_free(best)
+    return found

@@ -1,0 +1,362 @@
+"""Selectors: which tokens stay. A selector turns scores and geometry into a bool keep mask (batch, visual).
+
+They compose: `A | B` keeps what either keeps, `A & B` what both keep, and `A >> B` keeps A's tokens first and lets
+B fill up to B's own budget. Selectors never see text tokens, and equal scores go to the lower index.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.budget import Keep, check_keep, kept, kept_tensor
+from feathervlm.core.candidates import Candidates, top
+from feathervlm.core.criteria import Criterion, RandomScore, choose
+from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import GridShape
+from feathervlm.core.signals import Signal, Survivors
+
+Base = Literal["original", "current"]
+Scope = Literal["image", "sample"]
+
+
+class ImageTokens(NamedTuple):
+    """What is known of one image before the model runs: its grid and how many of its tokens are left."""
+
+    grid: GridShape
+    current: float
+
+    @property
+    def original(self) -> int:
+        """Tokens of the whole image."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+class Selector(ABC):
+    """Base of all selectors: a frozen dataclass whose fields are its parameters."""
+
+    @abstractmethod
+    def select(self, tokens: Candidates) -> Tensor:
+        """Bool (batch, visual): the tokens to keep, a subset of `tokens.present`."""
+
+    @abstractmethod
+    def expected(self, image: ImageTokens) -> float:
+        """How many tokens of an image stay; where that depends on the data, as if choices were independent."""
+
+    def size(self, image: ImageTokens) -> int | None:
+        """How many tokens of an image stay if that is certain beforehand, else None."""
+        return None
+
+    def criteria(self) -> Iterator[Criterion]:
+        """Every criterion that is read, those of composed selectors included."""
+        for parameter in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, parameter.name)
+            if isinstance(value, Selector):
+                yield from value.criteria()
+            elif isinstance(value, Criterion):
+                yield value
+
+    def signals(self) -> Iterator[Signal]:
+        """Every signal that is read."""
+        for criterion in self.criteria():
+            yield from criterion.signals()
+
+    def __or__(self, other: "Selector") -> "Union":
+        return Union(self, other)
+
+    def __and__(self, other: "Selector") -> "Intersection":
+        return Intersection(self, other)
+
+    def __rshift__(self, other: "Ranked") -> "Fill":
+        return Fill(self, other)
+
+
+class Ranked(Selector):
+    """A selector that keeps the best `keep` tokens by `criterion`.
+
+    Attributes:
+        keep: fraction or number of tokens kept.
+        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        per: whether the budget holds for each `image` or for the `sample` with all its images in one ranking.
+    """
+
+    keep: Keep
+    of: Base
+    per: Scope
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
+        choose(self.of, ("original", "current"), "of")
+        choose(self.per, ("image", "sample"), "per")
+
+    @property
+    @abstractmethod
+    def ranking(self) -> Criterion:
+        """The criterion by which tokens are ranked."""
+
+    def criteria(self) -> Iterator[Criterion]:
+        """The ranking alone."""
+        yield self.ranking
+
+    def budget(self, tokens: Candidates) -> Tensor:
+        """Tokens to keep: long (batch, images), or (batch, 1) per sample."""
+        counts = tokens.original() if self.of == "original" else tokens.current()
+        if self.per == "sample":
+            counts = counts.sum(1, keepdim=True)
+        return kept_tensor(self.keep, counts)
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The best of every image (or of the sample)."""
+        return top(tokens.score(self.ranking), tokens, self.budget(tokens))
+
+    def expected(self, image: ImageTokens) -> float:
+        """The budget, capped by what is there."""
+        if self.of == "current":
+            return min(float(kept(self.keep, round(image.current))), image.current)
+        return min(float(kept(self.keep, image.original)), image.current)
+
+    def size(self, image: ImageTokens) -> int | None:
+        """The budget; open when images compete for it."""
+        return None if self.per == "sample" else int(self.expected(image))
+
+
+@dataclass(frozen=True)
+class Top(Ranked):
+    """Keep the `keep` tokens with the highest score (ties: lower index).
+
+    >>> Top(LastTokenAttention(rope=False), keep=0.3) | Grid(stride=3)  # doctest: +SKIP
+    """
+
+    criterion: Criterion
+    keep: Keep
+    of: Base = "original"
+    per: Scope = "image"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.criterion, Criterion):
+            raise PruningError(f"Top ranks by a criterion such as LastTokenAttention(), not {self.criterion!r}.")
+
+    @property
+    def ranking(self) -> Criterion:
+        """The given criterion."""
+        return self.criterion
+
+
+@dataclass(frozen=True)
+class Random(Ranked):
+    """Keep `keep` random tokens: the control. The choice is the same in any batch; change `seed` for another."""
+
+    keep: Keep
+    seed: int = 0
+    of: Base = "original"
+    per: Scope = "image"
+
+    @property
+    def ranking(self) -> Criterion:
+        """Seeded random scores."""
+        return RandomScore(self.seed)
+
+
+@dataclass(frozen=True)
+class Grid(Selector):
+    """Keep rows and columns 0, s, 2s, ... of every frame: ceil(rows/s) * ceil(cols/s) tokens (arXiv 2412.13180).
+
+    Args:
+        stride: s, or (frame, row, column) strides. An int takes every frame.
+
+    >>> Grid(3).expected(ImageTokens((1, 27, 27), 729))
+    81.0
+    """
+
+    stride: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        strides = (1, self.stride, self.stride) if isinstance(self.stride, int) else tuple(self.stride)
+        whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in strides)
+        if len(strides) != 3 or not whole:
+            raise PruningError(
+                f"stride={self.stride!r} is neither a whole number >= 1 nor (frame, row, column) strides."
+            )
+        if not isinstance(self.stride, int):
+            object.__setattr__(self, "stride", strides)
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """(frame, row, column) strides."""
+        if isinstance(self.stride, int):
+            return 1, self.stride, self.stride
+        frame, row, col = self.stride
+        return frame, row, col
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The grid cells that are still there."""
+        place = tokens.geometry
+        frame, row, col = self.strides
+        return tokens.present & (place.frame % frame == 0) & (place.row % row == 0) & (place.col % col == 0)
+
+    def expected(self, image: ImageTokens) -> float:
+        """All grid cells of a whole image; in proportion where tokens are gone already."""
+        cells = 1
+        for side, stride in zip(image.grid, self.strides, strict=True):
+            cells *= -(-side // stride)
+        return cells * image.current / image.original
+
+    def size(self, image: ImageTokens) -> int | None:
+        """Known as long as the image is whole."""
+        return int(self.expected(image)) if image.current == image.original else None
+
+
+@dataclass(frozen=True)
+class Union(Selector):
+    """`a | b`: what either keeps. Its size depends on the overlap, unless `fixed`.
+
+    With `fixed` the union is topped up with the next best of its ranked side to |a| + |b| tokens, the largest size
+    it can have. Then the count is known beforehand: no device sync, one compiled graph.
+    """
+
+    a: Selector
+    b: Selector
+    fixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fixed and not isinstance(self.a, Ranked) and not isinstance(self.b, Ranked):
+            raise PruningError("A fixed-size union needs a ranked side (Top or Random) to fill up from.")
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """Both, or both and the next best."""
+        a, b = self.a.select(tokens), self.b.select(tokens)
+        if not self.fixed:
+            return a | b
+        ranked, other = (self.a, b) if isinstance(self.a, Ranked) else (self.b, a)
+        assert isinstance(ranked, Ranked)
+        budget = ranked.budget(tokens)
+        if budget.shape[1] == 1:
+            extra = other.sum(1, keepdim=True)
+        else:
+            extra = torch.zeros_like(budget).scatter_add_(1, tokens.geometry.image, other.long())
+        return top(tokens.score(ranked.ranking), tokens, budget + extra, first=a | b)
+
+    def expected(self, image: ImageTokens) -> float:
+        """|a| + |b|, less the overlap of independent choices unless fixed."""
+        a, b = self.a.expected(image), self.b.expected(image)
+        overlap = 0.0 if self.fixed or not image.current else a * b / image.current
+        return min(a + b - overlap, image.current)
+
+    def size(self, image: ImageTokens) -> int | None:
+        """Known if fixed and both sides are."""
+        a, b = self.a.size(image), self.b.size(image)
+        if not self.fixed or a is None or b is None:
+            return None
+        return min(a + b, int(image.current))
+
+
+@dataclass(frozen=True)
+class Intersection(Selector):
+    """`a & b`: what both keep."""
+
+    a: Selector
+    b: Selector
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """Both at once."""
+        return self.a.select(tokens) & self.b.select(tokens)
+
+    def expected(self, image: ImageTokens) -> float:
+        """The overlap of independent choices."""
+        if not image.current:
+            return 0.0
+        return self.a.expected(image) * self.b.expected(image) / image.current
+
+
+@dataclass(frozen=True)
+class Fill(Selector):
+    """`a >> b`: a's tokens first, then b's best, never more than b's budget.
+
+    If a alone exceeds the budget, b's ranking decides among a's tokens.
+    """
+
+    a: Selector
+    b: Ranked
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.b, Ranked):
+            raise PruningError(f"The right side of >> fills a budget, so it must be Top or Random, not {self.b!r}.")
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """b's budget, a's tokens first."""
+        return top(tokens.score(self.b.ranking), tokens, self.b.budget(tokens), first=self.a.select(tokens))
+
+    def expected(self, image: ImageTokens) -> float:
+        """b's budget."""
+        return self.b.expected(image)
+
+    def size(self, image: ImageTokens) -> int | None:
+        """b's budget."""
+        return self.b.size(image)
+
+
+@dataclass(frozen=True)
+class Nothing(Selector):
+    """Keep no visual token: the text-only control."""
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """Nothing."""
+        return torch.zeros_like(tokens.present)
+
+    def expected(self, image: ImageTokens) -> float:
+        """None."""
+        return 0.0
+
+    def size(self, image: ImageTokens) -> int | None:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Selector):
+    """Keep tokens that were chosen elsewhere.
+
+    Args:
+        kept: bool (batch, visual), or one long tensor of original visual indices per sample, as in a report.
+    """
+
+    kept: Tensor | Sequence[Tensor]
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The given tokens, as far as they are still there."""
+        device = tokens.present.device
+        if isinstance(self.kept, Tensor):
+            return self.kept.to(device) & tokens.present
+        mask = torch.zeros_like(tokens.present)
+        for sample, indices in enumerate(self.kept):
+            mask[sample, indices.to(device)] = True
+        return mask & tokens.present
+
+    def expected(self, image: ImageTokens) -> float:
+        """Unknown without the input; not meant for planning."""
+        raise PruningError("Given tokens belong to one input, so their number cannot be planned.")
+
+
+@dataclass(frozen=True)
+class LeftBy(Selector):
+    """Keep what is left after another schedule has run on the same input (scored in a pass of its own)."""
+
+    signal: Survivors
+
+    def signals(self) -> Iterator[Signal]:
+        """The survivors."""
+        yield self.signal
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The survivors that are still there."""
+        return tokens.signals.read(self.signal) & tokens.present
+
+    def expected(self, image: ImageTokens) -> float:
+        """What the other schedule leaves."""
+        for stage in self.signal.schedule.stages:
+            image = ImageTokens(image.grid, stage.select.expected(image))
+        return image.current

@@ -1,0 +1,167 @@
+"""The written forms of the algebra: strings for the command line, versioned JSON for files. Both go both ways.
+
+A string names a method and its parameters, `feather:keep=0.3,layers=8+16`; JSON can hold any schedule. Each class is
+described by its dataclass fields and nothing else, so a new criterion or selector is covered as it is written.
+"""
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from feathervlm.core import selectors, signals
+from feathervlm.core.criteria import Criterion
+from feathervlm.core.errors import PruningError
+from feathervlm.core.schedule import Schedule, Stage
+from feathervlm.core.selectors import Selector
+
+VERSION = 1
+
+
+def _algebra() -> dict[str, type]:
+    """Every class that JSON may name; subclasses defined elsewhere count as soon as they are imported."""
+
+    def subclasses(base: type) -> set[type]:
+        found = {base}
+        for child in base.__subclasses__():
+            found |= subclasses(child)
+        return found
+
+    known = {Stage, signals.Survivors, *subclasses(Criterion), *subclasses(Selector)}
+    return {cls.__name__: cls for cls in known - {Criterion, Selector, selectors.Ranked, selectors.Given}}
+
+
+def to_json(schedule: Schedule) -> str:
+    """The schedule as a JSON document with a version.
+
+    Raises:
+        PruningError: if it holds tokens given for one input.
+    """
+    return json.dumps({"feathervlm": VERSION, **_encode(schedule)}, indent=2)
+
+
+def from_json(text: str) -> Schedule:
+    """The schedule that `to_json` wrote.
+
+    Raises:
+        PruningError: if the text is no such document, or from a newer version.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PruningError(f"This is not JSON: {error}.") from None
+    if not isinstance(data, dict) or data.get("feathervlm") != VERSION:
+        found = data.get("feathervlm") if isinstance(data, dict) else None
+        raise PruningError(f"This is not a feathervlm schedule of version {VERSION} (its 'feathervlm' is {found!r}).")
+    schedule = _decode({key: value for key, value in data.items() if key != "feathervlm"})
+    if not isinstance(schedule, Schedule):
+        raise PruningError('A schedule document needs "stages".')
+    return schedule
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return {"stages": [_encode(stage) for stage in value.stages]}
+    if isinstance(value, selectors.Given):
+        raise PruningError("Given tokens belong to one input and cannot be written down as a schedule.")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            "type": type(value).__name__,
+            **{f.name: _encode(getattr(value, f.name)) for f in fields(value)},
+        }
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, list):
+        return tuple(_decode(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"stages"}:
+        return Schedule(*(_decode(stage) for stage in data["stages"]))
+    known = _algebra()
+    if data.get("type") not in known:
+        raise PruningError(f"Unknown type {data.get('type')!r}; known are {', '.join(sorted(known))}.")
+    cls = known[data["type"]]
+    return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"}, cls.__name__)
+
+
+def build(cls: type, parameters: Mapping[str, Any], name: str) -> Any:
+    """An instance of a dataclass from named parameters.
+
+    Raises:
+        PruningError: on an unknown or missing parameter, naming those that exist.
+    """
+    declared = {f.name: f for f in fields(cls) if f.init}
+    for parameter in parameters:
+        if parameter not in declared:
+            options = f"its parameters are {', '.join(declared)}" if declared else "it has none"
+            raise PruningError(f"{name} has no parameter {parameter!r}; {options}.")
+    for parameter, field in declared.items():
+        if field.default is MISSING and field.default_factory is MISSING and parameter not in parameters:
+            raise PruningError(f"{name} needs the parameter {parameter!r}.")
+    return cls(**parameters)
+
+
+def parse(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split a spec `name:key=value,key=value` into its name and parameters.
+
+    A value is a number, true/false, a list `8+16` (or `[8,16]`), a word, or a spec of its own in parentheses.
+
+    Raises:
+        PruningError: if the text does not have that form.
+
+    >>> parse("feather:keep=0.3,layers=8+16")
+    ('feather', {'keep': 0.3, 'layers': (8, 16)})
+    """
+    name, colon, rest = spec.strip().partition(":")
+    parameters: dict[str, Any] = {}
+    if not name or (colon and not rest.strip()):
+        raise PruningError(f"{spec!r} is not a method; write name or name:parameter=value,...")
+    for part in _split(rest, spec) if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier() or not value.strip():
+            raise PruningError(f"{part!r} in {spec!r} is not parameter=value.")
+        if key.strip() in parameters:
+            raise PruningError(f"{spec!r} gives {key.strip()!r} twice.")
+        parameters[key.strip()] = _value(value.strip())
+    return name.strip(), parameters
+
+
+def _split(text: str, spec: str) -> list[str]:
+    """Split at commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if depth < 0:
+            break
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth:
+        raise PruningError(f"The brackets in {spec!r} do not match.")
+    return parts
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text[0] == "(" and text[-1] == ")" and text[1:2].isalpha():
+        return text[1:-1]  # the spec of another method
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        parts = text.split("+")
+        return tuple(_value(part) for part in parts) if len(parts) > 1 and all(parts) else text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def write_value(value: Any) -> str:
+    """A parameter value in the form that `parse` reads, safe in a shell without quotes but for nested specs."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "+".join(map(write_value, value)) if len(value) > 1 else str(list(value))
+    return str(value)

@@ -1,0 +1,33 @@
+"""The paper's ensemble criterion, one stage of FEATHER."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.budget import Keep
+from feathervlm.core.criteria import LastTokenAttention
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Grid, Top
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Ensemble(Method):
+    """Keep the union of the best tokens by RoPE-free attention and a uniform grid, at one layer.
+
+    Args:
+        layer: tokens leave before this layer.
+        keep: fraction or number of visual tokens kept by attention; the grid comes on top.
+        stride: of the uniform grid.
+    """
+
+    name: ClassVar[str] = "ensemble"
+    paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_-R + phi_uniform"
+
+    layer: Layer = 3 / 32
+    keep: Keep = 0.25
+    stride: int = 3
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        no_rope = LastTokenAttention(rope=False, over="visual")
+        return Schedule(Stage(self.layer, Top(no_rope, self.keep) | Grid(self.stride)))

@@ -1,0 +1,41 @@
+"""FastV, the method whose early pruning FEATHER examines."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.budget import Keep
+from feathervlm.core.criteria import LastTokenAttention
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Top
+from feathervlm.core.signals import Support
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class FastV(Method):
+    """Keep the visual tokens that the last text token attends to most, after an early layer.
+
+    Scores are the attention row of the layer before the cut, mean over heads.
+
+    Paper and code: FastV takes the softmax over `all` keys; FEATHER's rerun of it, and our default, over the `visual`
+    ones, where every head has the same say. The authors' cached code path is the one implemented (pruned once, during
+    prefill). `rope=false` is FEATHER's phi_-R at one layer.
+
+    Args:
+        layer: tokens leave before this layer.
+        keep: fraction or number of visual tokens kept.
+        rope: score with rotated q and k, as the layer itself attends.
+        over: softmax over the `visual` keys or over `all`.
+    """
+
+    name: ClassVar[str] = "fastv"
+    paper: ClassVar[str] = "2403.06764 (ECCV 2024), pkunlp-icler/FastV"
+
+    layer: Layer = 3 / 32
+    keep: Keep = 0.25
+    rope: bool = True
+    over: Support = "visual"
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        return Schedule(Stage(self.layer, Top(LastTokenAttention(rope=self.rope, over=self.over), self.keep)))

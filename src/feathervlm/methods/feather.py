@@ -1,0 +1,54 @@
+"""FEATHER, the method that this project is named after."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.budget import check_fraction
+from feathervlm.core.criteria import LastTokenAttention
+from feathervlm.core.errors import PruningError
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Grid, Top, Union
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Feather(Method):
+    """Two-stage pruning by RoPE-free attention, with a uniform grid kept at the first stage.
+
+    Early attention with RoPE favours the bottom of the image. FEATHER scores without RoPE, adds a uniform grid while
+    scores are still weak, and prunes hard only later, when they are good. It selects during prefill, from the last
+    text token's attention in the layer before each stage.
+
+    Paper and code: the second stage keeps keep**2 of the *survivors*, grid tokens included. The union is not capped;
+    `fixed` caps it at its largest size instead, filled with the next best tokens, so that the count is known
+    beforehand (no device sync, one compiled graph).
+
+    Args:
+        layers: the two layers that tokens leave before.
+        keep: fraction of the visual tokens kept by attention at the first stage.
+        stride: of the uniform grid.
+        fixed: top the union up to a size that does not depend on the data.
+    """
+
+    name: ClassVar[str] = "feather"
+    paper: ClassVar[str] = "2412.13180 (ICCV 2025), markendo/FEATHER"
+
+    layers: tuple[Layer, Layer] = (0.25, 0.5)
+    keep: float = 0.3
+    stride: int = 3
+    fixed: bool = False
+
+    def schedule(self) -> Schedule:
+        """Top by RoPE-free attention or on the grid; then top by RoPE-free attention."""
+        check_fraction(self.keep)
+        if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:
+            raise PruningError(f"layers={self.layers!r} must be two layers, such as 8+16.")
+        no_rope = LastTokenAttention(rope=False, over="visual")
+        first, second = self.layers
+        return Schedule(
+            Stage(
+                at=first,
+                select=Union(Top(no_rope, keep=self.keep), Grid(stride=self.stride), fixed=self.fixed),
+            ),
+            Stage(at=second, select=Top(no_rope, keep=self.keep**2, of="current")),
+        )

@@ -1,0 +1,43 @@
+"""Density-peak clustering as a pruning criterion."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.criteria import KNNDensity
+from feathervlm.core.errors import PruningError
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Top
+from feathervlm.core.signals import FeatureSource
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class KNN(Method):
+    """Keep the density peaks of the vision encoder's features (DPC-KNN), one token for each cluster.
+
+    Text plays no part. Features are the encoder's, before the projector.
+
+    Paper and code: the paper takes the widest distance of the densest token itself, the code the widest of the whole
+    image; this is the code. Its random tie noise is replaced by index order.
+
+    Args:
+        layer: tokens leave before this layer.
+        count: number of tokens (clusters) kept per image.
+        neighbors: k of the density, the token itself included.
+        features: `vision`, or `projected` where only embeddings are known.
+    """
+
+    name: ClassVar[str] = "knn"
+    paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_KNN"
+    free: ClassVar[str | None] = None
+
+    layer: Layer = 3 / 32
+    count: int = 196
+    neighbors: int = 5
+    features: FeatureSource = "vision"
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        if not isinstance(self.count, int) or isinstance(self.count, bool) or self.count < 2:
+            raise PruningError(f"count={self.count!r} must be a whole number of at least 2 tokens.")
+        return Schedule(Stage(self.layer, Top(KNNDensity(self.neighbors, self.features), self.count)))

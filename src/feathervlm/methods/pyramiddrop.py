@@ -1,0 +1,50 @@
+"""PyramidDrop, pruning in several equal steps, in its authors' form and as FEATHER's paper runs it."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from feathervlm.core.budget import check_fraction
+from feathervlm.core.criteria import LastTokenAttention, choose
+from feathervlm.core.errors import PruningError
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Top
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class PyramidDrop(Method):
+    """Keep a constant share of the tokens at each of several layers, by the last text token's attention.
+
+    Two forms that share a name. `authors`: scored with the layer about to run, softmax over all keys, counts
+    int(N * keep**stage) of the original N, positions renumbered. `baseline`, as FEATHER's paper compares it: scored
+    with the layer before, softmax over the visual keys, int(n * keep) of the current n, positions preserved.
+
+    Args:
+        layers: tokens leave before each of these layers.
+        keep: share kept at each stage.
+        form: `authors` or `baseline`.
+    """
+
+    name: ClassVar[str] = "pyramiddrop"
+    paper: ClassVar[str] = "2410.17247 (CVPR 2025), Cooperx521/PyramidDrop"
+
+    layers: tuple[Layer, ...] = (0.25, 0.5, 0.75)
+    keep: float = 0.5
+    form: Literal["authors", "baseline"] = "authors"
+
+    def schedule(self) -> Schedule:
+        """One stage per layer."""
+        check_fraction(self.keep)
+        choose(self.form, ("authors", "baseline"), "form")
+        if not isinstance(self.layers, tuple | list) or not self.layers:
+            raise PruningError(f"layers={self.layers!r} must be a list of layers, such as 8+16+24.")
+        if self.form == "baseline":
+            attention = LastTokenAttention(rope=True, over="visual")
+            return Schedule(*(Stage(layer, Top(attention, self.keep, of="current")) for layer in self.layers))
+        attention = LastTokenAttention(rope=True, over="all", layer="K")
+        return Schedule(
+            *(
+                Stage(layer, Top(attention, self.keep**step), positions="renumber")
+                for step, layer in enumerate(self.layers, start=1)
+            )
+        )

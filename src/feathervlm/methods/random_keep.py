@@ -1,0 +1,31 @@
+"""Random tokens, the control."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.budget import Keep
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Random
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class RandomKeep(Method):
+    """Keep random visual tokens: what any criterion has to beat.
+
+    Args:
+        layer: tokens leave before this layer.
+        keep: fraction or number of visual tokens kept.
+        seed: of the choice, which is the same in any batch.
+    """
+
+    name: ClassVar[str] = "random"
+    paper: ClassVar[str] = "a control"
+
+    layer: Layer = 3 / 32
+    keep: Keep = 0.25
+    seed: int = 0
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        return Schedule(Stage(self.layer, Random(self.keep, self.seed)))

@@ -1,0 +1,24 @@
+"""No image at all, the other control."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.schedule import Schedule, Stage
+from feathervlm.core.selectors import Nothing
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class TextOnly(Method):
+    """Keep no visual token; the text keeps its original positions.
+
+    What a benchmark still scores here can be guessed without looking (arXiv 2412.13180, Fig. 4).
+    """
+
+    name: ClassVar[str] = "text-only"
+    paper: ClassVar[str] = "2412.13180 (ICCV 2025), Fig. 4"
+    free: ClassVar[str | None] = None
+
+    def schedule(self) -> Schedule:
+        """One stage at layer 0."""
+        return Schedule(Stage(0, Nothing()))

@@ -1,0 +1,31 @@
+"""Uniform sampling, the baseline that beats early attention in localization."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Grid
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Uniform(Method):
+    """Keep every stride-th row and column of the image, whatever it shows.
+
+    Starts at the top left corner; 27 x 27 tokens leave 729, 196, 81, 49, 36 for strides 1 to 5.
+
+    Args:
+        layer: tokens leave before this layer.
+        stride: distance of kept rows and columns.
+    """
+
+    name: ClassVar[str] = "uniform"
+    paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_uniform"
+    free: ClassVar[str | None] = None
+
+    layer: Layer = 3 / 32
+    stride: int = 2
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        return Schedule(Stage(self.layer, Grid(self.stride)))
