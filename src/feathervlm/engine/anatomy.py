@@ -1,0 +1,176 @@
+"""Where the parts of a decoder are: its layers, their attention modules, rotary tables and dimensions.
+
+Reads modules and configs by their common names and raises, with a list of what it looked for, where a model has
+other ones. Knows nothing of images or methods.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from feathervlm.core.cost import LayerCost
+from feathervlm.core.errors import Unprunable
+
+FLASH = "flash"
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The decoder of a model, found once."""
+
+    model: PreTrainedModel
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, PreTrainedModel):
+            raise Unprunable(f"prune() takes a transformers model, not {type(self.model).__name__}.")
+        if self.config.is_encoder_decoder:
+            raise Unprunable(
+                f"{type(self.model).__name__} is an encoder-decoder; only decoders with one sequence work."
+            )
+        if getattr(self.config, "num_kv_shared_layers", 0):
+            raise Unprunable(
+                f"{type(self.model).__name__} shares keys and values between layers, which pruning breaks."
+            )
+        if self.attention.startswith("paged") or self.attention == "flex_attention":
+            raise Unprunable(f"Attention {self.attention!r} is not supported; load the model with 'sdpa'.")
+        if FLASH in self.attention and "sliding_attention" in self.layer_types:
+            raise Unprunable(
+                "Flash attention measures a sliding window in stored tokens, which pruning changes; load the model with "
+                "attn_implementation='sdpa'."
+            )
+
+    @cached_property
+    def base(self) -> nn.Module:
+        """The model without its head."""
+        return self.model.base_model
+
+    @cached_property
+    def decoder(self) -> nn.Module:
+        """The module that owns the decoder layers."""
+        decoder = self.model.get_decoder()
+        for candidate in (decoder, getattr(decoder, "model", None)):
+            if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
+                return candidate
+        raise Unprunable(f"{type(self.model).__name__} has no list of decoder layers (looked for .layers).")
+
+    @cached_property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, in order."""
+        return list(self.decoder.layers)[: self.config.num_hidden_layers]
+
+    @cached_property
+    def config(self) -> Any:
+        """The decoder's config."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation in use."""
+        return str(self.config._attn_implementation)
+
+    @cached_property
+    def layer_types(self) -> list[str]:
+        """`full_attention`, `sliding_attention`, ... for every layer."""
+        declared = getattr(self.config, "layer_types", None)
+        if declared is not None:
+            return list(declared)
+        sliding = getattr(self.config, "sliding_window", None) and getattr(self.config, "use_sliding_window", True)
+        return ["sliding_attention" if sliding else "full_attention"] * self.config.num_hidden_layers
+
+    def scoring_layer(self, wanted: int) -> tuple[int, str | None]:
+        """The layer to score with, and a note where it is not the `wanted` one or sees less than the whole image."""
+        for layer in range(wanted, -1, -1):
+            if self.layer_types[layer] == "full_attention":
+                note = None if layer == wanted else f"scored with layer {layer}, the nearest with full attention"
+                return layer, note
+        return (
+            wanted,
+            f"layer {wanted} slides over a window; scores compare the query with the whole image all the same",
+        )
+
+    def attention_module(self, layer: int) -> Any:
+        """The self-attention module of a layer."""
+        for name in ("self_attn", "attention", "attn"):
+            module = getattr(self.layers[layer], name, None)
+            if module is not None:
+                return module
+        raise Unprunable(f"Layer {layer} of {type(self.model).__name__} has no softmax attention to score with.")
+
+    def input_norm(self, layer: int) -> nn.Module:
+        """The norm in front of a layer's attention."""
+        norm = getattr(self.layers[layer], "input_layernorm", None)
+        if norm is None:
+            raise Unprunable(f'{type(self.model).__name__} layers have no input_layernorm; score with layer="K-1".')
+        return norm
+
+    def head_counts(self, layer: int) -> tuple[int, int, int]:
+        """(query heads, key-value heads, head dimension) of a layer."""
+        heads = self.config.num_attention_heads
+        module = self.attention_module(layer)
+        dim = getattr(module, "head_dim", None) or self.config.hidden_size // heads
+        return heads, getattr(self.config, "num_key_value_heads", None) or heads, dim
+
+    def rotate(self, layer: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The model's own function that rotates q and k."""
+        module = sys.modules[type(self.attention_module(layer)).__module__]
+        function = getattr(module, "apply_rotary_pos_emb", None)
+        if function is None or "cos" not in inspect.signature(function).parameters:
+            raise Unprunable(
+                f"{type(self.model).__name__} has no apply_rotary_pos_emb(q, k, cos, sin); score with rope=False."
+            )
+        return function
+
+    def rotary_tables(self, hidden: Tensor, position_ids: Tensor) -> Any:
+        """cos and sin for new position ids (batch, sequence).
+
+        Raises:
+            Unprunable: if the model's positions are not one number per token.
+        """
+        rotary = getattr(self.decoder, "rotary_emb", None)
+        if rotary is None or list(inspect.signature(rotary.forward).parameters) != ["x", "position_ids"]:
+            raise Unprunable(
+                f"{type(self.model).__name__} does not let positions be renumbered; use positions='preserve'."
+            )
+        return rotary(hidden, position_ids=position_ids)
+
+    @cached_property
+    def costs(self) -> list[LayerCost]:
+        """The cost of every layer, from its own matrices."""
+        costs = []
+        for index, layer in enumerate(self.layers):
+            heads, kv_heads, dim = self.head_counts(index)
+            weights = sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear))
+            costs.append(LayerCost(weights, heads * dim, 2 * kv_heads * dim))
+        return costs
+
+
+def rows(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
+    """`tensor` with the entries `index` (batch, n) taken along `dim`, -1 or -2; leading dims broadcast.
+
+    >>> rows(torch.arange(6.).view(1, 3, 2), torch.tensor([[0, 2]]), -2).shape
+    torch.Size([1, 2, 2])
+    """
+    index = index.to(tensor.device)
+    if dim == -2:
+        index = index[..., None]
+    while index.dim() < tensor.dim():
+        index = index[None]
+    return torch.take_along_dim(tensor, index, dim=dim)
+
+
+def tree_rows(tree: Any, index: Tensor) -> Any:
+    """`rows` along the sequence (dim -2) of every tensor in tuples, lists and dicts."""
+    if isinstance(tree, Tensor):
+        return rows(tree, index, -2)
+    if isinstance(tree, dict):
+        return {key: tree_rows(value, index) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(tree_rows(value, index) for value in tree)
+    return tree

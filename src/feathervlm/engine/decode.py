@@ -1,0 +1,101 @@
+"""A forward that continues a pruned cache without new images: a decoding step, or another turn of text.
+
+Most decoding steps need nothing: without padding there is no mask to gather, and positions are right already. Hooks
+are put in place only for calls that do need them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from feathervlm.core.errors import Unprunable
+from feathervlm.engine.anatomy import Anatomy
+from feathervlm.engine.cache import PrunedLayer, PrunedStaticLayer
+from feathervlm.engine.masks import pruned_mask
+
+
+class Decode:
+    """Hooks that give pruned layers their mask, and renumbered positions where a method wants them.
+
+    Args:
+        anatomy: of the decoder.
+        starts: the layer of every stage, ascending.
+        lasting: stay in place over many forwards, for static caches and compiled graphs; nothing is then shared
+            between layers, which a compiler does by itself.
+    """
+
+    def __init__(self, anatomy: Anatomy, starts: list[int], *, lasting: bool) -> None:
+        self.anatomy, self.starts, self.lasting = anatomy, starts, lasting
+        self.memo: dict[tuple[Any, ...], Any] = {}
+        self.handles: list[RemovableHandle] = []
+
+    def install(self) -> "Decode":
+        """Put the hooks in place."""
+        for index in range(self.starts[0], len(self.anatomy.layers)):
+            hook = partial(self._enter, index)
+            self.handles.append(self.anatomy.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+        return self
+
+    def remove(self) -> None:
+        """Take all hooks away."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        cache = kwargs.get("past_key_values")
+        layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
+        if not isinstance(layer, PrunedLayer) or layer.prefix is None:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        stage = bisect_right(self.starts, index)
+        changed = {}
+        if kwargs.get("attention_mask") is not None or layer.prefix.valid is not None:
+            key = ("mask", stage, self.anatomy.layer_types[index])
+            changed["attention_mask"] = self._once(key, lambda: self._mask(layer, kwargs["attention_mask"], hidden))
+        if layer.prefix.shift is not None:
+            shift = layer.prefix.shift
+            tables = self._once(("tables", stage), lambda: self._tables(shift, kwargs.get("position_ids"), hidden))
+            changed["position_embeddings"] = tables
+        return args, {**kwargs, **changed}
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if self.lasting:
+            return make()
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    def _mask(self, layer: Any, mask: Any, hidden: Tensor) -> Any:
+        new = hidden.shape[-2]
+        columns, valid = layer.columns(new, hidden.device)
+        columns = columns.expand(hidden.shape[0], -1)
+        if isinstance(layer, PrunedStaticLayer):
+            query, offset = columns[:, -new:], 0  # only a mask of None would ask where the queries are
+        else:
+            past = layer.get_seq_length()
+            query = torch.arange(past, past + new, device=hidden.device)[None]
+            offset = layer.get_mask_sizes(new)[1]
+        return pruned_mask(mask, None, query, columns, valid, offset, self.anatomy.attention, hidden.dtype)
+
+    def _tables(self, shift: Tensor, ids: Any, hidden: Tensor) -> Any:
+        if not isinstance(ids, Tensor) or ids.dim() != 2:
+            raise Unprunable("Positions of this model are not one number per token; use positions='preserve'.")
+        return self.anatomy.rotary_tables(hidden, ids - shift.to(ids.device))
+
+
+def needs_hooks(cache: Any, call_mask: Any, new: int, attention: str) -> bool:
+    """Whether a forward of `new` tokens on a pruned cache must be helped.
+
+    One new token without padding attends to all that is stored, so SDPA and flash attention get no mask at all;
+    everything else has a mask of the original length.
+    """
+    if new > 1 or call_mask is not None or attention == "eager":
+        return True
+    pruned = [layer for layer in cache.layers if isinstance(layer, PrunedLayer) and layer.prefix is not None]
+    return any(getattr(layer, "is_sliding", False) or not layer.prefix.plain for layer in pruned if layer.prefix)

@@ -1,0 +1,67 @@
+"""The attention mask of a pruned layer, made from the mask of the unpruned sequence.
+
+Rows and columns are gathered, so whatever the model put into its mask (windows, blocks, padding) holds for the
+tokens that are left. A mask that was None stays None wherever that is right, which keeps the fastest kernels.
+"""
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.errors import Unprunable
+
+
+def pruned_mask(
+    mask: object,
+    rows: Tensor | None,
+    query: Tensor,
+    columns: Tensor,
+    valid: Tensor | None,
+    offset: int,
+    attention: str,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """The mask for the queries `rows` and the stored keys `columns`.
+
+    Args:
+        mask: what the model made for the unpruned sequence: None, (batch, keys) or (batch, 1, queries, keys).
+        rows: long (batch, n), which queries of this forward are left; None if all are.
+        query: long (batch or 1, n), position of each query in the original sequence.
+        columns: long (batch or 1, keys), position of each stored key.
+        valid: bool (batch, keys), False on filler slots; None if all slots are real.
+        offset: position that the mask's first column stands for.
+        attention: the attention implementation.
+        dtype: of the additive mask where eager attention needs one.
+
+    Raises:
+        Unprunable: on a kind of mask that is not known.
+    """
+    if mask is None:
+        if valid is None:
+            return None
+        if "flash" in attention:
+            return valid
+        causal = (query[:, :, None] >= columns[:, None, :]) & valid[:, None, :]
+        return _additive(causal[:, None], dtype) if attention == "eager" else causal[:, None]
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        raise Unprunable(
+            f"An attention mask of type {type(mask).__name__} cannot be pruned; load the model with 'sdpa'."
+        )
+    local = columns.to(mask.device) - offset
+    inside = (local >= 0) & (local < mask.shape[-1])
+    if valid is not None:
+        inside = inside & valid.to(mask.device)
+    # take_along_dim does not check bounds on every device, so clamp and mark.
+    local = local.clamp(0, mask.shape[-1] - 1)
+    if mask.dim() == 2:
+        return torch.take_along_dim(mask, local, dim=1).bool() & inside
+    if rows is not None:
+        mask = torch.take_along_dim(mask, rows.to(mask.device)[:, None, :, None], dim=2)
+    mask = torch.take_along_dim(mask, local[:, None, None, :], dim=3)
+    inside = inside[:, None, None, :]
+    if mask.dtype == torch.bool:
+        return mask & inside
+    return torch.where(inside, mask, torch.finfo(mask.dtype).min)
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.where(allowed, torch.zeros((), dtype=dtype, device=allowed.device), torch.finfo(dtype).min)

@@ -1,0 +1,56 @@
+"""Pictures of what a pruned model still sees: kept patches bright, dropped ones dim, one panel per stage."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Box = tuple[float, float, float, float]
+
+
+def overlay(
+    picture: Image.Image,
+    grids: Sequence[Tensor],
+    titles: Sequence[str],
+    *,
+    box: Box | None = None,
+    dim: float = 0.22,
+    size: int = 384,
+    frame: int = 0,
+) -> Image.Image:
+    """Draw the kept cells of each stage over the picture.
+
+    Args:
+        picture: the image that was asked about.
+        grids: for each stage the kept cells, bool (frames, rows, cols).
+        titles: for each stage a caption; the number of kept cells is added.
+        box: (left, top, right, bottom) in pixels of the part that the grid covers, for processors that crop; default
+            the whole picture. What lies outside is shown darkest: the model never saw it.
+        dim: brightness of dropped cells, 0 to 1.
+        size: pixels of the longer side of a panel.
+        frame: which frame of a video.
+
+    Returns:
+        RGB image, panels side by side.
+    """
+    scale = size / max(picture.size)
+    width, height = (max(round(side * scale), 1) for side in picture.size)
+    pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
+    left, top, right, bottom = (side * scale for side in box or (0, 0, *picture.size))
+    gap, caption = 12, 24
+    canvas = Image.new("RGB", (len(grids) * (width + gap) - gap, height + caption), "white")
+    draw = ImageDraw.Draw(canvas)
+    for panel, (grid, title) in enumerate(zip(grids, titles, strict=True)):
+        cells = grid[frame].cpu().numpy()
+        rows, cols = cells.shape
+        row = np.floor((np.arange(height) + 0.5 - top) / (bottom - top) * rows).astype(int)
+        col = np.floor((np.arange(width) + 0.5 - left) / (right - left) * cols).astype(int)
+        inside = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None, :]
+        kept = cells[row.clip(0, rows - 1)][:, col.clip(0, cols - 1)]
+        brightness = np.where(inside, np.where(kept, 1.0, dim), dim / 3)[..., None]
+        x = panel * (width + gap)
+        canvas.paste(Image.fromarray((pixels * brightness).astype(np.uint8)), (x, caption))
+        text = f"{title}: {int(cells.sum())} of {cells.size}"
+        draw.text((x + 2, 4), text, fill="black", font=ImageFont.load_default(14))
+    return canvas

@@ -1,0 +1,333 @@
+"""Attaching pruning to a model, and taking it off again without a trace.
+
+Between calls only two hooks are on the model (one before and after the base model, one that overhears the head's
+arguments). Hooks on decoder layers live as long as one forward. Knows no method and no family by name.
+"""
+
+import functools
+import inspect
+import threading
+import warnings
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+from transformers.cache_utils import StaticCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.schedule import Schedule
+from feathervlm.core.signals import Features, Survivors
+from feathervlm.engine.anatomy import Anatomy
+from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
+from feathervlm.engine.decode import Decode, needs_hooks
+from feathervlm.engine.family import Call, Family
+from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.report import Report
+
+_pruned: "WeakSet[nn.Module]" = WeakSet()
+
+
+@dataclass(eq=False)
+class Frozen:
+    """A selection that holds for a prompt and everything appended to it, where no cache remembers it."""
+
+    tokens: Tensor
+    source: tuple[Tensor, ...]
+    kept: list[Tensor]
+
+    def covers(self, call: Call, source: tuple[Tensor, ...]) -> bool:
+        """Whether the call is the same prompt, the same images and more text."""
+        known, now = self.tokens, call.tokens
+        if now.shape[0] != known.shape[0] or now.shape[1] <= known.shape[1] or now.dim() != known.dim():
+            return False
+        same = len(source) == len(self.source) and all(map(_equal, source, self.source))
+        return same and torch.equal(now[:, : known.shape[1]], known)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
+
+
+class Pruning:
+    """A model that prunes: the handle that `feathervlm.prune` returns. Use it in `with`, or call `remove()`.
+
+    Args:
+        model: a transformers model.
+        schedule: what to prune.
+        family: that knows the model's images; None makes a handle that prunes nothing, for `reason`.
+        name: of the method, for reports.
+        strict: raise where the model or an input cannot be pruned; otherwise warn and run unpruned.
+
+    Raises:
+        PruningError: if the model is being pruned already, or a layer is beyond its depth.
+        Unprunable: if the model cannot be pruned and `strict`.
+    """
+
+    family: Family
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        schedule: Schedule,
+        family: Family | None,
+        name: str,
+        strict: bool = True,
+        reason: str = "no prompt has been run yet",
+    ) -> None:
+        self.model, self.schedule, self.name, self.strict = model, schedule, name, strict
+        self.attachment = Attachment()
+        self._handles: list[RemovableHandle] = []
+        self._forward: Prefill | Decode | None = None
+        self._lasting: Decode | None = None
+        self._frozen: Frozen | None = None
+        self._heard: tuple[Any, Any] = (0, None)
+        self._call: Call | None = None
+        self._thread: int | None = None
+        self._suspended: str | None = None
+        self._source: tuple[Tensor, ...] | None = None
+        self._report = Report(name, None, reason)
+        if family is None:
+            return
+        self.family = family
+        try:
+            self.anatomy = Anatomy(model)
+            self.starts = list(schedule.at_layers(len(self.anatomy.layers)))
+            self._attach()
+        except Unprunable as error:
+            self._detach()
+            self._refuse(error)
+
+    # -- the handle ---------------------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report:
+        """What happened to the last prompt that brought images."""
+        return self._report
+
+    def remove(self) -> None:
+        """Take everything off the model. Caches that were pruned must not be used afterwards, and say so."""
+        self.attachment.alive = False
+        self._detach()
+
+    def __enter__(self) -> "Pruning":
+        if not self.attachment.alive:
+            raise PruningError("This pruning has been removed; call feathervlm.prune again.")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    # -- on and off ---------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        if not self.starts:
+            return
+        if self.anatomy.decoder in _pruned:
+            raise PruningError(
+                f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove() first."
+            )
+        base = self.anatomy.base
+        self._names = list(inspect.signature(base.forward).parameters)
+        self._handles = [
+            base.register_forward_pre_hook(self._before, with_kwargs=True),
+            base.register_forward_hook(self._after, always_call=True),
+        ]
+        if self.model is not base:
+            self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
+        if self._reads_vision():
+            self._wrap_encoder()
+        if hasattr(self.model, "generate"):
+            self._wrap_generate()
+        _pruned.add(self.anatomy.decoder)
+
+    def _detach(self) -> None:
+        for part in (self._forward, self._lasting):
+            if part is not None:
+                part.remove()
+        self._forward = self._lasting = self._frozen = self._call = None
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            self._handles = []
+            _pruned.discard(self.anatomy.decoder)
+            self.model.__dict__.pop("generate", None)
+            self.anatomy.base.__dict__.pop("get_image_features", None)
+
+    def _reads_vision(self) -> bool:
+        def signals(schedule: Schedule) -> Any:
+            for stage in schedule:
+                for signal in stage.select.signals():
+                    yield signal
+                    if isinstance(signal, Survivors):
+                        yield from signals(signal.schedule)
+
+        return any(isinstance(signal, Features) and signal.source == "vision" for signal in signals(self.schedule))
+
+    def _wrap_encoder(self) -> None:
+        """Keep what the vision encoder returns when it runs inside a forward; `generate` hands it over by itself."""
+        base = self.anatomy.base
+        original = getattr(base, "get_image_features", None)
+        if original is None:
+            return
+
+        @functools.wraps(original)  # generate() reads the signature
+        def listening(*args: Any, **kwargs: Any) -> Any:
+            output = original(*args, **kwargs)
+            if self._call is not None:
+                self._call.encoded.append(output)
+            return output
+
+        base.__dict__["get_image_features"] = listening
+
+    def _wrap_generate(self) -> None:
+        """Chunked prefill can only be seen here: each of its forwards looks like a short prompt."""
+        original = self.model.generate
+
+        @functools.wraps(original)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            given = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
+            config = given if given is not None else self.model.generation_config
+            chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+            if chunk is None:
+                return original(*args, **kwargs)
+            error = Unprunable(
+                f"prefill_chunk_size={chunk} would let each chunk prune by its own last token; leave it unset."
+            )
+            self._refuse(error)
+            self._suspended = str(error)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._suspended = None
+
+        self.model.__dict__["generate"] = guarded
+
+    def _refuse(self, error: Unprunable) -> None:
+        if self.strict:
+            raise error
+        warnings.warn(f"feathervlm runs unpruned: {error}", stacklevel=3)
+        self._report = Report(self.name, None, str(error))
+
+    # -- every call ---------------------------------------------------------------------------------------------
+
+    def _overhear(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._heard = (kwargs.get("logits_to_keep", 0), kwargs.get("labels"))
+
+    def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        call = Call(arguments, *self._heard)
+        cache = arguments.get("past_key_values")
+        new = call.shape[1]
+        if self._suspended or (new == 1 and self._lasting is not None and isinstance(cache, StaticCache)):
+            return
+        if self._forward is not None or self._call is not None:
+            who = "another thread" if self._thread != threading.get_ident() else "this one"
+            raise PruningError(
+                f"A pruned model runs one forward at a time, and {who} is in one; use one copy per thread."
+            )
+        self._thread = threading.get_ident()
+        try:
+            if new > 1:
+                source = self.family.visual_source(call)
+                if source:
+                    self._begin(call, source)
+                    return
+        except Unprunable as error:
+            self._call = None
+            self._refuse(error)
+            return
+        if cache is None or not is_pruned(cache):
+            if new > 1 and (cache is None or not int(cache.get_seq_length())):
+                self._report = Report(self.name, None, "there was no image in the input")
+                if cache is not None:
+                    restore_static(cache)
+        elif needs_hooks(cache, arguments.get("attention_mask"), new, self.anatomy.attention):
+            self._forward = Decode(self.anatomy, self.starts, lasting=False).install()
+
+    def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
+        cache = call.arguments.get("past_key_values")
+        if cache is not None:
+            check_cache(cache, self.starts[0])
+        if self._lasting is not None:
+            self._lasting.remove()
+            self._lasting = None
+        if self.model.training and "__call__" in GradientCheckpointingLayer.__dict__:
+            if any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers):
+                raise Unprunable(
+                    "Gradient checkpointing in this version of transformers repeats hooks; use a newer one (5.23 works)."
+                )
+        layout = self.family.layout(call)
+        if not layout.width:
+            return
+        frozen = None
+        if self._cacheless(call) and self._frozen is not None and self._frozen.covers(call, source):
+            frozen = self._frozen
+        self._call = call
+        survivors = {} if frozen else self._survivors(self.schedule, call, layout)
+        self._forward = Prefill(
+            self.anatomy,
+            self.family,
+            self.schedule,
+            call,
+            layout,
+            self.attachment,
+            frozen.kept if frozen else None,
+            survivors,
+            None if self.strict else self._refuse,
+        ).install()
+        self._source = None if frozen or not self._cacheless(call) else source
+
+    def _cacheless(self, call: Call) -> bool:
+        if call.arguments.get("past_key_values") is not None:
+            return False
+        use = call.arguments.get("use_cache")
+        return not (self.anatomy.config.use_cache if use is None else use)
+
+    def _survivors(self, schedule: Schedule, call: Call, layout: Any) -> dict[Survivors, Tensor]:
+        """Run every schedule whose survivors are asked for, each in a pass of its own without a cache."""
+        wanted = {s for stage in schedule for s in stage.select.signals() if isinstance(s, Survivors)}
+        found = {}
+        for signal in wanted:
+            cache, mask = call.arguments.get("past_key_values"), call.arguments.get("attention_mask")
+            if cache is not None and int(cache.get_seq_length()):
+                raise Unprunable("Scoring in a pass of its own works on the first prompt of a conversation only.")
+            if isinstance(mask, Tensor) and mask.dim() == 4:
+                mask = mask[..., : call.shape[1]]  # made for a static cache
+            arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
+            inner = self._survivors(signal.schedule, call, layout)
+            scoring = Call(arguments, call.logits_to_keep, call.labels, call.encoded)
+            probe = Prefill(
+                self.anatomy, self.family, signal.schedule, scoring, layout, self.attachment, survivors=inner
+            ).install()
+            try:
+                with torch.no_grad():
+                    self.anatomy.base.forward(**arguments)
+            finally:
+                probe.remove()
+            found[signal] = probe.record.stages[-1].kept
+        return found
+
+    def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        forward, call = self._forward, self._call
+        self._forward = self._call = None
+        if forward is None:
+            return
+        forward.remove()
+        if output is None or not isinstance(forward, Prefill) or forward.abandoned or call is None:
+            return
+        record = forward.record
+        if forward.given is None:
+            self._report = Report(self.name, record)
+        if self._source is not None:
+            self._frozen = Frozen(call.tokens, self._source, [stage.kept for stage in record.stages])
+            self._source = None
+        if isinstance(call.arguments.get("past_key_values"), StaticCache):
+            self._lasting = Decode(self.anatomy, self.starts, lasting=True).install()

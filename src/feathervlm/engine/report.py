@@ -1,0 +1,224 @@
+"""What pruning did to the last prompt: which tokens stayed, what it saved, what it took.
+
+A report reads the device only when it is asked, so making one costs nothing.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.cost import flops, kv_numbers
+from feathervlm.core.errors import PruningError
+from feathervlm.engine.records import Record, StageRecord
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, eq=False)
+class StageReport:
+    """One stage of a report.
+
+    Attributes:
+        layer: 0-based layer that tokens left before.
+        kept: for each sample, original visual indices that stayed, long and ascending.
+        scores: for each sample, float32 scores of the tokens that entered, in their order; None if nothing was
+            scored. With several criteria, those of the first.
+    """
+
+    layer: int
+    kept: list[Tensor]
+    scores: list[Tensor] | None
+
+    @classmethod
+    def of(cls, record: StageRecord) -> "StageReport":
+        """From a record, on the CPU."""
+        entered, kept = record.entered.cpu(), record.kept.cpu()
+        scores = None
+        if record.scores is not None:
+            scores = [row[mask] for row, mask in zip(record.scores.cpu(), entered, strict=True)]
+        return cls(record.layer, [row.nonzero()[:, 0] for row in kept], scores)
+
+
+class Report:
+    """The outcome of pruning one prompt (a batch of them).
+
+    Args:
+        method: the method's spec.
+        record: of the forward, None if nothing was pruned.
+        reason: why nothing was pruned, if so.
+    """
+
+    def __init__(self, method: str, record: Record | None, reason: str | None = None) -> None:
+        self.method, self.reason = method, reason
+        self._record = record
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the last prompt was pruned."""
+        return self._record is not None
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know about this run: substituted layers, why nothing was pruned."""
+        return [*([self.reason] if self.reason else []), *(self._record.notes if self._record else [])]
+
+    @property
+    def record(self) -> Record:
+        """The record.
+
+        Raises:
+            PruningError: if nothing was pruned.
+        """
+        if self._record is None:
+            raise PruningError(f"There is nothing to report: {self.reason or 'nothing was pruned'}.")
+        return self._record
+
+    @cached_property
+    def stages(self) -> list[StageReport]:
+        """Every stage, in order."""
+        return [StageReport.of(stage) for stage in self.record.stages]
+
+    @cached_property
+    def tokens_per_layer(self) -> list[list[int]]:
+        """For each sample the visual tokens that each layer saw."""
+        return [
+            self._per_layer(total, [len(stage.kept[sample]) for stage in self.stages])
+            for sample, total in enumerate(self.record.layout.counts)
+        ]
+
+    @property
+    def average_tokens(self) -> float:
+        """Visual tokens per layer, averaged over layers and over the samples that have images."""
+        samples = [sum(tokens) / len(tokens) for tokens in self.tokens_per_layer if tokens[0] or sum(tokens)]
+        seen = [total for total in self.record.layout.counts if total]
+        return sum(samples) / len(seen) if seen else 0.0
+
+    @property
+    def flops_ratio(self) -> float:
+        """FLOPs of the decoder's prefill, text included, over those of the unpruned one."""
+        return self._ratio(lambda tokens, past: flops(self.record.costs, tokens, past))
+
+    @property
+    def kv_bytes_ratio(self) -> float:
+        """Bytes of keys and values after the prefill, over those of the unpruned one (padding not counted)."""
+        return self._ratio(
+            lambda tokens, past: kv_numbers(self.record.costs, [n + p for n, p in zip(tokens, past, strict=True)])
+        )
+
+    @property
+    def selection_seconds(self) -> float:
+        """Time spent scoring and selecting, all stages."""
+        return sum(stage.seconds() for stage in self.record.stages)
+
+    def grid(self, image: int = 0, stage: int = -1, batch: int = 0) -> Tensor:
+        """Which cells of an image were kept: bool (frames, rows, cols).
+
+        Raises:
+            PruningError: if there is no such image, stage or sample.
+        """
+        shapes = self.record.layout.shapes
+        try:
+            shape = shapes[batch][image]
+            kept = self.stages[stage].kept[batch]
+        except IndexError:
+            raise PruningError(
+                f"There is no image {image} at stage {stage} of sample {batch}: the batch has {len(shapes)} samples, "
+                f"{len(self.stages)} stages, and {[len(sample) for sample in shapes]} images."
+            ) from None
+        number = range(len(shapes[batch]))[image]
+        before = sum(f * r * c for f, r, c in shapes[batch][:number])
+        mask = torch.zeros(sum(self.record.layout.counts[batch : batch + 1] or [0]), dtype=torch.bool)
+        mask[kept] = True
+        return mask[before : before + shape[0] * shape[1] * shape[2]].view(shape)
+
+    def overlay(self, picture: "Image.Image", *, image: int = 0, batch: int = 0, **options: Any) -> "Image.Image":
+        """The picture with kept patches bright and dropped ones dim, one panel per stage; see `overlay.overlay`."""
+        from feathervlm.engine.overlay import overlay
+
+        grids = [self.grid(image, stage, batch) for stage in range(len(self.stages))]
+        return overlay(picture, grids, [f"layer {stage.layer}" for stage in self.stages], **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and lists, ready for JSON."""
+        if not self.pruned:
+            return {"method": self.method, "pruned": False, "notes": self.notes}
+        return {
+            "method": self.method,
+            "pruned": True,
+            "notes": self.notes,
+            "grids": [[list(shape) for shape in sample] for sample in self.record.layout.shapes],
+            "stages": [
+                {
+                    "layer": stage.layer,
+                    "kept": [kept.tolist() for kept in stage.kept],
+                    "scores": None if stage.scores is None else [scores.tolist() for scores in stage.scores],
+                }
+                for stage in self.stages
+            ],
+            "tokens_per_layer": self.tokens_per_layer,
+            "average_tokens": self.average_tokens,
+            "flops_ratio": self.flops_ratio,
+            "kv_bytes_ratio": self.kv_bytes_ratio,
+            "selection_seconds": self.selection_seconds,
+        }
+
+    def __str__(self) -> str:
+        if not self.pruned:
+            return f"{self.method}: {self.reason or 'nothing was pruned yet'}"
+        counts = self.record.layout.counts
+        shown = [sample for sample, total in enumerate(counts) if total] or [0]
+        lines = [f"{self.method}: visual tokens per layer"]
+        starts = [0, *(stage.layer for stage in self.stages), len(self.record.costs)]
+        for first, end in zip(starts, starts[1:], strict=False):
+            if end > first:
+                tokens = [self.tokens_per_layer[sample][first] for sample in shown]
+                lines.append(f"  layers {first:>2} to {end - 1:>2}   {_several(tokens)}")
+        lines += [
+            f"  average          {self.average_tokens:.1f} of {_several([counts[sample] for sample in shown])}",
+            f"  prefill FLOPs    {self.flops_ratio:.1%} of unpruned (decoder, text included)",
+            f"  KV cache         {self.kv_bytes_ratio:.1%} of unpruned",
+            f"  selection        {1000 * self.selection_seconds:.2f} ms",
+        ]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _per_layer(self, total: int, kept: list[int]) -> list[int]:
+        tokens, starts = total, dict(zip((stage.layer for stage in self.record.stages), kept, strict=True))
+        result = []
+        for layer in range(len(self.record.costs)):
+            tokens = starts.get(layer, tokens)
+            result.append(tokens)
+        return result
+
+    def _ratio(self, cost: Any) -> float:
+        record = self.record
+        attended = record.attended
+        lengths = attended.sum(1).tolist() if attended is not None else [record.sequence] * len(record.layout.counts)
+        pasts = [self._pasts(sample) for sample in range(len(lengths))]
+        pruned = unpruned = 0
+        for sample, (length, total) in enumerate(zip(lengths, record.layout.counts, strict=True)):
+            tokens = [length - total + visual for visual in self.tokens_per_layer[sample]]
+            pruned += cost(tokens, pasts[sample])
+            unpruned += cost([length] * len(tokens), [record.past] * len(tokens))
+        return pruned / unpruned
+
+    def _pasts(self, sample: int) -> list[int]:
+        """Cached tokens of earlier turns that each layer holds."""
+        held = {
+            stage.layer: 0 if stage.past is None else stage.past[0] - _fillers(stage.past, sample)
+            for stage in self.record.stages
+        }
+        return self._per_layer(self.record.past, list(held.values()))
+
+
+def _fillers(past: tuple[int, Tensor | None], sample: int) -> int:
+    slots, valid = past
+    return 0 if valid is None else int((~valid[sample, :slots]).sum())
+
+
+def _several(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
