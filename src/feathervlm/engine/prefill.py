@@ -158,9 +158,11 @@ class Prefill:
         assert self.full is not None
         index = self.positions.to(hidden.device)
         full = self.full
-        if self.valid is not None:  # fillers and padding go to a row that is cut off again
+        if self.valid is not None:
+            # Fillers go to a row that is cut off again. Padding has run through all layers as it would have.
+            real = self.valid if self.attended is None else self.valid | ~self.attended.gather(1, self.positions)
             full = torch.nn.functional.pad(full, (0, 0, 0, 1))
-            index = torch.where(self.valid.to(hidden.device), index, self.sequence)
+            index = torch.where(real.to(hidden.device), index, self.sequence)
         full = full.scatter(-2, index[..., None].expand(*index.shape, hidden.shape[-1]), hidden)
         full = full[..., : self.sequence, :]
         return (full, *output[1:]) if isinstance(output, tuple) else full

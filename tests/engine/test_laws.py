@@ -1,0 +1,264 @@
+"""The laws of pruning: every method, on LLaVA with several towers and text models and on a bare Llama."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import feathervlm
+import zoo
+from feathervlm import LastTokenAttention, Schedule, Stage, Top, VisualLayout
+from feathervlm.core import Given
+from table import KEEP_ALL, METHODS
+
+SUBJECTS = ["llava", "llava-siglip", "llava-qwen3", "llava-mistral-sliding", "llava-phi3", "bare-llama"]
+ATTENTION = ["sdpa", "eager"]
+TOLERANCE = 2e-4
+
+
+class Subject(SimpleNamespace):
+    """A model, and how to feed and prune it."""
+
+    def inputs(self, *prompts):
+        inputs = zoo.batch(*prompts)
+        if self.name == "bare-llama":
+            inputs.pop("pixel_values", None)
+            # Ordinary words stand in for visual tokens; only the layout tells that they are.
+            visual = inputs["input_ids"] == zoo.IMAGE
+            place = visual.cumsum(1) + inputs["input_ids"].sum(1, keepdim=True)
+            inputs["input_ids"] = torch.where(visual, 5 + (place * 37) % 240, inputs["input_ids"])
+        return inputs
+
+    def prune(self, method, *prompts):
+        if self.name != "bare-llama":
+            return feathervlm.prune(self.model, method)
+        mask = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
+        runs = [prompt.count(zoo.IMAGE) // zoo.SIDE**2 for prompt in prompts]
+        layout = VisualLayout(mask, [[(1, zoo.SIDE, zoo.SIDE)] * run for run in runs])
+        return feathervlm.prune(self.model, method, layout=layout)
+
+    def generate(self, *prompts, tokens=6):
+        out = self.model.generate(
+            **self.inputs(*prompts),
+            max_new_tokens=tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return out.sequences[:, -tokens:], torch.stack(out.logits, 1)
+
+
+@cache
+def subject(name, attention):
+    kinds = {
+        "llava": lambda: zoo.llava("llama", attention=attention),
+        "llava-siglip": lambda: zoo.llava("llama", tower="siglip", attention=attention, seed=1),
+        "llava-qwen3": lambda: zoo.llava("qwen3", attention=attention),
+        "llava-mistral-sliding": lambda: zoo.llava("mistral", attention=attention),
+        "llava-phi3": lambda: zoo.llava("phi3", attention=attention),
+        "bare-llama": lambda: zoo.llama(attention=attention),
+    }
+    return Subject(name=name, model=kinds[name]())
+
+
+@pytest.fixture(params=SUBJECTS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=ATTENTION)
+def attention(request):
+    return request.param
+
+
+def frozen(report, method):
+    """The schedule that keeps what a report says was kept."""
+    stages = zip(report.stages, method.schedule().stages, strict=True)
+    return Schedule(*(Stage(done.layer, Given(done.kept), stage.positions) for done, stage in stages))
+
+
+def hide(model, prompts, report, method):
+    """Hooks that make the unpruned model ignore dropped tokens, and move positions where the method does."""
+    attended = zoo.batch(*prompts)["attention_mask"].bool()
+    visual = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
+    decoder = model.get_decoder()
+    hidden, shifts = {}, {}
+    for stage, planned in zip(report.stages, method.schedule().stages, strict=True):
+        dropped = visual.clone()
+        for sample, kept in enumerate(stage.kept):
+            dropped[sample, visual[sample].nonzero()[:, 0][kept]] = False
+        hidden[stage.layer] = dropped
+        shifts[stage.layer] = dropped.long().cumsum(1) if planned.positions == "renumber" else None
+
+    def mask_from(index):
+        def hook(module, args, kwargs):
+            layer = max((at for at in hidden if at <= index), default=None)
+            if layer is None:
+                return None
+            rows = torch.arange(attended.shape[1])
+            mask = kwargs["attention_mask"]
+            allowed = rows[:, None] >= rows[None, :] if mask is None else mask
+            allowed = allowed if allowed.dtype == torch.bool else allowed == 0
+            # A hidden token still sees itself: its own state is never read, but must stay finite.
+            allowed = allowed & (~hidden[layer] & attended)[:, None, None, :] | torch.eye(len(rows), dtype=torch.bool)
+            if model.config.get_text_config()._attn_implementation == "eager":
+                allowed = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+            kwargs = {**kwargs, "attention_mask": allowed}
+            if shifts[layer] is not None:
+                ids = kwargs["position_ids"] - shifts[layer]
+                kwargs["position_embeddings"] = decoder.rotary_emb(args[0], position_ids=ids)
+            return args, kwargs
+
+        return hook
+
+    layers = enumerate(decoder.layers)
+    return [layer.register_forward_pre_hook(mask_from(index), with_kwargs=True) for index, layer in layers]
+
+
+@pytest.mark.parametrize("method", KEEP_ALL)
+def test_keeping_everything_changes_no_bit(name, attention, method):
+    s, prompts = subject(name, attention), (zoo.prompt(1, seed=1), zoo.prompt(2, seed=2))
+    inputs = s.inputs(*prompts)
+    plain, (tokens, _) = s.model(**inputs).logits, s.generate(*prompts)
+    with s.prune(KEEP_ALL[method], *prompts) as pruning:
+        assert torch.equal(s.model(**inputs).logits, plain)
+        assert [len(kept) for kept in pruning.report.stages[-1].kept] == [zoo.SIDE**2, 2 * zoo.SIDE**2]
+        assert torch.equal(s.generate(*prompts)[0], tokens)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pruned_output_differs(name, method):
+    s, prompt = subject(name, "sdpa"), zoo.prompt(1, seed=3)
+    plain = s.model(**s.inputs(prompt)).logits[:, -1]
+    with s.prune(METHODS[method], prompt):
+        assert (s.model(**s.inputs(prompt)).logits[:, -1] - plain).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cached_decoding_equals_a_full_prefill_with_the_same_tokens(name, attention, method):
+    s, prompt = subject(name, attention), zoo.prompt(2, seed=4)
+    with s.prune(METHODS[method], prompt) as pruning:
+        tokens, logits = s.generate(prompt)
+    whole = prompt + tokens[0, :-1].tolist()
+    inputs = s.inputs(prompt)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens[:, :-1]], 1)
+    inputs["attention_mask"] = torch.ones(1, len(whole), dtype=torch.long)
+    with s.prune(frozen(pruning.report, METHODS[method]), prompt):
+        again = s.model(**inputs).logits[:, len(prompt) - 1 :]
+    torch.testing.assert_close(logits, again, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ragged_batch_equals_one_by_one(name, attention, method):
+    s = subject(name, attention)
+    prompts = [zoo.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0, 1))]
+    with s.prune(METHODS[method], *prompts) as together:
+        tokens, logits = s.generate(*prompts)
+    for row, prompt in enumerate(prompts):
+        with s.prune(METHODS[method], prompt) as alone:
+            single_tokens, single_logits = s.generate(prompt)
+        torch.testing.assert_close(logits[row : row + 1], single_logits, atol=TOLERANCE, rtol=0)
+        assert torch.equal(tokens[row : row + 1], single_tokens)
+        if zoo.IMAGE in prompt:
+            for one, many in zip(alone.report.stages, together.report.stages, strict=True):
+                assert one.kept[0].tolist() == many.kept[row].tolist()
+        else:
+            assert not alone.report.pruned
+            assert [stage.kept[row].tolist() for stage in together.report.stages] == [[]] * len(together.report.stages)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("method", METHODS)
+def test_pruning_equals_hiding_the_dropped_tokens(name, attention, method, seed):
+    s = subject(name, attention)
+    prompts = [zoo.prompt(1, seed=seed), zoo.prompt(2, seed=seed + 50, after=3)][: 1 + seed % 2]
+    inputs = s.inputs(*prompts)
+    inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with s.prune(METHODS[method], *prompts) as pruning:
+        pruned = s.model(**inputs).logits[:, -3:]
+    handles = hide(s.model, prompts, pruning.report, METHODS[method])
+    try:
+        dense = s.model(**inputs).logits[:, -3:]
+    finally:
+        for handle in handles:
+            handle.remove()
+    torch.testing.assert_close(pruned, dense, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("layer", ["K-1", "K"])
+@pytest.mark.parametrize("over", ["visual", "all"])
+@pytest.mark.parametrize("text", ["llama", "qwen3", "phi3", "mistral"])
+def test_scores_equal_eager_attention(text, over, layer):
+    model = zoo.llava(text, attention="eager", **({"sliding_window": 512} if text == "mistral" else {}))
+    prompts = [zoo.prompt(1, seed=5), zoo.prompt(2, seed=6)]
+    inputs = zoo.batch(*prompts)
+    attentions = model(**inputs, output_attentions=True).attentions[2 if layer == "K-1" else 3]
+    with feathervlm.prune(model, Schedule(Stage(3, Top(LastTokenAttention(over=over, layer=layer), 0.3)))) as pruning:
+        model(**inputs)
+    for row, ids in enumerate(inputs["input_ids"]):
+        expected = attentions[row, :, -1, ids == zoo.IMAGE]
+        if over == "visual":
+            expected = expected / expected.sum(-1, keepdim=True)
+        scores = pruning.report.stages[0].scores[row]
+        torch.testing.assert_close(scores, expected.mean(0), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rope", [False, True])
+def test_only_rope_scores_move_with_visual_positions(rope):
+    s, prompt = subject("llava", "sdpa"), zoo.prompt(1, seed=7)
+    inputs = s.inputs(prompt)
+    straight = torch.arange(len(prompt))
+    visual = inputs["input_ids"][0] == zoo.IMAGE
+    shuffled = straight.clone()
+    shuffled[visual] = straight[visual][torch.randperm(int(visual.sum()), generator=torch.Generator().manual_seed(0))]
+    scores = []
+    # The layer before the stage is the first, whose input holds no position yet: the hidden state is fixed.
+    with s.prune(Schedule(Stage(1, Top(LastTokenAttention(rope=rope), 0.3))), prompt) as pruning:
+        for positions in (straight, shuffled):
+            s.model(**inputs, position_ids=positions[None])
+            scores.append(pruning.report.stages[0].scores[0])
+    if rope:
+        assert (scores[0] - scores[1]).abs().max() > 1e-3
+    else:
+        assert torch.equal(*scores)
+
+
+def traces(model):
+    """Everything that pruning could leave on a model."""
+    return [
+        (type(part), sorted(part.__dict__), len(part._forward_pre_hooks), len(part._forward_hooks))
+        for part in model.modules()
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_untouched_afterwards(name, method):
+    s, prompt = subject(name, "sdpa"), zoo.prompt(1, seed=8)
+    before, plain = traces(s.model), s.model(**s.inputs(prompt)).logits
+    with s.prune(METHODS[method], prompt):
+        s.generate(prompt)
+    assert traces(s.model) == before
+    broken = s.model.get_decoder().layers[-1].register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), s.prune(METHODS[method], prompt):
+        s.generate(prompt)
+    broken.remove()
+    assert traces(s.model) == before
+    pruning = s.prune(METHODS[method], prompt)
+    s.generate(prompt)
+    pruning.remove()
+    assert traces(s.model) == before
+    assert torch.equal(s.model(**s.inputs(prompt)).logits, plain)
+
+
+def test_knn_reads_the_vision_tower_in_both_calling_ways():
+    s, prompts = subject("llava", "sdpa"), (zoo.prompt(1, seed=9), zoo.prompt(2, seed=10))
+    method = feathervlm.methods.KNN(layer=2, count=7)
+    with s.prune(method, *prompts) as pruning:
+        s.model(**s.inputs(*prompts))
+        direct = pruning.report
+        s.generate(*prompts)
+        for a, b in zip(direct.stages[0].kept, pruning.report.stages[0].kept, strict=True):
+            assert a.tolist() == b.tolist()
+        assert torch.allclose(direct.stages[0].scores[1], pruning.report.stages[0].scores[1])
+    assert [len(kept) for kept in direct.stages[0].kept] == [7, 14]

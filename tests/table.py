@@ -1,0 +1,36 @@
+"""The shared test table: every method, at layers that a six-layer model has, and its keep-everything form.
+
+A new method adds one row and is then held to every law.
+"""
+
+from feathervlm import methods as m
+
+METHODS = {
+    "feather": m.Feather(layers=(2, 4), keep=0.4),
+    "feather-fixed": m.Feather(layers=(2, 4), keep=0.4, fixed=True),
+    "fastv": m.FastV(layer=2),
+    "fastv-all": m.FastV(layer=2, over="all"),
+    "fastv-no-rope": m.FastV(layer=3, rope=False),
+    "uniform-0": m.Uniform(layer=0),
+    "knn": m.KNN(layer=2, count=10, features="projected"),
+    "ensemble": m.Ensemble(layer=1),
+    "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4)),
+    "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), form="baseline"),
+    "random": m.RandomKeep(layer=2),
+    "before-llm": m.BeforeLLM(m.Feather(layers=(1, 3), keep=0.5)),
+    "text-only": m.TextOnly(),
+}
+
+KEEP_ALL = {
+    "feather": m.Feather(layers=(2, 4), keep=1.0),
+    "feather-fixed": m.Feather(layers=(2, 4), keep=1.0, fixed=True),
+    "fastv": m.FastV(layer=2, keep=1.0),
+    "fastv-all": m.FastV(layer=2, keep=1.0, over="all"),
+    "uniform-0": m.Uniform(layer=0, stride=1),
+    "knn": m.KNN(layer=2, count=10_000, features="projected"),
+    "ensemble": m.Ensemble(layer=1, keep=1.0),
+    "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4), keep=1.0),
+    "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), keep=1.0, form="baseline"),
+    "random": m.RandomKeep(layer=2, keep=1.0),
+    "before-llm": m.BeforeLLM(m.FastV(layer=2, keep=1.0)),
+}
