@@ -57,9 +57,9 @@ def draw_batch(draw, min_images=0, max_frames=2):
 
 
 KEEPS = st.floats(0.01, 1) | st.integers(1, 40)
-OF, PER = st.sampled_from(["original", "current"]), st.sampled_from(["image", "sample"])
-RANKED = st.builds(Top, st.sampled_from([ROPE, NO_ROPE, DENSITY, RandomScore(3)]), KEEPS, of=OF, per=PER) | st.builds(
-    Random, KEEPS, seed=st.integers(0, 3), of=OF, per=PER
+OF = st.sampled_from(["original", "current"])
+RANKED = st.builds(Top, st.sampled_from([ROPE, NO_ROPE, DENSITY, RandomScore(3)]), KEEPS, of=OF) | st.builds(
+    Random, KEEPS, seed=st.integers(0, 3), of=OF
 )
 STRIDES = st.integers(1, 4) | st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
 LEAVES = RANKED | st.builds(Grid, STRIDES) | st.builds(Nothing)

@@ -38,9 +38,7 @@ def per_image(tokens, mask):
             yield ImageTokens(grid, float(current)), int((mask[sample] & members).sum())
 
 
-def per_group(tokens, mask, scope):
-    if scope == "sample":
-        return mask.sum(1, keepdim=True)
+def per_group(tokens, mask):
     return torch.zeros_like(tokens.current()).scatter_add_(1, tokens.geometry.image, mask.long())
 
 
@@ -96,11 +94,9 @@ def test_criteria_and_signals_announce_everything_that_is_read(batches, selector
 
 @relaxed
 @given(st.data())
-def test_ranked_selectors_keep_the_best_of_every_image_or_sample(batches, ranked, naive_top, data):
+def test_ranked_selectors_keep_the_best_of_every_image(batches, ranked, naive_top, data):
     tokens, selector = data.draw(batches(min_images=1)), data.draw(ranked)
     counts = (tokens.original() if selector.of == "original" else tokens.current()).tolist()
-    if selector.per == "sample":
-        counts = [[sum(row)] for row in counts]
     budget = torch.tensor([[kept(selector.keep, n) for n in row] for row in counts])
     assert torch.equal(selector.budget(tokens), budget)
     assert torch.equal(selector.select(tokens), naive_top(tokens.score(selector.ranking), tokens, budget))
@@ -110,7 +106,6 @@ def test_ranked_selectors_keep_the_best_of_every_image_or_sample(batches, ranked
 @given(st.data())
 def test_ranked_selectors_expect_exactly_what_they_keep(batches, ranked, data):
     tokens, selector = data.draw(batches(min_images=1)), data.draw(ranked)
-    assume(selector.per == "image")
     for image, count in per_image(tokens, selector.select(tokens)):
         assert selector.expected(image) == selector.size(image) == count
 
@@ -149,11 +144,9 @@ def test_a_fraction_is_of_the_original_count_or_of_the_current_one(candidates):
     assert sets(Top(ROPE, 0.5, of="current").select(tokens)) == [{2, 3}]
 
 
-def test_images_share_a_budget_only_per_sample(candidates):
+def test_every_image_has_a_budget_of_its_own(candidates):
     tokens = candidates([[(1, 1, 3), (1, 1, 3)]], scores=[[1.0, 2, 3, 4, 5, 6]])
     assert sets(Top(ROPE, 1 / 3).select(tokens)) == [{2, 5}]
-    assert sets(Top(ROPE, 1 / 3, per="sample").select(tokens)) == [{4, 5}]
-    assert sets(Top(ROPE, 2, per="sample").select(tokens)) == [{4, 5}]
 
 
 @pytest.mark.parametrize(("stride", "count"), [(1, 729), (2, 196), (3, 81), (4, 49), (5, 36)])
@@ -219,10 +212,9 @@ def test_fill_takes_the_left_side_first_and_stays_in_the_budget(batches, selecto
     tokens, a, b = data.draw(batches(min_images=1)), data.draw(selectors), data.draw(ranked)
     first, filled, budget = a.select(tokens), (a >> b).select(tokens), b.budget(tokens)
     assert torch.equal(filled, naive_top(tokens.score(b.ranking), tokens, budget, first))
-    counts, wanted = per_group(tokens, filled, b.per), per_group(tokens, first, b.per)
+    counts, wanted = per_group(tokens, filled), per_group(tokens, first)
     assert (counts <= budget).all()
-    group = tokens.geometry.image if b.per == "image" else torch.zeros_like(tokens.geometry.image)
-    fits = (wanted <= budget).gather(1, group)
+    fits = (wanted <= budget).gather(1, tokens.geometry.image)
     assert not (first & fits & ~filled).any()
     assert not (filled & ~fits & ~first).any()
 
@@ -232,7 +224,7 @@ def test_fill_takes_the_left_side_first_and_stays_in_the_budget(batches, selecto
 def test_a_fixed_union_is_the_union_and_the_next_best(batches, selectors, ranked, naive_top, data):
     tokens, a, b = data.draw(batches(min_images=1)), data.draw(ranked), data.draw(selectors)
     union = (a | b).select(tokens)
-    limit = a.budget(tokens) + per_group(tokens, b.select(tokens), a.per)
+    limit = a.budget(tokens) + per_group(tokens, b.select(tokens))
     expected = naive_top(tokens.score(a.ranking), tokens, limit, union)
     assert torch.equal(Union(a, b, fixed=True).select(tokens), expected)
     assert not (union & ~expected).any()
@@ -321,7 +313,6 @@ def test_signals_of_a_composed_selector_are_those_of_its_parts():
         (lambda: Top(ROPE, 1.5), "keep=1.5"),
         (lambda: Random(-0.1), "keep=-0.1"),
         (lambda: Top(ROPE, 0.5, of="all"), "of='all'"),
-        (lambda: Top(ROPE, 0.5, per="frame"), "per='frame'"),
         (lambda: Top("attention", 0.5), "'attention'"),
         (lambda: Top(LastTokenAttention, 0.5), "LastTokenAttention"),
         (lambda: Grid(0), "stride=0"),

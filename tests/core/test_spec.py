@@ -133,7 +133,7 @@ def test_any_schedule_survives_json(selectors, data):
 # The written form is a promise to files that exist already; a change of it needs a new version.
 FEATHER_1 = """{"feathervlm": 1, "stages": [
   {"type": "Stage", "at": 8, "positions": "preserve", "select": {"type": "Union", "fixed": false,
-    "a": {"type": "Top", "keep": 0.3, "of": "original", "per": "image",
+    "a": {"type": "Top", "keep": 0.3, "of": "original",
       "criterion": {"type": "LastTokenAttention", "rope": false, "over": "visual", "layer": "K-1"}},
     "b": {"type": "Grid", "stride": 3}}},
   {"type": "Stage", "at": 16, "select": {"type": "Top", "keep": 0.09, "of": "current",

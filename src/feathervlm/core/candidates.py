@@ -49,26 +49,26 @@ class Candidates:
 
 
 def top(scores: Tensor, tokens: Candidates, budget: Tensor, first: Tensor | None = None) -> Tensor:
-    """Keep the best tokens of every group; of equals, the one with the lowest index.
+    """Keep the best tokens of every image; of equals, the one with the lowest index.
 
     Args:
         scores: (batch, visual) float.
         tokens: the candidates; absent ones are never kept.
-        budget: long (batch, images) to rank within every image, or (batch, 1) to rank the whole sample.
+        budget: long (batch, images), how many to keep of every image.
         first: bool (batch, visual), tokens that come before all others whatever their score.
 
     Returns:
         bool (batch, visual).
     """
-    groups = budget.shape[1]
-    group = tokens.geometry.image if groups > 1 else torch.zeros_like(tokens.geometry.image)
-    group = torch.where(tokens.present, group, groups)  # absent tokens rank among themselves, behind all groups
+    images = budget.shape[1]
+    # Absent tokens rank among themselves, behind all images.
+    group = torch.where(tokens.present, tokens.geometry.image, images)
     # Least significant key first; stable sorts then leave equals in index order.
     order = torch.sort(scores, dim=1, descending=True, stable=True).indices
     for key in (group,) if first is None else ((~first).to(torch.uint8), group):
         order = order.gather(1, torch.sort(key.gather(1, order), dim=1, stable=True).indices)
     sorted_group = group.gather(1, order)
-    sizes = torch.zeros(group.shape[0], groups + 1, dtype=torch.long, device=group.device)
+    sizes = torch.zeros(group.shape[0], images + 1, dtype=torch.long, device=group.device)
     sizes.scatter_add_(1, group, torch.ones_like(group))
     starts = sizes.cumsum(1) - sizes
     rank = torch.arange(group.shape[1], device=group.device) - starts.gather(1, sorted_group)

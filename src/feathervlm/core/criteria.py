@@ -32,6 +32,12 @@ def choose(value: object, options: tuple[str, ...], name: str) -> None:
         raise PruningError(f"{name}={value!r} is not one of {', '.join(options)}.")
 
 
+def check_whole(value: object, name: str, least: int = 1) -> None:
+    """Raise `PruningError` unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise PruningError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+
 @dataclass(frozen=True)
 class LastTokenAttention(Criterion):
     """Attention from the last prompt token to each visual token, mean over heads (FastV, arXiv 2403.06764).
@@ -89,8 +95,7 @@ class KNNDensity(Criterion):
 
     def __post_init__(self) -> None:
         choose(self.features, ("vision", "projected"), "features")
-        if not isinstance(self.neighbors, int) or self.neighbors < 1:
-            raise PruningError(f"neighbors={self.neighbors!r} must be a whole number of at least 1.")
+        check_whole(self.neighbors, "neighbors")
 
     def signals(self) -> tuple[Signal, ...]:
         """Feature vectors."""
@@ -109,6 +114,8 @@ class KNNDensity(Criterion):
 
 def density_peaks(features: Tensor, members: Tensor, neighbors: int) -> Tensor:
     """rho * delta of the `members` (batch, visual) among themselves, from features (batch, visual, dim)."""
+    if not members.shape[1]:
+        return features.new_zeros(members.shape)
     pair = members[:, :, None] & members[:, None, :]  # (batch, visual, visual)
     distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     distance = (distance / features.shape[-1] ** 0.5).masked_fill(~pair, float("inf"))
@@ -136,6 +143,11 @@ class RandomScore(Criterion):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(self.seed, "seed", least=0)
+        if self.seed >= 2**63:
+            raise PruningError(f"seed={self.seed} is too large; seeds are below 2**63.")
 
     def score(self, tokens: Candidates) -> Tensor:
         """Numbers in [0, 1): (batch, visual)."""

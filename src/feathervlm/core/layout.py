@@ -68,11 +68,9 @@ class VisualLayout:
                 f"VisualLayout has grids for {len(self.grids)} samples but its mask has {self.mask.shape[0]} rows; "
                 "give one list of grids per sample (an empty list for a sample without images)."
             )
-        object.__setattr__(self, "shapes", tuple(tuple(map(_shape, sample)) for sample in self.grids))
-        if self.query is not None and self.query.shape != self.mask.shape[:1]:
-            raise PruningError(
-                f"VisualLayout.query has shape {tuple(self.query.shape)}, expected ({self.mask.shape[0]},)."
-            )
+        object.__setattr__(self, "shapes", tuple(_shapes(sample) for sample in self.grids))
+        if self.query is not None and getattr(self.query, "shape", None) != self.mask.shape[:1]:
+            raise PruningError(f"VisualLayout.query={self.query!r} must be a tensor of shape ({self.mask.shape[0]},).")
         if not self.trusted:
             self._check_counts()
 
@@ -107,7 +105,7 @@ class VisualLayout:
     def fit(self, batch: int, sequence: int) -> "VisualLayout":
         """The layout of the same prompts repeated `batch // len` times (beams) and followed by more text."""
         rows, known = self.mask.shape
-        if batch % rows or sequence < known:
+        if not rows or batch % rows or sequence < known:
             raise PruningError(
                 f"The layout describes {rows} x {known} tokens but the model was given {batch} x {sequence}; "
                 "make a layout for this input."
@@ -124,13 +122,24 @@ class VisualLayout:
         return VisualLayout(self.mask.to(device), self.shapes, query, trusted=True)
 
 
-def _shape(grid: Sequence[int]) -> GridShape:
-    sides = tuple(int(side) for side in grid)
+def grid_shape(grid: Sequence[int]) -> GridShape:
+    """(frames, rows, cols) from that or from (rows, cols).
+
+    Raises:
+        PruningError: if it is neither.
+    """
+    sides = tuple(grid) if isinstance(grid, Sequence) else ()
     if len(sides) == 2:
         sides = (1, *sides)
-    if len(sides) != 3 or min(sides) < 1:
-        raise PruningError(f"{tuple(grid)} is not a grid; give (frames, rows, cols), each at least 1.")
+    if len(sides) != 3 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise PruningError(f"{grid!r} is not a grid; give (frames, rows, cols), whole numbers of at least 1.")
     return sides[0], sides[1], sides[2]
+
+
+def _shapes(sample: Sequence[Sequence[int]]) -> tuple[GridShape, ...]:
+    if not isinstance(sample, Sequence):
+        raise PruningError(f"{sample!r} is not a list of grids; every sample has a list with one grid per image.")
+    return tuple(grid_shape(grid) for grid in sample)
 
 
 def _size(shape: GridShape) -> int:
@@ -139,6 +148,11 @@ def _size(shape: GridShape) -> int:
 
 @lru_cache(maxsize=64)
 def _geometry(shapes: tuple[tuple[GridShape, ...], ...], device: str) -> Geometry:
+    with torch.inference_mode(False):  # cached beyond this call, and training may be the next to use it
+        return _make_geometry(shapes, device)
+
+
+def _make_geometry(shapes: tuple[tuple[GridShape, ...], ...], device: str) -> Geometry:
     width = max((sum(map(_size, sample)) for sample in shapes), default=0)
     coordinates = torch.zeros(4, len(shapes), width, dtype=torch.long)
     exists = torch.zeros(len(shapes), width, dtype=torch.bool)

@@ -4,6 +4,7 @@ A schedule is the whole definition of a training-free method. Layers may be give
 one schedule fits models of any depth.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from feathervlm.core.criteria import choose
 from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import grid_shape
 from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import Attention
 
@@ -20,7 +22,7 @@ Positions = Literal["preserve", "renumber"]
 
 def check_layer(layer: Layer, name: str = "layer") -> None:
     """Raise `PruningError` unless `layer` is a 0-based index or a fraction of the depth in [0, 1)."""
-    if isinstance(layer, bool) or not isinstance(layer, int | float) or layer < 0:
+    if isinstance(layer, bool) or not isinstance(layer, int | float) or not (0 <= layer < float("inf")):
         raise PruningError(f"{name}={layer!r} is neither a layer index (0, 1, ...) nor a fraction of the depth.")
     if isinstance(layer, float) and layer >= 1:
         raise PruningError(
@@ -98,7 +100,7 @@ class Schedule:
         for before, after in pairwise(layers):
             if after <= before:
                 raise PruningError(
-                    f"The stages fall on layers {', '.join(map(str, layers))} of {depth}; they must go deeper one by one."
+                    f"The stages fall on layers {', '.join(map(str, layers))} of {depth}; each must be deeper than the last."
                 )
         for layer, stage in zip(layers, self.stages, strict=True):
             if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.select.signals()):
@@ -109,7 +111,7 @@ class Schedule:
 
     def tokens_per_layer(self, grids: Sequence[Sequence[int]], depth: int) -> list[float]:
         """Expected visual tokens that every layer sees, for a sample with images of these (frames, rows, cols)."""
-        images = [ImageTokens((g[0], g[1], g[2]), float(g[0] * g[1] * g[2])) for g in grids]
+        images = [ImageTokens(shape, float(math.prod(shape))) for shape in map(grid_shape, grids)]
         starts = dict(zip(self.at_layers(depth), self.stages, strict=True))
         tokens = []
         for layer in range(depth):
@@ -149,7 +151,7 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int]], depth: int,
         average: visual tokens per layer, averaged over all layers.
         grids: (frames, rows, cols) of each image of a typical sample.
         depth: layers of the language model.
-        tolerance: how far off the best reachable average may be, in tokens.
+        tolerance: how far off the best reachable average may be, in tokens per image.
 
     Raises:
         PruningError: if no value of the parameter comes that close.
@@ -159,6 +161,7 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int]], depth: int,
         schedule: Schedule = method.with_free(value).schedule()
         return schedule.average_tokens(grids, depth)
 
+    tolerance *= len(grids)  # whole tokens leave every image at once
     low, high = 1e-6, 1.0
     if not cost(low) - tolerance <= average <= cost(high) + tolerance:
         raise PruningError(

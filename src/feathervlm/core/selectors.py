@@ -20,7 +20,6 @@ from feathervlm.core.layout import GridShape
 from feathervlm.core.signals import Signal, Survivors
 
 Base = Literal["original", "current"]
-Scope = Literal["image", "sample"]
 
 
 class ImageTokens(NamedTuple):
@@ -74,23 +73,29 @@ class Selector(ABC):
         return Fill(self, other)
 
 
+def check_operands(*operands: object) -> None:
+    """Raise `PruningError` unless all are selectors."""
+    for operand in operands:
+        if not isinstance(operand, Selector):
+            raise PruningError(f"Selectors combine with selectors such as Top(...) or Grid(...), not with {operand!r}.")
+
+
 class Ranked(Selector):
     """A selector that keeps the best `keep` tokens by `criterion`.
 
     Attributes:
         keep: fraction or number of tokens kept.
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
-        per: whether the budget holds for each `image` or for the `sample` with all its images in one ranking.
+
+    The budget holds for each image, so that none is lost to another.
     """
 
     keep: Keep
     of: Base
-    per: Scope
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
         choose(self.of, ("original", "current"), "of")
-        choose(self.per, ("image", "sample"), "per")
 
     @property
     @abstractmethod
@@ -102,14 +107,11 @@ class Ranked(Selector):
         yield self.ranking
 
     def budget(self, tokens: Candidates) -> Tensor:
-        """Tokens to keep: long (batch, images), or (batch, 1) per sample."""
-        counts = tokens.original() if self.of == "original" else tokens.current()
-        if self.per == "sample":
-            counts = counts.sum(1, keepdim=True)
-        return kept_tensor(self.keep, counts)
+        """Tokens to keep: long (batch, images)."""
+        return kept_tensor(self.keep, tokens.original() if self.of == "original" else tokens.current())
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The best of every image (or of the sample)."""
+        """The best of every image."""
         return top(tokens.score(self.ranking), tokens, self.budget(tokens))
 
     def expected(self, image: ImageTokens) -> float:
@@ -119,8 +121,8 @@ class Ranked(Selector):
         return min(float(kept(self.keep, image.original)), image.current)
 
     def size(self, image: ImageTokens) -> int | None:
-        """The budget; open when images compete for it."""
-        return None if self.per == "sample" else int(self.expected(image))
+        """The budget."""
+        return int(self.expected(image))
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,6 @@ class Top(Ranked):
     criterion: Criterion
     keep: Keep
     of: Base = "original"
-    per: Scope = "image"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +154,10 @@ class Random(Ranked):
     keep: Keep
     seed: int = 0
     of: Base = "original"
-    per: Scope = "image"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        RandomScore(self.seed)  # checks the seed
 
     @property
     def ranking(self) -> Criterion:
@@ -175,14 +179,14 @@ class Grid(Selector):
     stride: int | Sequence[int]
 
     def __post_init__(self) -> None:
-        strides = (1, self.stride, self.stride) if isinstance(self.stride, int) else tuple(self.stride)
+        strides = self.stride if isinstance(self.stride, Sequence) else (1, self.stride, self.stride)
         whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in strides)
         if len(strides) != 3 or not whole:
             raise PruningError(
                 f"stride={self.stride!r} is neither a whole number >= 1 nor (frame, row, column) strides."
             )
-        if not isinstance(self.stride, int):
-            object.__setattr__(self, "stride", strides)
+        if isinstance(self.stride, Sequence):
+            object.__setattr__(self, "stride", tuple(strides))
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -223,6 +227,9 @@ class Union(Selector):
     fixed: bool = False
 
     def __post_init__(self) -> None:
+        check_operands(self.a, self.b)
+        if not isinstance(self.fixed, bool):
+            raise PruningError(f"fixed={self.fixed!r} is neither true nor false.")
         if self.fixed and not isinstance(self.a, Ranked) and not isinstance(self.b, Ranked):
             raise PruningError("A fixed-size union needs a ranked side (Top or Random) to fill up from.")
 
@@ -234,10 +241,7 @@ class Union(Selector):
         ranked, other = (self.a, b) if isinstance(self.a, Ranked) else (self.b, a)
         assert isinstance(ranked, Ranked)
         budget = ranked.budget(tokens)
-        if budget.shape[1] == 1:
-            extra = other.sum(1, keepdim=True)
-        else:
-            extra = torch.zeros_like(budget).scatter_add_(1, tokens.geometry.image, other.long())
+        extra = torch.zeros_like(budget).scatter_add_(1, tokens.geometry.image, other.long())
         return top(tokens.score(ranked.ranking), tokens, budget + extra, first=a | b)
 
     def expected(self, image: ImageTokens) -> float:
@@ -261,6 +265,9 @@ class Intersection(Selector):
     a: Selector
     b: Selector
 
+    def __post_init__(self) -> None:
+        check_operands(self.a, self.b)
+
     def select(self, tokens: Candidates) -> Tensor:
         """Both at once."""
         return self.a.select(tokens) & self.b.select(tokens)
@@ -283,6 +290,7 @@ class Fill(Selector):
     b: Ranked
 
     def __post_init__(self) -> None:
+        check_operands(self.a)
         if not isinstance(self.b, Ranked):
             raise PruningError(f"The right side of >> fills a budget, so it must be Top or Random, not {self.b!r}.")
 
@@ -331,6 +339,10 @@ class Given(Selector):
         device = tokens.present.device
         if isinstance(self.kept, Tensor):
             return self.kept.to(device) & tokens.present
+        if len(self.kept) != len(tokens.present):
+            raise PruningError(
+                f"Tokens are given for {len(self.kept)} samples, and the batch has {len(tokens.present)}."
+            )
         mask = torch.zeros_like(tokens.present)
         for sample, indices in enumerate(self.kept):
             mask[sample, indices.to(device)] = True
@@ -346,6 +358,10 @@ class LeftBy(Selector):
     """Keep what is left after another schedule has run on the same input (scored in a pass of its own)."""
 
     signal: Survivors
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.signal, Survivors):
+            raise PruningError(f"LeftBy takes Survivors(schedule), not {self.signal!r}.")
 
     def signals(self) -> Iterator[Signal]:
         """The survivors."""

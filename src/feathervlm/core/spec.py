@@ -51,13 +51,12 @@ def from_json(text: str) -> Schedule:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise PruningError(f"This is not JSON: {error}.") from None
-    if not isinstance(data, dict) or data.get("feathervlm") != VERSION:
-        found = data.get("feathervlm") if isinstance(data, dict) else None
+    found = data.get("feathervlm") if isinstance(data, dict) else None
+    if isinstance(found, bool) or found != VERSION:
         raise PruningError(f"This is not a feathervlm schedule of version {VERSION} (its 'feathervlm' is {found!r}).")
-    schedule = _decode({key: value for key, value in data.items() if key != "feathervlm"})
-    if not isinstance(schedule, Schedule):
-        raise PruningError('A schedule document needs "stages".')
-    return schedule
+    if set(data) != {"feathervlm", "stages"} or not isinstance(data["stages"], list):
+        raise PruningError(f'A schedule document has "feathervlm" and a list of "stages"; this has {sorted(data)}.')
+    return Schedule(*map(_decode, data["stages"]))
 
 
 def _encode(value: Any) -> Any:
@@ -70,7 +69,7 @@ def _encode(value: Any) -> Any:
             "type": type(value).__name__,
             **{f.name: _encode(getattr(value, f.name)) for f in fields(value)},
         }
-    return list(value) if isinstance(value, tuple) else value
+    return [_encode(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _decode(data: Any) -> Any:
@@ -78,10 +77,10 @@ def _decode(data: Any) -> Any:
         return tuple(_decode(item) for item in data)
     if not isinstance(data, dict):
         return data
-    if set(data) == {"stages"}:
-        return Schedule(*(_decode(stage) for stage in data["stages"]))
+    if set(data) == {"stages"} and isinstance(data["stages"], list):
+        return Schedule(*map(_decode, data["stages"]))
     known = _algebra()
-    if data.get("type") not in known:
+    if not isinstance(data.get("type"), str) or data["type"] not in known:
         raise PruningError(f"Unknown type {data.get('type')!r}; known are {', '.join(sorted(known))}.")
     cls = known[data["type"]]
     return build(cls, {key: _decode(value) for key, value in data.items() if key != "type"}, cls.__name__)
@@ -152,7 +151,7 @@ def _value(text: str) -> Any:
         return text[1:-1]  # the spec of another method
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         parts = text.split("+")
         return tuple(_value(part) for part in parts) if len(parts) > 1 and all(parts) else text
     return tuple(value) if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 A subclass registers itself under its `name`. It knows nothing of models; its schedule says it all.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -31,8 +32,9 @@ class Method(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.name != cls.name.lower() or not cls.name.replace("-", "").isidentifier():
-            raise TypeError(f"{cls.__name__}.name={cls.name!r} must be lower-case letters, digits and hyphens.")
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise TypeError(f"{cls.__name__}.name={name!r} must be lower-case letters and digits joined by hyphens.")
         taken = REGISTRY.get(cls.name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise TypeError(f"Two methods are called {cls.name!r}: {taken.__qualname__} and {cls.__qualname__}.")
@@ -43,6 +45,10 @@ class Method(ABC):
         """The stages that this method is."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # JSON and users write lists; a method is hashable
+                object.__setattr__(self, field.name, tuple(value))
         # Building the schedule checks every parameter, so a bad one fails here and not in the first forward.
         self.schedule()
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.criteria import KNNDensity
-from feathervlm.core.errors import PruningError
+from feathervlm.core.criteria import KNNDensity, check_whole
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors import Top
 from feathervlm.core.signals import FeatureSource
@@ -38,6 +37,5 @@ class KNN(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        if not isinstance(self.count, int) or isinstance(self.count, bool) or self.count < 2:
-            raise PruningError(f"count={self.count!r} must be a whole number of at least 2 tokens.")
+        check_whole(self.count, "count", least=2)
         return Schedule(Stage(self.layer, Top(KNNDensity(self.neighbors, self.features), self.count)))
