@@ -37,6 +37,11 @@ def prune(
         PruningError: on an unknown method or parameter, a layer beyond the depth, or a model that is pruned already.
         Unprunable: if `strict` and the model or an input cannot be pruned.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise PruningError(
+            f"prune() takes a transformers model, not {type(model).__name__}; unwrap it first (a PEFT model has "
+            "get_base_model(), a compiled one _orig_mod)."
+        )
     if isinstance(method, str):
         method = get(method)
     if not isinstance(method, Method | Schedule):

@@ -100,7 +100,7 @@ class Schedule:
         for before, after in pairwise(layers):
             if after <= before:
                 raise PruningError(
-                    f"The stages fall on layers {', '.join(map(str, layers))} of {depth}; each must be deeper than the last."
+                    f"The stages fall on layers {layers} of {depth}; each must be deeper than the one before."
                 )
         for layer, stage in zip(layers, self.stages, strict=True):
             if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.select.signals()):

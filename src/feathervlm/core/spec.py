@@ -24,6 +24,7 @@ def _algebra() -> dict[str, type]:
 
     def subclasses(base: type) -> set[type]:
         found = {base}
+        child: type  # mypy cannot infer it here
         for child in base.__subclasses__():
             found |= subclasses(child)
         return found

@@ -28,12 +28,8 @@ class Anatomy:
     model: PreTrainedModel
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, PreTrainedModel):
-            raise Unprunable(f"prune() takes a transformers model, not {type(self.model).__name__}.")
         if self.config.is_encoder_decoder:
-            raise Unprunable(
-                f"{type(self.model).__name__} is an encoder-decoder; only decoders with one sequence work."
-            )
+            raise Unprunable(f"{type(self.model).__name__} is an encoder-decoder; only decoders work.")
         if getattr(self.config, "num_kv_shared_layers", 0):
             raise Unprunable(
                 f"{type(self.model).__name__} shares keys and values between layers, which pruning breaks."
@@ -52,10 +48,11 @@ class Anatomy:
         return self.model.base_model
 
     @cached_property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         """The module that owns the decoder layers."""
-        decoder = self.model.get_decoder()
-        for candidate in (decoder, getattr(decoder, "model", None)):
+        decoder: Any = self.model.get_decoder()
+        candidates: list[Any] = [decoder, getattr(decoder, "model", None)]
+        for candidate in candidates:
             if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
                 return candidate
         raise Unprunable(f"{type(self.model).__name__} has no list of decoder layers (looked for .layers).")

@@ -119,7 +119,9 @@ class QueryKeyTap:
             signal: rotated or not, and over which keys.
             present: bool (batch, visual), the tokens to compare.
         """
-        assert self.row is not None and self.query is not None and self.keys is not None
+        assert self.row is not None
+        assert self.query is not None
+        assert self.keys is not None
         query, keys, row = self.query[:, :, None], self.keys, self.row
         if signal.rope:
             rotate, (cos, sin) = self.anatomy.rotate(self.layer), self.tables

@@ -98,10 +98,12 @@ class PrunedLayer:
 class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
     """A growing layer; slots after the prefix stand for the positions after it, one by one."""
 
+    keys: Any
+    values: Any
     trimmed = 0
     """Slots already forgotten on the left; only sliding layers forget."""
 
-    def __init__(self, attachment: Attachment, layer: DynamicLayer) -> None:
+    def __init__(self, attachment: Attachment, layer: Any) -> None:
         super().__init__()
         self.attachment = attachment
         if layer.is_initialized and layer.keys is not None:
@@ -137,7 +139,9 @@ class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last `-tokens_to_remove` positions, which must all be stored (text, not dropped tokens)."""
-        count = abs(tokens_to_remove)
+        if tokens_to_remove > 0:
+            raise PruningError(f"crop({tokens_to_remove}): a pruned cache takes minus the number of tokens to remove.")
+        count = -tokens_to_remove
         into_prefix = count - self._tail()
         if into_prefix > 0 and self.prefix is not None:
             prefix = self.prefix
@@ -165,7 +169,7 @@ class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the batch for beam search."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # LongTensor is no class of its own
         self._map_prefix(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -291,7 +295,7 @@ class PrunedStaticLayer(PrunedLayer, StaticLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Reorder the batch for beam search."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # LongTensor is no class of its own
         self._map_prefix(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
         self.map = None
 
@@ -331,9 +335,10 @@ def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int)
         attachment: what the layer depends on.
         dropped: slots that a static layer need not have.
     """
-    while len(cache.layers) <= layer:  # a DynamicCache without a config makes its layers on demand
-        cache.layers.append(cache.layer_class_to_replicate())
-    current = cache.layers[layer]
+    replicated = cache.layer_class_to_replicate
+    while replicated is not None and len(cache.layers) <= layer:  # a DynamicCache without a config grows on demand
+        cache.layers.append(replicated())
+    current: Any = cache.layers[layer]
     if isinstance(current, PrunedStaticLayer):  # checked to be empty: make it anew with today's capacity
         replacement: Any = PrunedStaticLayer(attachment, current.logical_capacity, dropped)
     elif isinstance(current, PrunedLayer):

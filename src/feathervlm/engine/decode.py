@@ -37,7 +37,7 @@ class Decode:
     def install(self) -> "Decode":
         """Put the hooks in place."""
         for index in range(self.starts[0], len(self.anatomy.layers)):
-            hook = partial(self._enter, index)
+            hook = partial(self._enter, index, bisect_right(self.starts, index))
             self.handles.append(self.anatomy.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
@@ -47,13 +47,12 @@ class Decode:
             handle.remove()
         self.handles = []
 
-    def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _enter(self, index: int, stage: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         cache = kwargs.get("past_key_values")
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         if not isinstance(layer, PrunedLayer) or layer.prefix is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
-        stage = bisect_right(self.starts, index)
         changed = {}
         if kwargs.get("attention_mask") is not None or layer.prefix.valid is not None:
             key = ("mask", stage, self.anatomy.layer_types[index])
@@ -89,13 +88,17 @@ class Decode:
         return self.anatomy.rotary_tables(hidden, ids - shift.to(ids.device))
 
 
-def needs_hooks(cache: Any, call_mask: Any, new: int, attention: str) -> bool:
+def needs_hooks(cache: Any, call_mask: Any, new: int, anatomy: Anatomy) -> bool:
     """Whether a forward of `new` tokens on a pruned cache must be helped.
 
     One new token without padding attends to all that is stored, so SDPA and flash attention get no mask at all;
-    everything else has a mask of the original length.
+    everything else (a window, whatever cache layer holds it, included) has a mask of the original length.
     """
-    if new > 1 or call_mask is not None or attention == "eager":
+    if new > 1 or call_mask is not None or anatomy.attention == "eager":
         return True
-    pruned = [layer for layer in cache.layers if isinstance(layer, PrunedLayer) and layer.prefix is not None]
-    return any(getattr(layer, "is_sliding", False) or not layer.prefix.plain for layer in pruned if layer.prefix)
+    pruned = [
+        (kind, layer.prefix)
+        for kind, layer in zip(anatomy.layer_types, cache.layers, strict=False)
+        if isinstance(layer, PrunedLayer) and layer.prefix is not None
+    ]
+    return any(kind != "full_attention" or not prefix.plain for kind, prefix in pruned)

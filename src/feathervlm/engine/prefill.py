@@ -60,7 +60,7 @@ class Prefill:
         self.starts = sorted(self.stages)
         self.batch, self.sequence = call.shape
         device = layout.mask.device
-        mask = call.arguments.get("attention_mask")
+        mask: Any = call.arguments.get("attention_mask")
         padded = isinstance(mask, Tensor) and mask.dim() == 2
         self.attended = mask[:, -self.sequence :].to(device).bool() if padded else None
         # The rows that are left, and where the query and the visual tokens are among them.
@@ -283,8 +283,11 @@ class Prefill:
         if signal.layer == "K-1":
             return self.taps[self.anatomy.scoring_layer(self.at - 1)[0]].scores(signal, self.present)
         tap = QueryKeyTap(self.anatomy, self.at, self._where)
-        # The model's mask is of the unpruned sequence; later stages go by positions and validity alone.
-        mask = None if self.stage else kwargs.get("attention_mask")
+        mask = None
+        if signal.over == "all":  # the layer's own mask, which is still of the unpruned sequence
+            place, attention = self.positions, self.anatomy.attention
+            given = kwargs.get("attention_mask")
+            mask = pruned_mask(given, place, place, place, self.valid, 0, attention, hidden.dtype)
         tap.project(hidden, self._tables(kwargs, hidden), mask)
         return tap.scores(signal, self.present)
 
@@ -328,8 +331,8 @@ class Prefill:
         for name, value in kwargs.items():
             if name not in known and isinstance(value, Tensor) and self.sequence in value.shape:
                 raise Unprunable(
-                    f"Decoder layers are given {name} of shape {tuple(value.shape)}, which has a sequence dimension that "
-                    "the engine does not know how to prune."
+                    f"Decoder layers are given {name} of shape {tuple(value.shape)}: a sequence dimension "
+                    "that the engine does not know how to prune."
                 )
 
     def _mask(self, index: int, kind: str, kwargs: dict[str, Any], cache: Any, hidden: Tensor) -> Any:
@@ -426,6 +429,6 @@ def check_labels(call: Call, layout: VisualLayout) -> None:
     if asked.any():
         sample = int(asked.any(1).nonzero()[0])
         raise Unprunable(
-            f"Sample {sample} has a label right after a visual token, predicted from a token that may be dropped; set the "
-            "labels of visual tokens and of the token after each image to -100."
+            f"Sample {sample} has a label right after a visual token, predicted from a token that may be dropped; "
+            "set the labels of visual tokens and of the token after each image to -100."
         )

@@ -132,7 +132,7 @@ class Pruning:
             return
         if self.anatomy.decoder in _pruned:
             raise PruningError(
-                f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove() first."
+                f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove()."
             )
         base = self.anatomy.base
         self._names = list(inspect.signature(base.forward).parameters)
@@ -174,7 +174,7 @@ class Pruning:
     def _wrap_encoder(self) -> None:
         """Keep what the vision encoder returns when it runs inside a forward; `generate` hands it over by itself."""
         base = self.anatomy.base
-        original = getattr(base, "get_image_features", None)
+        original: Any = getattr(base, "get_image_features", None)
         if original is None:
             return
 
@@ -189,7 +189,7 @@ class Pruning:
 
     def _wrap_generate(self) -> None:
         """Chunked prefill can only be seen here: each of its forwards looks like a short prompt."""
-        original = self.model.generate
+        original: Any = self.model.generate
 
         @functools.wraps(original)
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -227,7 +227,7 @@ class Pruning:
         cache = arguments.get("past_key_values")
         new = call.shape[1]
         if self._suspended or (new == 1 and self._lasting is not None and isinstance(cache, StaticCache)):
-            return
+            return  # the lasting hooks do it all
         if self._forward is not None or self._call is not None:
             who = "another thread" if self._thread != threading.get_ident() else "this one"
             raise PruningError(
@@ -249,7 +249,11 @@ class Pruning:
                 self._report = Report(self.name, None, "there was no image in the input")
                 if cache is not None:
                     restore_static(cache)
-        elif needs_hooks(cache, arguments.get("attention_mask"), new, self.anatomy.attention):
+        elif needs_hooks(cache, arguments.get("attention_mask"), new, self.anatomy):
+            if self._lasting is not None:
+                if isinstance(cache, StaticCache):
+                    return
+                self._end_lasting()
             self._forward = Decode(self.anatomy, self.starts, lasting=False).install()
 
     def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
@@ -259,11 +263,11 @@ class Pruning:
         if self._lasting is not None:
             self._lasting.remove()
             self._lasting = None
-        if self.model.training and "__call__" in GradientCheckpointingLayer.__dict__:
-            if any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers):
-                raise Unprunable(
-                    "Gradient checkpointing in this version of transformers repeats hooks; use a newer one (5.23 works)."
-                )
+        checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers)
+        if self.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
+            raise Unprunable(
+                "Gradient checkpointing repeats hooks in this version of transformers; use a newer one (5.23)."
+            )
         layout = self.family.layout(call)
         if not layout.width:
             return
@@ -284,6 +288,11 @@ class Pruning:
             None if self.strict else self._refuse,
         ).install()
         self._source = None if frozen or not self._cacheless(call) else source
+
+    def _end_lasting(self) -> None:
+        if self._lasting is not None:
+            self._lasting.remove()
+            self._lasting = None
 
     def _cacheless(self, call: Call) -> bool:
         if call.arguments.get("past_key_values") is not None:
@@ -318,6 +327,7 @@ class Pruning:
     def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         forward, call = self._forward, self._call
         self._forward = self._call = None
+        self._heard = (0, None)
         if forward is None:
             return
         forward.remove()

@@ -5,6 +5,7 @@ A report reads the device only when it is asked, so making one costs nothing.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -173,7 +174,7 @@ class Report:
         shown = [sample for sample, total in enumerate(counts) if total] or [0]
         lines = [f"{self.method}: visual tokens per layer"]
         starts = [0, *(stage.layer for stage in self.stages), len(self.record.costs)]
-        for first, end in zip(starts, starts[1:], strict=False):
+        for first, end in pairwise(starts):
             if end > first:
                 tokens = [self.tokens_per_layer[sample][first] for sample in shown]
                 lines.append(f"  layers {first:>2} to {end - 1:>2}   {_several(tokens)}")

@@ -34,7 +34,8 @@ class Llava:
         cache = call.arguments.get("past_key_values")
         if call.arguments.get("input_ids") is None and (cache is None or not int(cache.get_seq_length())):
             raise Unprunable(
-                "inputs_embeds hide which tokens are visual; pass input_ids, or prune(..., layout=VisualLayout(mask, grids))."
+                "inputs_embeds hide which tokens are visual; pass input_ids, or tell prune() with "
+                "layout=VisualLayout(mask, grids)."
             )
         return ()
 
@@ -58,8 +59,8 @@ class Llava:
             per_sample.append(images)
             if found:
                 raise PruningError(
-                    f"Sample {sample} has {-found} image placeholders fewer than its images have tokens; make the prompt "
-                    "with the model's own processor."
+                    f"Sample {sample} has {-found} image placeholders fewer than its images have tokens; make the "
+                    "prompt with the model's own processor."
                 )
         return VisualLayout(mask, per_sample, trusted=True)
 
