@@ -1,0 +1,6 @@
+"""`python -m feathervlm` is the `feathervlm` command."""
+
+from feathervlm.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What there is to know about a method without a model, read off its class and its schedule.
+
+Knows the algebra, and neither models nor the terminal.
+"""
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from fractions import Fraction
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from feathervlm.core.schedule import Layer, Schedule, layer_index
+from feathervlm.core.selectors import ImageTokens
+from feathervlm.core.signals import Attention, Features, Signal, Survivors
+from feathervlm.core.spec import write_value
+from feathervlm.methods import Method
+
+DEPTH = 32
+GRID = (1, 24, 24)
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """Everything about a method as plain values, ready for JSON.
+
+    Counts are those of one image of 24 x 24 tokens on a model of 32 layers.
+    """
+    schedule = method.schedule()
+    signals = list(_signals(schedule))
+    return {
+        "name": method.name,
+        "summary": method.summary(),
+        "paper": method.paper,
+        "doc": inspect.cleandoc(method.__doc__ or ""),
+        "parameters": _parameters(method),
+        "stages": _stages(schedule),
+        "needs": list(dict.fromkeys(_need(stage.select.signals()) for stage in schedule)),
+        "needs_text": any(isinstance(signal, Attention) for signal in signals),
+        "count_known": all(stage["exact"] for stage in _stages(schedule)),
+        "examples": _examples(method),
+    }
+
+
+def written_layer(layer: Layer) -> str:
+    """A layer as a reader wants it: a fraction of the depth as 1/4, an absolute one as its number."""
+    if isinstance(layer, int):
+        return str(layer)
+    fraction = Fraction(layer).limit_denominator(64)
+    return str(fraction) if abs(float(fraction) - layer) < 1e-6 else f"{layer:g}"
+
+
+def _stages(schedule: Schedule) -> list[dict[str, Any]]:
+    image, exact, stages = ImageTokens(GRID, GRID[1] * GRID[2]), True, []
+    for stage, layer in zip(schedule, schedule.at_layers(DEPTH), strict=True):
+        size = stage.select.size(image)
+        exact = exact and size is not None
+        tokens = float(stage.select.expected(image) if size is None else size)
+        stages.append(
+            {
+                "at": written_layer(stage.at),
+                "layer_of_32": layer,
+                "tokens_of_576": round(tokens),
+                "exact": exact,
+                "positions": stage.positions,
+            }
+        )
+        image = ImageTokens(GRID, tokens)
+    return stages
+
+
+def _signals(schedule: Schedule) -> Iterable[Signal]:
+    for stage in schedule:
+        for signal in stage.select.signals():
+            yield signal
+            if isinstance(signal, Survivors):
+                yield from _signals(signal.schedule)
+
+
+def _need(signals: Iterable[Signal]) -> str:
+    return " and ".join(dict.fromkeys(map(_signal, signals))) or "nothing but the grid"
+
+
+def _signal(signal: Signal) -> str:
+    if isinstance(signal, Attention):
+        layer = "before the cut" if signal.layer == "K-1" else "after the cut"
+        keys = "visual tokens" if signal.over == "visual" else "all tokens"
+        rope = "with" if signal.rope else "without"
+        return f"attention of the last prompt token in the layer {layer}, {rope} RoPE, softmax over {keys}"
+    if isinstance(signal, Features):
+        if signal.source == "vision":
+            return "patch features of the vision encoder, before the projector"
+        return "projected features, as they enter the language model"
+    inner = dict.fromkeys(_need(stage.select.signals()) for stage in signal.schedule)
+    return f"a scoring pass of its own, which needs {'; '.join(inner)}"
+
+
+def _parameters(method: Method) -> list[dict[str, str]]:
+    hints = get_type_hints(type(method))
+    return [
+        {
+            "name": field.name,
+            "type": _written_type(hints[field.name]),
+            "default": f"({field.default})" if isinstance(field.default, Method) else write_value(field.default),
+        }
+        for field in fields(method)
+    ]
+
+
+def _written_type(hint: Any) -> str:
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " | ".join(map(str, inner))
+    if get_origin(hint) is tuple:
+        return f"list of {_written_type(inner[0])}"
+    if inner:
+        return " | ".join(map(_written_type, inner))
+    return "method" if hint is Method else str(getattr(hint, "__name__", hint))
+
+
+def _examples(method: Method) -> list[str]:
+    """Specs that are valid by construction: the default, absolute layers of a 32-layer model, half the tokens."""
+    examples = [method.name]
+    absolute: dict[str, Any] = {}
+    for name in ("layer", "layers"):
+        layers = getattr(method, name, None)
+        if isinstance(layers, tuple):
+            absolute[name] = tuple(layer_index(layer, DEPTH) for layer in layers)
+        elif isinstance(layers, int | float):
+            absolute[name] = layer_index(layers, DEPTH)
+    if absolute:
+        examples.append(str(replace(method, **absolute)))
+    value = getattr(method, method.free, None) if method.free else None
+    if isinstance(value, float) and value <= 1:
+        examples.append(str(method.with_free(value / 2)))
+    return list(dict.fromkeys(examples))

@@ -1,0 +1,101 @@
+"""What all commands share at the terminal: one-sentence errors, one JSON document, a spinner, files written whole.
+
+Results go to stdout, everything else to stderr. Knows no command.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from feathervlm.core.errors import PruningError
+
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
+
+
+class Commands(TyperGroup):
+    """A group of commands in which a user's error is one sentence on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; other exceptions keep their traceback."""
+        try:
+            return super().invoke(ctx)
+        except PruningError as error:
+            typer.echo(f"error: {one_line(error)}", err=True)
+            raise typer.Exit(2) from None
+
+
+def one_line(text: object) -> str:
+    """The text without line breaks."""
+    return " ".join(str(text).split())
+
+
+def print_json(document: Any) -> None:
+    """Print the one document of a command on one line, in ASCII so that any terminal takes it."""
+    typer.echo(json.dumps(document, allow_nan=False))
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner on stderr if that is a terminal, and let nothing but our own warnings through.
+
+    Yields:
+        A function that changes the spinner's text.
+    """
+    # A lazy spinner, because it draws while runs are timed.
+    with err.status(Text(what), refresh_per_second=4) as spinner, redirect_stdout(sys.stderr), _own_warnings():
+        yield lambda now: spinner.update(Text(now))
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    shown = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            typer.echo(f"warning: {one_line(message)}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", message="feathervlm")
+        warnings.showwarning = show
+        yield
+
+
+def check_target(path: Path, option: str) -> None:
+    """Raise `PruningError` unless a file can be written at `path`."""
+    if path.is_dir():
+        raise PruningError(f"{option} {path} is a directory; give a file name.")
+    if not path.parent.is_dir():
+        raise PruningError(f"{option} {path} cannot be written: there is no directory {path.parent}; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise PruningError(
+            f"{option} {path} cannot be written: {path.parent} is write-protected; choose another place."
+        )
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then move it there, so that no reader ever sees half of it.
+
+    Raises:
+        PruningError: if the file cannot be written.
+    """
+    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(draft)
+        draft.replace(path)
+    except OSError as error:
+        raise PruningError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        draft.unlink(missing_ok=True)
