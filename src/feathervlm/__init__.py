@@ -1,5 +1,8 @@
 """Prune visual tokens of Hugging Face vision-language models without losing localization."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from feathervlm import methods
 from feathervlm.core import (
     Grid,
@@ -13,9 +16,18 @@ from feathervlm.core import (
     Unprunable,
     VisualLayout,
 )
-from feathervlm.engine.pruning import Pruning
-from feathervlm.engine.report import Report
-from feathervlm.pruning import prune
+
+if TYPE_CHECKING:
+    from feathervlm.attach import prune
+    from feathervlm.engine.pruning import Pruning
+    from feathervlm.engine.report import Report
+
+# These import transformers, which takes seconds that `feathervlm --help` need not wait for.
+_LATE = {
+    "Pruning": "feathervlm.engine.pruning",
+    "Report": "feathervlm.engine.report",
+    "prune": "feathervlm.attach",
+}
 
 __all__ = [
     "Grid",
@@ -33,3 +45,9 @@ __all__ = [
     "methods",
     "prune",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'feathervlm' has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)

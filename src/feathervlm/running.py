@@ -20,12 +20,12 @@ from transformers import PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from feathervlm import loading
+from feathervlm.attach import prune
 from feathervlm.core.errors import PruningError
 from feathervlm.engine.report import Report
 from feathervlm.families import FAMILIES
 from feathervlm.families.llava import picture_box
 from feathervlm.methods import Method
-from feathervlm.pruning import prune
 
 Say = Callable[[str], None]
 

@@ -105,7 +105,7 @@ class Schedule:
         for layer, stage in zip(layers, self.stages, strict=True):
             if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.select.signals()):
                 raise PruningError(
-                    'A stage at layer 0 has no layer before it to score with; use layer="K" or a later stage.'
+                    'A stage at layer 0 has no layer before it to score with; prune at layer 1 or later, or score with "K".'
                 )
         return layers
 

@@ -65,7 +65,10 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What to know about this run: substituted layers, why nothing was pruned."""
-        return [*([self.reason] if self.reason else []), *(self._record.notes if self._record else [])]
+        if self._record is None:
+            return [self.reason] if self.reason else []
+        idle = bool(self.stages) and [len(kept) for kept in self.stages[-1].kept] == list(self._record.layout.counts)
+        return [*self._record.notes, *(["every visual token was kept: nothing was saved"] if idle else [])]
 
     @property
     def record(self) -> Record:
