@@ -99,13 +99,13 @@ class Schedule:
         layers = tuple(layer_index(stage.at, depth) for stage in self.stages)
         for before, after in pairwise(layers):
             if after <= before:
-                raise PruningError(
-                    f"The stages fall on layers {layers} of {depth}; each must be deeper than the one before."
-                )
+                found = ", ".join(map(str, layers))
+                raise PruningError(f"The stages fall on layers {found} of {depth}; each must be deeper than the last.")
         for layer, stage in zip(layers, self.stages, strict=True):
             if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.select.signals()):
                 raise PruningError(
-                    'A stage at layer 0 has no layer before it to score with; prune at layer 1 or later, or score with "K".'
+                    "A stage at layer 0 has no layer before it to score with; prune at layer 1 or later, or score with "
+                    'layer="K".'
                 )
         return layers
 

@@ -38,8 +38,8 @@ class Anatomy:
             raise Unprunable(f"Attention {self.attention!r} is not supported; load the model with 'sdpa'.")
         if FLASH in self.attention and "sliding_attention" in self.layer_types:
             raise Unprunable(
-                "Flash attention measures a sliding window in stored tokens, which pruning changes; load the model with "
-                "attn_implementation='sdpa'."
+                "Flash attention measures a sliding window in stored tokens, which pruning changes; load the model "
+                "with attn_implementation='sdpa'."
             )
 
     @cached_property

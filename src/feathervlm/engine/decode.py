@@ -37,7 +37,7 @@ class Decode:
     def install(self) -> "Decode":
         """Put the hooks in place."""
         for index in range(self.starts[0], len(self.anatomy.layers)):
-            hook = partial(self._enter, index, bisect_right(self.starts, index))
+            hook = partial(self.enter, index, bisect_right(self.starts, index))
             self.handles.append(self.anatomy.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
@@ -47,7 +47,8 @@ class Decode:
             handle.remove()
         self.handles = []
 
-    def _enter(self, index: int, stage: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def enter(self, index: int, stage: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The hook before layer `index`, which follows so many stages."""
         cache = kwargs.get("past_key_values")
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
         if not isinstance(layer, PrunedLayer) or layer.prefix is None:

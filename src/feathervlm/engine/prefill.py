@@ -5,6 +5,7 @@ gathered mask and a pruned cache layer; after the last layer the rows return to 
 tensors of the original length. Everything outside a pruned layer is in original coordinates.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,10 +22,16 @@ from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Attention, Features, Signal, Survivors
 from feathervlm.engine.anatomy import FLASH, Anatomy, rows, tree_rows
 from feathervlm.engine.attention import QueryKeyTap, Row
-from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer
+from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
+from feathervlm.engine.decode import Decode
 from feathervlm.engine.family import Call, Family
 from feathervlm.engine.masks import pruned_mask
-from feathervlm.engine.records import Record, StageRecord, Stopwatch
+from feathervlm.engine.records import Later, Record, StageRecord, Stopwatch
+
+ENDS_INSIDE = (
+    "The prompt ends inside an image, so there is no text token to ask with; pass the whole prompt in one forward "
+    "(no chunked prefill), with text after the image."
+)
 
 
 class Prefill:
@@ -79,10 +86,14 @@ class Prefill:
         self.taps: dict[int, QueryKeyTap] = {}
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
+        self.unpruned = Decode(anatomy, self.starts, lasting=False)  # for what earlier turns pruned, once abandoned
+        self.ends_inside: Later | None = None
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
         self.record = Record(layout, self.attended, self.sequence, anatomy.costs, self.past)
         check_labels(call, layout)
+        if self.past:
+            self._check_first_prompt_only()
 
     # -- hooks --------------------------------------------------------------------------------------------------
 
@@ -113,6 +124,13 @@ class Prefill:
             handle.remove()
         self.handles = []
 
+    def _check_first_prompt_only(self) -> None:
+        if any(stage.positions == "renumber" for stage in self.stages.values()):
+            raise Unprunable("positions='renumber' works on the first prompt of a conversation only.")
+        signals = [signal for stage in self.stages.values() for signal in stage.select.signals()]
+        if any(isinstance(signal, Attention) and signal.over == "all" for signal in signals):
+            raise Unprunable("over='all' needs the keys of earlier turns, which are cached rotated; use over='visual'.")
+
     def _arm(self, signal: Signal, at: int) -> None:
         if isinstance(signal, Attention) and signal.rope:
             self.anatomy.rotate(at)  # refuse now rather than in the middle of the forward
@@ -136,7 +154,7 @@ class Prefill:
     def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.abandoned:
-            return None
+            return self.unpruned.enter(index, bisect_right(self.starts, index), module, args, kwargs)
         try:
             if index in self.stages:
                 hidden = self._prune(index, self.stages[index], hidden, kwargs)
@@ -146,7 +164,9 @@ class Prefill:
                 raise
             self.abandoned = True
             self.refuse(error)
-            return None
+            if kwargs.get("past_key_values") is not None:
+                restore_static(kwargs["past_key_values"])
+            return self._enter(index, module, args, kwargs)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}
@@ -208,6 +228,10 @@ class Prefill:
         """Rows that stay in every sample: known beforehand, or the stage's one device sync."""
         planned = None if self.given is not None or self.valid is not None else self._planned(stage)
         if planned is not None:
+            if self.stage == 0:
+                self.ends_inside = Later((self.present & (self.slots == self.query[:, None])).any())
+                if self.refuse is not None:
+                    self.check()  # while there is still time to run unpruned
             dropped = [sum(old) - sum(new) for old, new in zip(self.sizes, planned, strict=True)]
             self.sizes = planned
             return [kept.shape[1] - count for count in dropped]
@@ -219,12 +243,14 @@ class Prefill:
         # The rows all leave the device together.
         facts = torch.cat([kept.sum(1, keepdim=True), query, images], dim=1).tolist()
         if any(fact[1] for fact in facts):
-            raise Unprunable(
-                "The prompt ends inside an image, so there is no text token to ask with; pass the whole prompt in one "
-                "forward (no chunked prefill)."
-            )
+            raise Unprunable(ENDS_INSIDE)
         self.sizes = [fact[2 : 2 + len(shapes)] for fact, shapes in zip(facts, self.layout.shapes, strict=True)]
         return [fact[0] for fact in facts]
+
+    def check(self) -> None:
+        """Raise `Unprunable` for what need not be known, and so was not waited for, before the layers ran."""
+        if self.ends_inside:
+            raise Unprunable(ENDS_INSIDE)
 
     def _planned(self, stage: Stage) -> list[list[int]] | None:
         planned = []
@@ -278,8 +304,6 @@ class Prefill:
 
     def _attention(self, signal: Attention) -> Tensor:
         hidden, kwargs = self.entering
-        if signal.over == "all" and self.past:
-            raise Unprunable("over='all' needs the keys of earlier turns, which are cached rotated; use over='visual'.")
         if signal.layer == "K-1":
             return self.taps[self.anatomy.scoring_layer(self.at - 1)[0]].scores(signal, self.present)
         tap = QueryKeyTap(self.anatomy, self.at, self._where)
@@ -371,8 +395,6 @@ class Prefill:
         index, valid = self.positions + past, self.valid
         shift = None
         if self.shift is not None:
-            if past:
-                raise Unprunable("positions='renumber' works on the first prompt of a conversation only.")
             shift = self.shift.amax(1, keepdim=True)
         if past:
             before, before_valid = layer.columns(0, device)

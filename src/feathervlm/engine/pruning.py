@@ -54,6 +54,14 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
+class _ThreadState(threading.local):
+    """What one thread's call of the model says to the hooks of its base."""
+
+    heard: tuple[Any, Any] = (0, None)
+    suspended = False
+    turned_away = False
+
+
 class Pruning:
     """A model that prunes: the handle that `feathervlm.prune` returns. Use it in `with`, or call `remove()`.
 
@@ -86,10 +94,10 @@ class Pruning:
         self._forward: Prefill | Decode | None = None
         self._lasting: Decode | None = None
         self._frozen: Frozen | None = None
-        self._heard: tuple[Any, Any] = (0, None)
         self._call: Call | None = None
-        self._thread: int | None = None
-        self._suspended: str | None = None
+        self._running = threading.Lock()  # held from before a forward until after it
+        self._owner: int | None = None
+        self._own = _ThreadState()
         self._source: tuple[Tensor, ...] | None = None
         self._report = Report(name, None, reason)
         if family is None:
@@ -124,6 +132,10 @@ class Pruning:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A copy's hooks would be half its own, half those of the original.
+        raise PruningError("A model cannot be copied or pickled while it is being pruned; do it before or afterwards.")
 
     # -- on and off ---------------------------------------------------------------------------------------------
 
@@ -181,7 +193,7 @@ class Pruning:
         @functools.wraps(original)  # generate() reads the signature
         def listening(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
-            if self._call is not None:
+            if self._call is not None and self._owner == threading.get_ident():
                 self._call.encoded.append(output)
             return output
 
@@ -196,17 +208,20 @@ class Pruning:
             given = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
             config = given if given is not None else self.model.generation_config
             chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-            if chunk is None:
-                return original(*args, **kwargs)
-            error = Unprunable(
-                f"prefill_chunk_size={chunk} would let each chunk prune by its own last token; leave it unset."
-            )
-            self._refuse(error)
-            self._suspended = str(error)
+            if chunk is not None:
+                self._refuse(
+                    Unprunable(
+                        f"prefill_chunk_size={chunk} would let each chunk prune by its own last token; leave it unset."
+                    )
+                )
+                self._own.suspended = True
             try:
                 return original(*args, **kwargs)
             finally:
-                self._suspended = None
+                self._own.suspended = False
+                if self._owner == threading.get_ident():  # an interrupt skips the hook behind the forward
+                    self._end_forward()
+                    self._release()
 
         self.model.__dict__["generate"] = guarded
 
@@ -219,23 +234,30 @@ class Pruning:
     # -- every call ---------------------------------------------------------------------------------------------
 
     def _overhear(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._heard = (kwargs.get("logits_to_keep", 0), kwargs.get("labels"))
+        if not self._compiled_step():
+            self._own.heard = (kwargs.get("logits_to_keep", 0), kwargs.get("labels"))
+
+    def _compiled_step(self) -> bool:
+        """Whether a decoding step on a static cache is being compiled: its graph holds the lasting hooks alone."""
+        return self._lasting is not None and torch.compiler.is_compiling()
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
-        call = Call(arguments, *self._heard)
-        cache = arguments.get("past_key_values")
-        new = call.shape[1]
-        if self._suspended or (new == 1 and self._lasting is not None and isinstance(cache, StaticCache)):
-            return  # the lasting hooks do it all
-        if self._forward is not None or self._call is not None:
-            who = "another thread" if self._thread != threading.get_ident() else "this one"
+        if self._compiled_step():
+            return
+        if not self._running.acquire(blocking=False):
+            self._own.turned_away = True
+            who = "another thread" if self._owner != threading.get_ident() else "this one"
             raise PruningError(
                 f"A pruned model runs one forward at a time, and {who} is in one; use one copy per thread."
             )
-        self._thread = threading.get_ident()
+        self._owner = threading.get_ident()
+        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        call = Call(arguments, *self._own.heard)
+        cache = arguments.get("past_key_values")
+        new = call.shape[1]
+        refused = self._own.suspended
         try:
-            if new > 1:
+            if new > 1 and not refused:
                 source = self.family.visual_source(call)
                 if source:
                     self._begin(call, source)
@@ -243,26 +265,24 @@ class Pruning:
         except Unprunable as error:
             self._call = None
             self._refuse(error)
-            return
+            refused = True
         if cache is None or not is_pruned(cache):
             if new > 1 and (cache is None or not int(cache.get_seq_length())):
-                self._report = Report(self.name, None, "there was no image in the input")
+                if not refused:
+                    self._report = Report(self.name, None, "there was no image in the input")
                 if cache is not None:
                     restore_static(cache)
         elif needs_hooks(cache, arguments.get("attention_mask"), new, self.anatomy):
-            if self._lasting is not None:
-                if isinstance(cache, StaticCache):
-                    return
-                self._end_lasting()
+            if self._lasting is not None and isinstance(cache, StaticCache):
+                return  # the lasting hooks do it all
+            self._end_lasting()
             self._forward = Decode(self.anatomy, self.starts, lasting=False).install()
 
     def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
         cache = call.arguments.get("past_key_values")
         if cache is not None:
             check_cache(cache, self.starts[0])
-        if self._lasting is not None:
-            self._lasting.remove()
-            self._lasting = None
+        self._end_lasting()
         checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers)
         if self.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
             raise Unprunable(
@@ -324,15 +344,36 @@ class Pruning:
             found[signal] = probe.record.stages[-1].kept
         return found
 
-    def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _end_forward(self) -> tuple[Prefill | Decode | None, Call | None]:
         forward, call = self._forward, self._call
         self._forward = self._call = None
-        self._heard = (0, None)
-        if forward is None:
+        if forward is not None:
+            forward.remove()
+        return forward, call
+
+    def _release(self) -> None:
+        self._own.heard = (0, None)
+        self._owner = None
+        if self._running.locked():
+            self._running.release()
+
+    def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._compiled_step():
             return
-        forward.remove()
+        if self._own.turned_away:  # the forward that is under way is another one
+            self._own.turned_away = False
+            return
+        try:
+            self._settle(output)
+        finally:
+            self._release()
+
+    def _settle(self, output: Any) -> None:
+        """Take the hooks away and keep what later forwards and the user need to know."""
+        forward, call = self._end_forward()
         if output is None or not isinstance(forward, Prefill) or forward.abandoned or call is None:
             return
+        forward.check()
         record = forward.record
         if forward.given is None:
             self._report = Report(self.name, record)

@@ -36,6 +36,22 @@ class Stopwatch:
         return read
 
 
+class Later:
+    """A flag on its way from the device: reading it waits for the flag alone, not for work queued after it."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self.flag, self.arrived = flag, None
+        if flag.is_cuda:
+            self.flag = flag.to("cpu", non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record(torch.cuda.current_stream(flag.device))
+
+    def __bool__(self) -> bool:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return bool(self.flag)
+
+
 @dataclass(eq=False)
 class StageRecord:
     """One stage: which tokens entered, which stayed, what the first criterion said.
