@@ -80,12 +80,12 @@ def test_known_sizes_never_wait_for_the_device(method, monkeypatch):
 def test_open_sizes_wait_once_per_stage(method, monkeypatch):
     method, stages = OPEN[method]
     during, _ = bare(method, monkeypatch)
-    assert during == ["_numbers"] * stages
+    assert during == ["_count"] * stages
 
 
 def test_a_ragged_batch_waits_once_per_stage(monkeypatch):
     during, _ = bare(methods.PyramidDrop(layers=(1, 3, 4)), monkeypatch, batch=3)
-    assert during == ["_numbers"] * 3
+    assert during == ["_count"] * 3
 
 
 def test_decoding_never_waits(monkeypatch):

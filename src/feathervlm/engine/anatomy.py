@@ -89,7 +89,7 @@ class Anatomy:
                 return layer, note
         return (
             wanted,
-            f"layer {wanted} slides over a window; scores compare the query with the whole image all the same",
+            f"layer {wanted} slides over a window; scores over the visual tokens look beyond it",
         )
 
     def attention_module(self, layer: int) -> Any:

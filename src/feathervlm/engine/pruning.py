@@ -373,7 +373,7 @@ class Pruning:
         forward, call = self._end_forward()
         if output is None or not isinstance(forward, Prefill) or forward.abandoned or call is None:
             return
-        forward.check()
+        forward.left.check()
         record = forward.record
         if forward.given is None:
             self._report = Report(self.name, record)
