@@ -224,6 +224,25 @@ def test_only_rope_scores_move_with_visual_positions(rope):
         assert torch.equal(*scores)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_feather_on_729_tokens_keeps_the_known_counts(seed):
+    model = zoo.llama(seed=seed)
+    mask = torch.zeros(1, 740, dtype=torch.bool)
+    mask[:, 1:730] = True
+    embeds = torch.randn(1, 740, 64, generator=torch.Generator().manual_seed(seed))
+    method, layout = feathervlm.methods.Feather(layers=(2, 4)), VisualLayout(mask, [[(1, 27, 27)]])
+    with torch.no_grad(), feathervlm.prune(model, method, layout=layout) as pruning:
+        model(inputs_embeds=embeds)
+    first, second = (stage.kept[0].tolist() for stage in pruning.report.stages)
+    grid = {27 * row + col for row in range(0, 27, 3) for col in range(0, 27, 3)}
+    assert 218 <= len(first) <= 299
+    assert grid <= set(first)
+    assert len(grid) == 81
+    assert len(second) == int(0.09 * len(first))
+    assert set(second) <= set(first)
+    assert first == sorted(first)
+
+
 def traces(model):
     """Everything that pruning could leave on a model."""
     return [
