@@ -5,6 +5,7 @@ nothing had been dropped. Positions, masks and `generate`'s bookkeeping therefor
 the layer must know which stored slot stands for which position (`columns`). The layers know nothing of methods.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class Prefix:
         return self.valid is None and self.shift is None
 
 
-class PrunedLayer:
+class PrunedLayer(ABC):
     """What all pruned layers share; mixed into transformers' layer classes."""
 
     attachment: Attachment
@@ -70,9 +71,9 @@ class PrunedLayer:
     pending: Prefix | None = None
     """The prefix that becomes true when the next keys and values arrive."""
 
+    @abstractmethod
     def columns(self, new: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Position and validity of every slot that attention will see after `new` more tokens: (batch, slots)."""
-        raise NotImplementedError
 
     def _settle(self) -> None:
         if self.pending is not None:
@@ -239,10 +240,6 @@ class PrunedSlidingLayer(PrunedDynamicLayer):
         super().crop(tokens_to_remove)
         if self.record_past and self.is_initialized:
             self._trim()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
 
 
 class PrunedStaticLayer(PrunedLayer, StaticLayer):

@@ -246,9 +246,13 @@ class Pruning:
             return
         if not self._running.acquire(blocking=False):
             self._own.turned_away = True
-            who = "another thread" if self._owner != threading.get_ident() else "this one"
+            if self._owner != threading.get_ident():
+                raise PruningError(
+                    "A pruned model runs one forward at a time, and another thread is in one; use one copy per thread."
+                )
             raise PruningError(
-                f"A pruned model runs one forward at a time, and {who} is in one; use one copy per thread."
+                "A pruned model runs one forward at a time, and this one is in one; if that was interrupted, call "
+                ".remove() and prune again."
             )
         self._owner = threading.get_ident()
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
@@ -318,7 +322,7 @@ class Pruning:
         if call.arguments.get("past_key_values") is not None:
             return False
         use = call.arguments.get("use_cache")
-        return not (self.anatomy.config.use_cache if use is None else use)
+        return not (getattr(self.anatomy.config, "use_cache", True) if use is None else use)
 
     def _survivors(self, schedule: Schedule, call: Call, layout: Any) -> dict[Survivors, Tensor]:
         """Run every schedule whose survivors are asked for, each in a pass of its own without a cache."""
