@@ -171,7 +171,10 @@ class Prefill:
                 real = real | ~self.attended.gather(1, self.left.positions)
             full = torch.nn.functional.pad(full, (0, 0, 0, 1))
             index = torch.where(real.to(hidden.device), index, self.sequence)
-        full = full.scatter(-2, index[..., None].expand(*index.shape, hidden.shape[-1]), hidden)
+        if len(index) == 1 and full.dim() == 3:
+            full = full.index_copy(1, index[0], hidden)  # moves whole rows
+        else:
+            full = full.scatter(-2, index[..., None].expand(*index.shape, hidden.shape[-1]), hidden)
         full = full[..., : self.sequence, :]
         return (full, *output[1:]) if isinstance(output, tuple) else full
 
