@@ -25,7 +25,7 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-# About five minutes on one core; do not run anything beside it.
+# About three minutes on one core; do not run anything beside it.
 bench: $(STAMP)
 	$(RUN)/python benchmarks/overhead.py --out results/bench/overhead-cpu.json
 

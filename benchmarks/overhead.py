@@ -181,8 +181,8 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds after the discarded one")
-    parser.add_argument("--new-tokens", type=int, default=16, help="decoding steps per round")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds after the discarded one")
+    parser.add_argument("--new-tokens", type=int, default=8, help="decoding steps per round")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     torch.set_num_threads(1)
