@@ -271,7 +271,7 @@ class PrunedStaticLayer(PrunedLayer, StaticLayer):
         self._settle()
         return states
 
-    def get_seq_length(self) -> Tensor | int:  # type: ignore[override]
+    def get_seq_length(self) -> Tensor | int:  # type: ignore[override]  # as in transformers: a tensor, to spare compiled graphs a sync
         """Original positions seen, as a tensor once initialised (see `StaticLayer`)."""
         if self.prefix is None:
             return super().get_seq_length()
