@@ -1,0 +1,22 @@
+"""The small trained VLM that ships with the package, its scenes, its tasks and its benchmark.
+
+`load` gives the model and its processor, `benchmark` measures a method on it. How the weights were made and what they
+can and cannot show: `weights/README.md`, the model card.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feathervlm.embedded.measure import benchmark
+    from feathervlm.embedded.model import load
+
+_LATE = {"benchmark": "feathervlm.embedded.measure", "load": "feathervlm.embedded.model"}
+
+__all__ = ["benchmark", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'feathervlm.embedded' has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)

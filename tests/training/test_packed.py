@@ -1,0 +1,61 @@
+"""Packed questions get the stock model's logits, and no question sees another."""
+
+import pytest
+import torch
+
+from feathervlm.embedded.tasks import sample
+from training import align, packed, text
+from training.build import BOS, Size, build_model, build_processor
+
+SMALL = Size(layers=3, width=64, hidden=96, tower_layers=1, tower_width=32, tower_hidden=48)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(SMALL, 0).eval()
+
+
+def test_packed_logits_are_those_of_the_stock_forward(model):
+    processor = build_processor(SMALL)
+    scene, _ = sample("locate", 0, 0)
+    prompts = ["where is the small red circle ?", "how many signs are there ?", "is there a blue thing ?"]
+    tokens = [text.encode(f"{prompt} assistant:") for prompt in prompts]
+    reach = max(map(len, tokens))
+    ids = torch.tensor([row + [0] * (reach - len(row)) for row in tokens])
+    inner = model.model
+    with torch.no_grad():
+        pixels = align.to_pixels([scene])
+        start = inner.language_model.embed_tokens.weight[BOS].expand(1, 1, -1)
+        prefix = torch.cat([start, inner.multi_modal_projector(align.see(model, pixels))], 1)
+        states = packed.run(inner.language_model, prefix, inner.language_model.embed_tokens(ids)[None])[0]
+        for prompt, row, state in zip(prompts, tokens, states, strict=True):
+            inputs = processor(images=scene.image, text=f"<image> {prompt} assistant:", return_tensors="pt")
+            assert torch.equal(inputs["pixel_values"], pixels)
+            assert inputs["input_ids"][0, -len(row) :].tolist() == row
+            stock = model(**inputs).logits[0, -len(row) :]
+            # bfloat16 keeps eight bits; the logits of this model span about one unit.
+            torch.testing.assert_close(model.lm_head(state[: len(row)]), stock, atol=0.02, rtol=0.02)
+
+
+def test_a_question_sees_the_image_and_itself_alone(model):
+    torch.manual_seed(0)
+    prefix, questions = torch.randn(1, 9, 64), torch.randn(1, 4, 6, 64)
+    changed = questions.clone()
+    changed[0, 1] += 1
+    with torch.no_grad():
+        before, after = (packed.run(model.model.language_model, prefix, part) for part in (questions, changed))
+        moved = packed.run(model.model.language_model, prefix + 1, questions)
+    same = [torch.equal(before[0, i], after[0, i]) for i in range(4)]
+    assert same == [True, False, True, True]
+    assert not any(torch.equal(before[0, i], moved[0, i]) for i in range(4))
+
+
+def test_text_alone_is_causal(model):
+    torch.manual_seed(0)
+    one = torch.randn(2, 12, 64)
+    other = one.clone()
+    other[:, 7:] += 1
+    with torch.no_grad():
+        a, b = (packed.run(model.model.language_model, part) for part in (one, other))
+    assert torch.equal(a[:, :7], b[:, :7])
+    assert not torch.equal(a[:, 7:], b[:, 7:])

@@ -1,0 +1,156 @@
+"""Every stage trains a tiny model, resumes where it stopped, and leaves a directory that the auto classes load."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import typer
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from feathervlm.embedded.exam import answer
+from feathervlm.embedded.scenes import SHAPES, SIDE, draw
+from feathervlm.embedded.tasks import sample
+from training import align, text
+from training.build import VOCABULARY, Size, build_model
+from training.export import export
+from training.language import train_language
+from training.loop import Plan
+from training.recipe import RECIPES, Recipe, find
+from training.stages import launch, work
+from training.vision import dense_labels, train_vision
+
+SIZE = Size(layers=3, width=64, hidden=64, tower_layers=1, tower_width=32, tower_hidden=32)
+PLAN = Plan(steps=4, matrix_rate=2e-3, other_rate=1e-3, warm_up=2)
+TINY = Recipe(
+    size=SIZE, vision=PLAN, vision_batch=2, language=PLAN, language_batch=2, align=PLAN, tune=PLAN, images=1, frozen=1
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of a run through all four stages."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("run") / "new"
+    train_vision(build_model(SIZE, 0).model.vision_tower, SIZE.patch, SIZE.tower_width, path, PLAN, batch=2, seed=0)
+    train_language(build_model(SIZE, 0), path, PLAN, batch=2, seed=0)
+    for stage in ("align", "tune"):
+        work(0, stage, path, 0, TINY, 1, None, 0)
+    return path
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["module"]
+
+
+def test_stages_log_what_they_measured(folder):
+    for stage in ("vision", "language", "align", "tune"):
+        record = json.loads((folder / f"{stage}.jsonl").read_text().splitlines()[-1])
+        assert record["step"] == 4
+        assert np.isfinite(record["loss"])
+        assert any(key.startswith("held_out_") for key in record)
+
+
+def test_alignment_leaves_frozen_what_is_to_be_frozen(folder):
+    tower, language, aligned, tuned = (weights(folder / f"{s}.pt") for s in ("vision", "language", "align", "tune"))
+    decoder = "model.language_model"
+    for name, weight in aligned.items():
+        frozen = name.startswith(("model.vision_tower", f"{decoder}.embed_tokens", f"{decoder}.layers.0"))
+        origin = tower.get(name.replace("model.vision_tower", "tower"))
+        if origin is None:
+            origin = language.get(name.replace(decoder, "decoder").replace("lm_head", "head"))
+        if origin is not None:
+            assert torch.equal(weight, origin) == frozen, name
+        assert torch.equal(weight, tuned[name]) == name.startswith("model.vision_tower"), name
+
+
+def test_an_interrupted_stage_goes_on_where_it_stood(folder, tmp_path):
+    for name in ("vision.pt", "language.pt"):
+        (tmp_path / name).symlink_to(folder / name)
+    work(0, "align", tmp_path, 0, TINY, 1, 2, 0)
+    assert torch.load(tmp_path / "align.pt", weights_only=True)["step"] == 2
+    work(0, "align", tmp_path, 0, TINY, 1, None, 0)
+    for name, weight in weights(folder / "align.pt").items():
+        assert torch.equal(weight, weights(tmp_path / "align.pt")[name]), name
+
+
+def test_two_processes_do_what_one_does(folder, tmp_path):
+    """Both see half of the images of each step; with as many questions on each, the mean gradient is the same."""
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        for name in ("vision.pt", "language.pt"):
+            (tmp_path / str(count) / name).symlink_to(folder / name)
+        launch("align", tmp_path / str(count), 0, replace(TINY, images=2), count, 1)
+    one, two = (weights(tmp_path / str(count) / "align.pt") for count in (1, 2))
+    start = weights(folder / "language.pt")["head.weight"]
+    step = one["lm_head.weight"] - start
+    assert step.abs().max() > 0
+    # Questions are weighed by their number on each process, and bfloat16 rounds; Adam's first step only has signs.
+    agree = ((two["lm_head.weight"] - start).sign() == step.sign()).float().mean()
+    assert agree > 0.9
+
+
+def test_what_does_not_fit_is_refused(folder, tmp_path):
+    with pytest.raises(typer.BadParameter, match="1 images per step cannot be shared by 2 processes"):
+        launch("align", folder, 0, TINY, 2, None)
+    with pytest.raises(typer.BadParameter, match="run the stage `vision` first"):
+        launch("align", tmp_path, 0, TINY, 1, None)
+    with pytest.raises(typer.BadParameter, match="belongs to the run 'seed 0, 1 images', not 'seed 1, 1 images'"):
+        launch("align", folder, 1, TINY, 1, None)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(typer.BadParameter, match="is no model directory"):
+        export(folder / "tune.pt", SIZE, tmp_path)
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_the_export_loads_with_auto_classes_and_answers(folder, tmp_path):
+    target = tmp_path / "weights"
+    target.mkdir()
+    (target / "README.md").write_text("the card")
+    export(folder / "tune.pt", SIZE, target)
+    assert (target / "README.md").read_text() == "the card"
+    model, processor = AutoModelForImageTextToText.from_pretrained(target), AutoProcessor.from_pretrained(target)
+    assert model.dtype == torch.bfloat16
+    replies = answer(model.float().eval(), processor, [sample("locate", 0, 0), sample("counting", 0, 1)])
+    assert len(replies) == 2
+    assert {word for reply in replies for word in reply.split()} <= set(VOCABULARY)
+    for content in ("where is the sign ?", [{"type": "text", "text": "where is the sign ?"}]):
+        text_ = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        assert text_ == "<s>where is the sign ? assistant:"
+
+
+def test_questions_fit_their_weights():
+    _, ids, targets, weight, numbers = align.make_batch([("train", 0, 0, i) for i in range(3)], 1.0)
+    assert ids.shape == targets.shape == weight.shape
+    assert numbers.shape == ids.shape[:2]
+    assert torch.equal(ids[..., 1:][ids[..., 1:] > 0], targets[..., :-1][ids[..., 1:] > 0])
+    asked = (weight > align.END_WEIGHT).sum(-1)
+    assert set(asked[ids[..., 0] > 0].tolist()) <= {1, 4}
+    assert (ids[..., :-1][weight[..., :-1] == align.COORDINATE_WEIGHTS[0]] == text.INDEX["assistant:"]).all()
+
+
+def test_dense_labels_name_the_object_under_each_patch():
+    scene = draw(np.random.default_rng(3))
+    labels = dense_labels(scene, 8).reshape(SIDE // 8, SIDE // 8, -1)
+    for item in scene.items:
+        x, y = (int(value) // 8 for value in item.centre)
+        assert labels[y, x, 1] == SHAPES.index(item.shape)
+        assert labels[y, x, -1] == 1
+    assert (labels[..., -1] == 1).sum() == len(scene.items)
+
+
+def test_sequences_are_as_long_as_asked():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sequence = text.sequence(rng, 100, 4)
+        assert len(sequence) == 101
+        assert all(0 <= token < len(VOCABULARY) and weight >= 0 for token, weight in sequence)
+
+
+def test_recipes_are_whole():
+    with pytest.raises(typer.BadParameter, match="there is no recipe 'big'; there are base"):
+        find("big")
+    for recipe in RECIPES.values():
+        assert recipe.frozen < recipe.size.layers
+        assert recipe.size.width % recipe.size.heads == 0

@@ -1,0 +1,209 @@
+"""Stages 3 and 4: the decoder learns to look, first with its early layers frozen, then as a whole.
+
+The vision tower stays frozen. In stage 3 the word embeddings and the first layers stay frozen, too, as they are in the
+first stage of LLaVA's recipe, so that the early layers remain those of a language model; stage 4 tunes all layers at a
+lower rate. Every image is asked many questions at once (see `packed`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from feathervlm.embedded.scenes import CLUTTERED, SEEN, Scene, World, draw
+from feathervlm.embedded.tasks import LOCALIZATION, TASKS
+from training import packed, text
+from training.build import BOS, EOS, PAD
+from training.loop import Averages, Figures, Plan, train
+from training.vision import to_pixels
+
+SEEDS = {"train": 5, "held_out": 6}
+STREAM = 3
+"""Sets the random numbers of these stages apart from those of the others and of the benchmark."""
+SHARES = {
+    "locate": 4,
+    "relation": 4,
+    "place": 3,
+    "reading": 3,
+    "attribute": 3,
+    "counting": 3,
+    "existence": 4,
+    "spatial": 8,
+    "background": 1,
+}
+"""Questions of each task per image; in cluttered scenes `cluttered` takes the place of `locate`."""
+COORDINATE_WEIGHTS = (0.7, 0.5, 0.2, 0.2)
+"""Left and top are the hard part, finding the object; right and bottom follow from its size."""
+WORD_WEIGHT = 1.5
+END_WEIGHT = 0.03
+STEPS_OF_CURRICULUM = (0.04, 0.09, 0.15, 0.22, 0.30)
+"""The shares of the run after which scenes may hold 3, 4, 5, 6 and 8 objects, and clutter; two at first."""
+
+
+def train_alignment(
+    model: LlavaForConditionalGeneration,
+    name: str,
+    folder: Path,
+    plan: Plan,
+    *,
+    frozen: int,
+    images: int,
+    seed: int,
+    curriculum: bool,
+    process: int = 0,
+    processes: int = 1,
+    stop_at: int | None = None,
+) -> None:
+    """Train projector and decoder in place; see `loop.train` for the files.
+
+    Args:
+        model: with a trained tower and a trained decoder.
+        name: of the stage.
+        folder: for checkpoints and the log.
+        plan: how to optimize.
+        frozen: this many first layers, and the word embeddings if there are any, do not change.
+        images: per step, shared by the processes.
+        seed: of the run.
+        curriculum: begin with few objects.
+        process: the number of this process.
+        processes: how many work together, joined by torch.distributed.
+        stop_at: end before this step, to be resumed later.
+    """
+    model.requires_grad_(True)
+    model.model.vision_tower.requires_grad_(False)
+    if frozen:
+        model.model.language_model.embed_tokens.requires_grad_(False)
+        model.model.language_model.layers[:frozen].requires_grad_(False)
+
+    share = images // processes
+
+    def compute(step: int) -> tuple[Tensor, Figures]:
+        stage = step / plan.steps if curriculum else 1.0
+        mine = range(process * share, (process + 1) * share)
+        return losses(model, make_batch([("train", seed, step, i) for i in mine], stage))
+
+    held_out = [make_batch([("held_out", 0, batch, i) for i in range(8)], 1.0) for batch in range(8)]
+
+    def validate() -> Figures:
+        averages = Averages()
+        with torch.no_grad():
+            for batch in held_out:
+                averages.add(losses(model, batch)[1])
+        return averages.take()
+
+    def reduce(parameters: list[Tensor]) -> None:
+        flat = torch.cat([weight.grad.flatten() for weight in parameters])
+        torch.distributed.all_reduce(flat)
+        flat /= processes
+        for weight, grad in zip(parameters, flat.split([weight.numel() for weight in parameters]), strict=True):
+            weight.grad.copy_(grad.view_as(weight))
+
+    train(
+        name,
+        model,
+        plan,
+        compute,
+        folder,
+        validate=validate,
+        every=250,
+        reduce=reduce if processes > 1 else None,
+        main=process == 0,
+        stop_at=stop_at,
+        run=f"seed {seed}, {images} images",
+    )
+
+
+def fit_projector(model: LlavaForConditionalGeneration) -> None:
+    """Scale the fresh projector so that it turns the tower's features into vectors as long as word embeddings."""
+    pixels = to_pixels([draw(np.random.default_rng([SEEDS["train"], i])) for i in range(16)]).to(model.device)
+    projector = model.model.multi_modal_projector
+    with torch.no_grad():
+        raw = see(model, pixels)
+        projector.linear_1.weight /= raw.std()
+        output = projector(raw)
+        factor = model.model.language_model.embed_tokens.weight.std() / output.std()
+        projector.linear_2.weight *= factor
+        projector.linear_2.bias *= factor
+
+
+def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """The tower's features of the layer that the model reads: (images, patches, width)."""
+    with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16):
+        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    return states[model.config.vision_feature_layer].float()
+
+
+def make_batch(images: list[tuple[str, int, int, int]], stage: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Pixels, and per question: token ids, targets, loss weights (images, Q, T) and task numbers (images, Q).
+
+    Args:
+        images: for each its split, the seed, the step and its number within the step.
+        stage: how far the curriculum is, 0 to 1.
+    """
+    most = (2, 3, 4, 5, 6, 8)[sum(stage >= mark for mark in STEPS_OF_CURRICULUM)]
+    scenes, rows = [], []
+    for split, *numbers_of_image in images:
+        rng = np.random.default_rng([SEEDS[split], *numbers_of_image, STREAM])
+        cluttered = most == 8 and rng.random() < 0.2
+        world = CLUTTERED if cluttered else SEEN if most == 8 else World(counts=range(min(3, most), most + 1))
+        scene = draw(rng, world)
+        scenes.append(scene)
+        rows.append(ask(rng, scene, cluttered))
+    count = max(len(row) for row in rows)
+    reach = max(len(tokens) for row in rows for tokens, _, _, _ in row) - 1
+    ids = np.full((len(images), count, reach), PAD)
+    targets, weights = ids.copy(), np.zeros(ids.shape, np.float32)
+    numbers = np.zeros((len(images), count), np.int64)
+    for i, row in enumerate(rows):
+        for j, (tokens, start, weight, task) in enumerate(row):
+            ids[i, j, : len(tokens) - 1] = tokens[:-1]
+            targets[i, j, : len(tokens) - 1] = tokens[1:]
+            weights[i, j, start - 1 : len(tokens) - 1] = weight
+            numbers[i, j] = task
+    return to_pixels(scenes), *(torch.from_numpy(part) for part in (ids, targets, weights, numbers))
+
+
+def ask(rng: np.random.Generator, scene: Scene, cluttered: bool) -> list[tuple[list[int], int, list[float], int]]:
+    """Questions about a scene: (token ids, where the answer begins, the answer's loss weights, task number)."""
+    found = []
+    for name, share in SHARES.items():
+        task = "cluttered" if cluttered and name == "locate" else name
+        for _ in range(share):
+            question = TASKS[task].ask(scene, rng)
+            if question is None:
+                continue
+            prompt, answer = text.encode(f"{question.text} assistant:"), text.encode(question.answer)
+            weight = list(COORDINATE_WEIGHTS) if question.box else [WORD_WEIGHT]
+            found.append((prompt + answer + [EOS], len(prompt), [*weight, END_WEIGHT], list(TASKS).index(task)))
+    return found
+
+
+def losses(model: LlavaForConditionalGeneration, batch: tuple[Tensor, ...]) -> tuple[Tensor, Figures]:
+    """The weighted cross-entropy; per task the share of right answers (boxes: left and top within one bin)."""
+    pixels, ids, targets, weights, numbers = (part.to(model.device) for part in batch)
+    inner = model.model
+    embed = inner.language_model.embed_tokens
+    start = embed.weight[BOS].expand(len(pixels), 1, -1)
+    prefix = torch.cat([start, inner.multi_modal_projector(see(model, pixels))], 1)
+    states = packed.run(inner.language_model, prefix, embed(ids))
+    asked = weights > 0
+    logits, target, weight = model.lm_head(states[asked]), targets[asked], weights[asked]
+    task = numbers[..., None].expand_as(ids)[asked]
+    each = F.cross_entropy(logits, target, reduction="none")
+    figures: Figures = {}
+    guess = logits.argmax(-1)
+    with torch.no_grad():
+        for i, name in enumerate(TASKS):
+            mine = (task == i) & (weight > END_WEIGHT)
+            if not mine.any():
+                continue
+            if name in LOCALIZATION:
+                near = ((guess - target)[mine].view(-1, 4).abs() <= 1)[:, :2]
+                figures[name] = near.all(1).float().mean().item()
+            else:
+                figures[name] = (guess == target)[mine].float().mean().item()
+            figures[f"{name}_loss"] = each[mine].mean().item()
+    return (each * weight).sum() / weight.sum(), figures

@@ -1,0 +1,44 @@
+"""The logs of a run as a picture: held-out figures over steps, one panel per stage."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+STAGES = {
+    "vision": ("colour", "shape", "digit", "left", "centre", "background"),
+    "language": ("places", "first_places", "answers"),
+    "align": (),
+    "tune": (),
+}
+"""The stages in order, and which held-out figures to draw; none named: all accuracies."""
+
+
+def draw_curves(folder: Path, target: Path) -> None:
+    """Draw the `<stage>.jsonl` files of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = {stage: folder / f"{stage}.jsonl" for stage in STAGES if (folder / f"{stage}.jsonl").exists()}
+    if not found:
+        raise FileNotFoundError(f"there is no log in {folder}; train first")
+    figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), sharey=True, squeeze=False)
+    for panel, (stage, path) in zip(panels[0], found.items(), strict=True):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        held_out = {
+            key.removeprefix("held_out_") for record in records for key in record if key.startswith("held_out_")
+        }
+        for name in STAGES[stage] or sorted(key for key in held_out if not key.endswith("_loss")):
+            points = [(r["step"], r[f"held_out_{name}"]) for r in records if f"held_out_{name}" in r]
+            panel.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
+        panel.set(title=stage, xlabel="step", ylim=(0, 1))
+        panel.legend(fontsize=7, loc="lower right")
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("held out, teacher-forced")
+    figure.tight_layout()
+    figure.savefig(target, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,40 @@
+"""From a checkpoint to a model directory that `from_pretrained` takes: bfloat16 weights, config, processor."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import typer
+from transformers import GenerationConfig
+
+from training.build import BOS, EOS, PAD, Size, build_model, build_processor
+
+
+def export(checkpoint: Path, size: Size, target: Path) -> int:
+    """Write the weights of a checkpoint of stage 3 or 4 and return its step.
+
+    `target` is replaced whole, except for its README.
+
+    Raises:
+        typer.BadParameter: `target` is there and is no model directory.
+    """
+    there = {path.name for path in target.iterdir()} if target.exists() else set()
+    if there - {"README.md"} and "config.json" not in there:
+        raise typer.BadParameter(f"{target} is no model directory; choose another --target")
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    model = build_model(size, 0)
+    model.load_state_dict(state["module"])
+    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
+    draft, old = (target.with_name(f".{target.name}.{word}") for word in ("draft", "old"))
+    for path in (draft, old):
+        shutil.rmtree(path, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(draft)
+    build_processor(size).save_pretrained(draft)
+    if (target / "README.md").exists():
+        shutil.copy(target / "README.md", draft)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(draft, target)
+    shutil.rmtree(old, ignore_errors=True)
+    return int(state["step"])

@@ -1,0 +1,74 @@
+"""Stage 2: the decoder learns to read, as a language model on text alone (see `text`)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from training import packed, text
+from training.loop import Figures, Plan, best_device, train
+
+LENGTH = 288
+SEEDS = {"train": 3, "held_out": 4}
+STREAM = 2
+"""Sets the random numbers of this stage apart from those of the others and of the benchmark."""
+
+
+class Language(nn.Module):
+    """The parts of the model that read and write text."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.decoder = model.model.language_model
+        self.head = model.lm_head
+
+
+def train_language(model: LlavaForConditionalGeneration, folder: Path, plan: Plan, *, batch: int, seed: int) -> None:
+    """Train the decoder in place; see `loop.train` for the files."""
+    language = Language(model).to(best_device())
+
+    def compute(step: int) -> tuple[Tensor, Figures]:
+        done = step / plan.steps
+        hardest = 1 + sum(done > mark for mark in (0.06, 0.12, 0.2, 0.35, 0.5))
+        return losses(language, make_batch(SEEDS["train"] + 10 * seed, step, batch, hardest))
+
+    held_out = make_batch(SEEDS["held_out"], 0, 24, 5)
+
+    def validate() -> Figures:
+        with torch.no_grad():
+            return losses(language, held_out)[1]
+
+    train("language", language, plan, compute, folder, validate=validate, run=f"seed {seed}, {batch} sequences")
+
+
+def make_batch(seed: int, step: int, count: int, hardest: int) -> tuple[Tensor, Tensor]:
+    """Token ids and loss weights, both (count, LENGTH + 1)."""
+    rng = np.random.default_rng([seed, step, 0, 0, STREAM])
+    pairs = np.array([text.sequence(rng, LENGTH, hardest) for _ in range(count)])
+    return torch.from_numpy(pairs[..., 0]).long(), torch.from_numpy(pairs[..., 1]).float()
+
+
+def losses(language: Language, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Figures]:
+    """The weighted cross-entropy, and how many words, answers and first coordinates are right."""
+    tokens, weights = (part.to(language.head.weight.device) for part in data)
+    states = packed.run(language.decoder, language.decoder.embed_tokens(tokens[:, :-1]))
+    logits = language.head(states)
+    target, weight = tokens[:, 1:], weights[:, 1:]
+    each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(weight)
+    right = (logits.argmax(-1) == target).float()
+    answer = weight == text.ANSWER
+    place = answer & (target >= text.INDEX["<loc00>"]) & (target <= text.INDEX["<loc31>"])
+    opening = place & (tokens[:, :-1] == text.INDEX["assistant:"])
+    bursty = (weight[:, 4:] == text.WORD).all(1, keepdim=True)
+    figures = {
+        "words": each[(weight == text.WORD) & ~bursty],
+        "bursts": each[bursty.expand_as(each)],
+        "places": right[place],
+        "first_places": right[opening],
+        "answers": right[answer & ~place],
+    }
+    means = {key: values.mean().item() for key, values in figures.items() if len(values)}
+    return (each * weight).sum() / weight.sum(), means

@@ -1,0 +1,76 @@
+"""Many questions about one image in one forward pass: the image is read once, each question sees it and itself.
+
+Runs the layers of a stock Llama decoder with matrix products in bfloat16 and without padding the image to every
+question; it gives what the stock forward gives for each question alone, up to rounding. It knows Llama's layer and
+nothing about data or losses.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaModel
+
+LOW = torch.bfloat16
+
+
+def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None) -> Tensor:
+    """Hidden states after the last norm.
+
+    Args:
+        decoder: its weights are used in bfloat16.
+        prefix: embeddings (batch, M, width) that every question sees: the start token and the image.
+        questions: embeddings (batch, Q, T, width), padded at the end, each of which follows the prefix directly.
+
+    Returns:
+        (batch, Q, T, width) or, without questions, (batch, M, width).
+    """
+    batch, length, width = prefix.shape
+    config = decoder.config
+    heads = config.num_attention_heads
+    size = width // heads
+    count, reach = (0, 0) if questions is None else questions.shape[1:3]
+    device = prefix.device
+    each = torch.arange(length, length + reach, device=device)
+    positions = torch.cat([torch.arange(length, device=device), each.repeat(count)])
+    cosine, sine = (table[0].to(LOW) for table in decoder.rotary_emb(prefix, positions[None]))
+    later = torch.full((length, length), -1e9, device=device).triu(1).to(LOW)
+    state = prefix if questions is None else torch.cat([prefix, questions.flatten(1, 2)], 1)
+    for i, layer in enumerate(decoder.layers):
+        attention = layer.self_attn
+        normed = norm(layer.input_layernorm, state)
+        weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]).to(LOW)
+        query, key, value = F.linear(normed, weight).view(batch, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
+        query, key = rotate(query, cosine, sine) * size**-0.5, rotate(key, cosine, sine)
+        parts = []
+        skip_prefix = questions is not None and i == len(decoder.layers) - 1
+        if not skip_prefix:
+            scores = query[:, :, :length] @ key[:, :, :length].transpose(-1, -2) + later
+            parts.append(scores.softmax(-1) @ value[:, :, :length])
+        if questions is not None:
+            asked, known = query[:, :, length:], key[:, :, :length]
+            own = [part[:, :, length:].unflatten(2, (count, reach)) for part in (query, key, value)]
+            inner = own[0] @ own[1].transpose(-1, -2) + later[:reach, :reach]
+            scores = torch.cat([asked @ known.transpose(-1, -2), inner.flatten(2, 3)], -1).softmax(-1)
+            mixed = scores[..., :length] @ value[:, :, :length]
+            parts.append(mixed + (scores[..., length:].unflatten(2, (count, reach)) @ own[2]).flatten(2, 3))
+        if skip_prefix:
+            state = state[:, length:]
+        mixed = torch.cat(parts, 2).transpose(1, 2).flatten(2)
+        state = state + F.linear(mixed, attention.o_proj.weight.to(LOW))
+        normed = norm(layer.post_attention_layernorm, state)
+        mlp = layer.mlp
+        gate = F.silu(F.linear(normed, mlp.gate_proj.weight.to(LOW)))
+        state = state + F.linear(gate * F.linear(normed, mlp.up_proj.weight.to(LOW)), mlp.down_proj.weight.to(LOW))
+    state = F.rms_norm(state.float(), (width,), decoder.norm.weight, decoder.norm.variance_epsilon)
+    return state if questions is None else state.unflatten(1, (count, reach))
+
+
+def norm(module: nn.Module, state: Tensor) -> Tensor:
+    """Llama's RMSNorm, rounded for the matrix product that follows."""
+    return F.rms_norm(state, state.shape[-1:], module.weight.to(state.dtype), module.variance_epsilon).to(LOW)
+
+
+def rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """RoPE on (batch, heads, length, size)."""
+    one, two = vectors.chunk(2, -1)
+    return vectors * cosine + torch.cat([-two, one], -1) * sine

@@ -1,0 +1,92 @@
+"""Stages 3 and 4 in one process or several, and how a stage finds the weights of those before it."""
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+import typer
+from transformers import LlavaForConditionalGeneration
+
+from training.align import fit_projector, train_alignment
+from training.build import build_model
+from training.language import Language
+from training.loop import best_device
+from training.recipe import Recipe
+
+NEEDS = {"align": ("vision", "language"), "tune": ("align",)}
+"""Which stages must be there before another."""
+
+
+def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, stop_at: int | None) -> None:
+    """Run stage 3 or 4 in one or several processes of one thread each; on a GPU in one.
+
+    Raises:
+        typer.BadParameter: an earlier stage is missing, or the images of a step cannot be shared out evenly.
+    """
+    for name in NEEDS[stage]:
+        if not (folder / f"{name}.pt").exists():
+            raise typer.BadParameter(f"there is no {folder / name}.pt; run the stage `{name}` first")
+    if torch.cuda.is_available():
+        processes = 1
+    if recipe.images % processes:
+        raise typer.BadParameter(f"{recipe.images} images per step cannot be shared by {processes} processes")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    arguments = (stage, folder, seed, recipe, processes, stop_at, port)
+    if processes == 1:
+        work(0, *arguments)
+    else:
+        torch.multiprocessing.spawn(work, arguments, nprocs=processes)
+
+
+def work(
+    process: int, stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, stop_at: int | None, port: int
+) -> None:
+    """What one process does."""
+    torch.set_num_threads(1)
+    if processes > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        torch.distributed.init_process_group("gloo", rank=process, world_size=processes)
+    model = build_model(recipe.size, seed).to(best_device())
+    before = load(model, folder, stage)
+    plan, frozen = (recipe.align, recipe.frozen) if stage == "align" else (recipe.tune, 0)
+    if stage == "align" and before:
+        fit_projector(model)
+    train_alignment(
+        model,
+        stage,
+        folder,
+        plan,
+        frozen=frozen,
+        images=recipe.images,
+        seed=seed,
+        curriculum=stage == "align",
+        process=process,
+        processes=processes,
+        stop_at=stop_at,
+    )
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+def load(model: LlavaForConditionalGeneration, folder: Path, stage: str) -> bool:
+    """Give the model the weights of the stages before; False if there is a checkpoint of this stage itself."""
+    if (folder / f"{stage}.pt").exists():
+        return False
+    if stage == "tune":
+        model.load_state_dict(read(folder / "align.pt"))
+        return True
+    tower = read(folder / "vision.pt")
+    model.model.vision_tower.load_state_dict(
+        {key.removeprefix("tower."): value for key, value in tower.items() if key.startswith("tower.")}
+    )
+    Language(model).load_state_dict(read(folder / "language.pt"))
+    return True
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of an earlier stage."""
+    weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")["module"]
+    return weights

@@ -1,0 +1,139 @@
+"""Stage 1: the vision tower learns to see, from labels that the generator knows.
+
+Two kinds of target. Dense: each patch tells the colour, shape, size, digit and box of the object it lies on, and
+whether it holds the object's centre, as detection pretraining does. Global: the background and the number of objects of
+each colour and shape are told from the mean of a random tenth of the patches, so that every token also carries the
+gist, as the tokens of image-text pretraining do (cf. FLIP, arXiv 2212.00794). The heads are thrown away afterwards.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from feathervlm.embedded.grading import BIN, BINS
+from feathervlm.embedded.scenes import BACKGROUNDS, CLUTTERED, COLOURS, SEEN, SHAPES, SIDE, SIZES, Scene, draw
+from training.loop import Figures, Plan, best_device, train
+
+MOST = 4
+"""Counts above this are told as this."""
+
+DENSE = {
+    "colour": len(COLOURS) + 1,
+    "shape": len(SHAPES) + 1,
+    "size": len(SIZES),
+    "digit": 10,
+    "left": BINS,
+    "top": BINS,
+    "right": BINS,
+    "bottom": BINS,
+    "centre": 2,
+}
+GLOBAL = {"background": len(BACKGROUNDS)} | dict.fromkeys((*COLOURS, *SHAPES), MOST + 1)
+NOTHING = -100
+SEEDS = {"train": 1, "held_out": 2}
+STREAM = 1
+"""Sets the random numbers of this stage apart from those of the others and of the benchmark."""
+
+
+class Teacher(nn.Module):
+    """The tower with the heads it is trained through."""
+
+    def __init__(self, tower: nn.Module, width: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.dense = nn.Linear(width, sum(DENSE.values()))
+        self.gist = nn.Linear(width, sum(GLOBAL.values()))
+
+
+def train_vision(tower: nn.Module, patch: int, width: int, folder: Path, plan: Plan, *, batch: int, seed: int) -> None:
+    """Train the tower in place; see `loop.train` for the files."""
+    teacher = Teacher(tower, width).to(best_device())
+    held_out = make_batch(SEEDS["held_out"], 0, 64, patch)
+
+    def compute(step: int) -> tuple[Tensor, Figures]:
+        torch.manual_seed(1_000_003 * seed + step)
+        return losses(teacher, *make_batch(SEEDS["train"] + 10 * seed, step, batch, patch))
+
+    def validate() -> Figures:
+        with torch.no_grad():
+            return losses(teacher, *held_out)[1]
+
+    train("vision", teacher, plan, compute, folder, validate=validate, run=f"seed {seed}, {batch} scenes")
+
+
+def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, gist: Tensor) -> tuple[Tensor, Figures]:
+    """The sum of all cross-entropies, and the accuracy of each target (boxes within one bin)."""
+    device = teacher.dense.weight.device
+    pixels, dense, gist = pixels.to(device), dense.to(device), gist.to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        features = teacher.tower(pixels).last_hidden_state
+    features = features.float()
+    few = torch.rand(features.shape[:2]).to(device).argsort(1)[:, : features.shape[1] // 10]
+    pooled = features.gather(1, few[..., None].expand(-1, -1, features.shape[2])).mean(1)
+    figures: Figures = {}
+    total = features.new_zeros(())
+    on = dense[..., 1] < len(SHAPES)
+    for head, kinds, targets in ((teacher.dense(features), DENSE, dense), (teacher.gist(pooled), GLOBAL, gist)):
+        for i, (logits, key) in enumerate(zip(head.split(list(kinds.values()), -1), kinds, strict=True)):
+            target = targets[..., i]
+            weight = 1.0 if kinds is DENSE else 0.2
+            total = total + weight * F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=NOTHING)
+            near = (logits.argmax(-1) - target).abs() <= (1 if key in ("left", "top", "right", "bottom") else 0)
+            counted = (target != NOTHING) & on if kinds is DENSE else target != NOTHING
+            if counted.any():
+                figures[key] = near[counted].float().mean().item()
+    return total, figures
+
+
+def make_batch(seed: int, step: int, count: int, patch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels (count, 3, 128, 128), dense labels (count, patches, 9), global labels (count, 12)."""
+    rng = np.random.default_rng([seed, step, 0, 0, STREAM])
+    scenes = [draw(rng, CLUTTERED if rng.random() < 0.2 else SEEN) for _ in range(count)]
+    dense = np.stack([dense_labels(scene, patch) for scene in scenes])
+    gist = np.array([gist_labels(scene) for scene in scenes])
+    return to_pixels(scenes), torch.from_numpy(dense), torch.from_numpy(gist)
+
+
+def to_pixels(scenes: list[Scene]) -> Tensor:
+    """What the image processor makes of the scenes: (count, 3, 128, 128), mean 0.5 and deviation 0.25 removed."""
+    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).permute(0, 3, 1, 2)
+    return (pixels.float() / 255 - 0.5) / 0.25
+
+
+def dense_labels(scene: Scene, patch: int) -> NDArray[np.int64]:
+    """(patches, 9): what the object says that covers most of each patch; colour and shape know "none"."""
+    across = SIDE // patch
+    labels = np.full((across, across, len(DENSE)), NOTHING)
+    labels[..., 0], labels[..., 1] = len(COLOURS), len(SHAPES)
+    covered = np.full((across, across), 8)
+    edges = patch * np.arange(across)
+    for item in scene.items:
+        left, top, right, bottom = item.box
+        wide = (np.minimum(right, edges + patch) - np.maximum(left, edges)).clip(0)
+        high = (np.minimum(bottom, edges + patch) - np.maximum(top, edges)).clip(0)
+        area = high[:, None] * wide[None]
+        x, y = (int(value) // patch for value in item.centre)
+        mine = area > covered
+        covered[mine] = area[mine]
+        labels[mine] = [
+            list(COLOURS).index(item.colour),
+            SHAPES.index(item.shape),
+            SIZES.index(item.size),
+            NOTHING if item.digit is None else item.digit,
+            *(value // BIN for value in (left, top, right - 1, bottom - 1)),
+            0,
+        ]
+        if mine[y, x]:
+            labels[y, x, -1] = 1
+    return labels.reshape(across * across, -1)
+
+
+def gist_labels(scene: Scene) -> list[int]:
+    """The background and how many objects there are of each colour and each shape."""
+    counts = [sum(item.colour == colour for item in scene.items) for colour in COLOURS]
+    counts += [sum(item.shape == shape for item in scene.items) for shape in SHAPES]
+    return [BACKGROUNDS.index(scene.background), *(min(count, MOST) for count in counts)]
