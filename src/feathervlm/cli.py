@@ -7,18 +7,14 @@ imported when a model is run.
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from PIL import Image
-from rich.table import Table
 
-from feathervlm import catalogue, terminal
+from feathervlm import catalogue, printing, terminal
 from feathervlm.core.errors import PruningError
 from feathervlm.methods import Method, available, get
-
-if TYPE_CHECKING:
-    from feathervlm.running import Outcome
 
 app = typer.Typer(
     cls=terminal.Commands,
@@ -56,10 +52,61 @@ def about(
     Examples:
 
     \b
+    feathervlm demo
     feathervlm methods
     feathervlm run --model llava-hf/llava-1.5-7b-hf --image cat.jpg
         --prompt "Where is the cat?" --method feather
     """
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures and numbers are written.")] = Path("demo"),
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own picture; needs --prompt.")] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Your own question.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="Another model than the embedded one; no benchmark then.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(metavar="SPEC", help="What to compare; repeat it. Default: FastV and FEATHER.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which scene, which benchmark questions.")] = 0,
+    n: Annotated[int, typer.Option(min=0, help="Benchmark questions per task; 0: no benchmark.")] = 40,
+    as_json: AsJson = False,
+) -> None:
+    """Watch FastV and FEATHER prune a small trained model: pictures, answers, a benchmark.
+
+    The model comes with the package; nothing is downloaded. About a minute on two cores.
+
+    Examples:
+
+    \b
+    feathervlm demo
+    feathervlm demo --seed 3 --method feather --method fastv:layer=3,keep=0.1
+    feathervlm demo --image scene.png --prompt "where is the red circle ?"
+    feathervlm demo --model llava-hf/llava-1.5-7b-hf --image cat.jpg --prompt "Where is the cat?"
+    """
+    specs = tuple(method or ())
+    for spec in specs:
+        get(spec)
+    terminal.make_directory(out, "--out")
+    with terminal.working("importing transformers") as say:
+        from feathervlm.demo import Wish, show
+
+        shown = show(Wish(image, prompt, model, specs, seed, n), say=say)
+    for path in out.glob("[0-9]-*.png"):
+        path.unlink()  # of an earlier run with other methods
+    written = {out / "overview.png": shown.overview, out / "scene.png": shown.picture}
+    written |= {
+        out / f"{number}-{spec.split(':')[0]}.png": view for number, (spec, view) in enumerate(shown.pictures.items())
+    }
+    for path, picture in written.items():
+        terminal.write_whole(path, picture.save)
+    terminal.write_json(out / "results.json", shown.to_dict())
+    if as_json:
+        terminal.print_json(shown.to_dict() | {"files": [str(path) for path in (*written, out / "results.json")]})
+    else:
+        printing.print_show(shown, [*written, out / "results.json"])
 
 
 @app.command()
@@ -83,41 +130,9 @@ def methods(
     if as_json:
         terminal.print_json(described[0] if name else {"methods": described})
     elif name:
-        _print_method(described[0])
+        printing.print_method(described[0])
     else:
-        _print_methods(described)
-
-
-def _print_methods(described: list[dict[str, Any]]) -> None:
-    table = Table("method", "idea", "prunes at", "paper", show_edge=False, pad_edge=False)
-    for method in described:
-        stages = ", ".join(stage["at"] for stage in method["stages"])
-        table.add_row(method["name"], method["summary"], stages, method["paper"])
-    terminal.out.print(table)
-    typer.echo("\nFractions are of the depth: 1/4 is layer 8 of 32. All about one: feathervlm methods NAME")
-
-
-def _print_method(method: dict[str, Any]) -> None:
-    lines = [f"{method['name']}  ({method['paper']})", "", method["doc"], "", "Parameters:"]
-    lines += [f"    {p['name']}: {p['type']}, default {p['default']}" for p in method["parameters"]] or ["    none"]
-    lines += ["", "Stages, on a model of 32 layers and an image of 24 x 24 tokens:"]
-    for stage in method["stages"]:
-        kept = f"{'' if stage['exact'] else 'about '}{stage['tokens_of_576']} of 576 tokens stay"
-        renumbered = ", positions renumbered" if stage["positions"] == "renumber" else ""
-        lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{renumbered}")
-    lines += ["", "Needs:", *(f"    {need}" for need in method["needs"])]
-    lines += ["", f"Needs text: {_yes(method['needs_text'])}"]
-    lines += [f"Number of kept tokens known beforehand: {_yes(method['count_known'])}"]
-    lines += ["", "Examples:", *(f"    --method {_quoted(spec)}" for spec in method["examples"])]
-    typer.echo("\n".join(lines))
-
-
-def _yes(true: bool) -> str:
-    return "yes" if true else "no"
-
-
-def _quoted(spec: str) -> str:
-    return f'"{spec}"' if "(" in spec else spec
+        printing.print_methods(described)
 
 
 @app.command()
@@ -169,7 +184,7 @@ def run(
     if as_json:
         terminal.print_json(outcome.to_dict())
     else:
-        _print_outcome(outcome)
+        printing.print_outcome(outcome)
     if overlay is not None and outcome.overlay is not None:
         terminal.write_whole(overlay, outcome.overlay.save)
     if overlay is not None:
@@ -185,30 +200,3 @@ def _check_overlay(path: Path, method: Method | None) -> None:
     if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
         raise PruningError(f"--overlay {path} does not end like a picture; give a name such as kept.png.")
     terminal.check_target(path, "--overlay")
-
-
-def _print_outcome(outcome: "Outcome") -> None:
-    unpruned, pruned = outcome.unpruned, outcome.pruned
-    typer.echo(f"unpruned: {_printable(unpruned.answer)}")
-    if pruned is not None:
-        typer.echo(f"pruned:   {_printable(pruned.answer)}\n\n{outcome.report}")
-    table = Table("", "unpruned", *(["pruned", "ratio"] if pruned else []), show_edge=False, pad_edge=False)
-    for name, before, after in (
-        ("first token", unpruned.first_token, pruned and pruned.first_token),
-        ("whole answer", unpruned.total, pruned and pruned.total),
-    ):
-        table.add_row(name, f"{before:.3f} s", *([f"{after:.3f} s", f"{after / before:.0%}"] if after else []))
-    table.add_row("new tokens", str(unpruned.new_tokens), *([str(pruned.new_tokens)] if pruned else []))
-    typer.echo()
-    terminal.out.print(table)
-    if pruned is not None and not outcome.gain:
-        typer.echo(
-            f"\nThere was no gain: the first token took {pruned.first_token:.3f} s pruned and "
-            f"{unpruned.first_token:.3f} s unpruned. Pruning pays where prefill is the work: many visual tokens, "
-            "a large model, a large batch."
-        )
-
-
-def _printable(text: str) -> str:
-    """The text without control characters, which a model could send to the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -117,12 +117,7 @@ def run(request: Request, *, draw: bool = False, say: Say = lambda now: None) ->
         inputs = loading.prepare(processor, request.prompt, pictures)
         say(f"loading {request.model}")
         model, missing = loading.load_model(request.model, dtype, request.attention)
-        if missing:
-            warnings.warn(
-                f"feathervlm found no weights for {len(missing)} tensors of {request.model}, such as {missing[0]}; "
-                "they are random and the answers are noise.",
-                stacklevel=2,
-            )
+        warn_of_missing(request.model, missing)
         model.to(device)
         unpruned, pruned, report = compare(model, processor, inputs.to(device, dtype=model.dtype), request, say)
     settings = {
@@ -134,6 +129,16 @@ def run(request: Request, *, draw: bool = False, say: Say = lambda now: None) ->
     }
     overlay = draw_overlay(report, processor, pictures) if draw and report is not None and report.pruned else None
     return Outcome(request, settings, unpruned, pruned, report, overlay)
+
+
+def warn_of_missing(model: str, missing: list[str]) -> None:
+    """Warn if the checkpoint of a model lacks weights."""
+    if missing:
+        warnings.warn(
+            f"feathervlm found no weights for {len(missing)} tensors of {model}, such as {missing[0]}; "
+            "they are random and the answers are noise.",
+            stacklevel=3,
+        )
 
 
 def check(request: Request, config: PreTrainedConfig) -> None:
@@ -211,10 +216,16 @@ def generate(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Ru
 
 def draw_overlay(report: Report, processor: Any, pictures: list[Image.Image]) -> Image.Image:
     """What was kept of every picture, one row each."""
-    rows = [
-        report.overlay(picture, image=number, box=picture_box(processor, picture.size))
-        for number, picture in enumerate(pictures)
-    ]
+    return stack(
+        [
+            report.overlay(picture, image=number, box=picture_box(processor, picture.size))
+            for number, picture in enumerate(pictures)
+        ]
+    )
+
+
+def stack(rows: list[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
     canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:

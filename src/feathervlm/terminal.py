@@ -85,6 +85,30 @@ def check_target(path: Path, option: str) -> None:
         )
 
 
+def make_directory(path: Path, option: str) -> None:
+    """Make a directory to write to, or raise `PruningError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PruningError(f"{option} {path} cannot be made ({error.strerror}); give a directory.") from error
+    if not os.access(path, os.W_OK):
+        raise PruningError(f"{option} {path} is write-protected; choose another place.")
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document for reading, whole or not at all.
+
+    Raises:
+        PruningError: if the file cannot be written.
+    """
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+    def write(draft: Path) -> None:
+        draft.write_text(text)
+
+    write_whole(path, write)
+
+
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then move it there, so that no reader ever sees half of it.
 
