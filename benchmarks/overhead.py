@@ -7,10 +7,7 @@ left out: every variant is given the same projected features.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from provenance import provenance
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -140,25 +137,6 @@ def spread(times: list[float], plain: list[float]) -> dict[str, float]:
     """Quartiles of the ratios, round by round."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(times, plain, strict=True)], n=4)
     return {"median": middle, "low": low, "high": high}
-
-
-def provenance() -> dict[str, Any]:
-    """Where the numbers come from."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return {
-        "command": "python benchmarks/overhead.py",
-        "commit": commit,
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -1,18 +1,29 @@
-"""Writes the README's tables from the code and the committed results: `python tools/readme_tables.py [--check]`.
+"""Writes the tables of README and model card from code and committed results; `--check` only compares.
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A test runs the check, so that README and facts agree.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A test runs the check, so that words and facts agree.
 """
 
 import json
 import re
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from feathervlm import methods
 from feathervlm.methods.base import REGISTRY
 
 ROOT = Path(__file__).parent.parent
+HEADLINE = (
+    "unpruned",
+    "fastv:layer=3,keep=0.25",
+    "ensemble:layer=3,keep=0.25",
+    "feather:layers=3+7",
+    "feather",
+    "random:layer=3,keep=0.25,seed=0",
+    "uniform:layer=3,stride=2",
+)
 
 
 def method_table() -> str:
@@ -44,28 +55,117 @@ def _interval(cell: dict[str, float]) -> str:
     return f"{cell['median']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
 
 
-TABLES: dict[str, Callable[[], str]] = {"methods": method_table, "bench": bench_table}
+def quality_table() -> str:
+    """The embedded model on every task, from results/embedded/quality.json."""
+    result = json.loads((ROOT / "results/embedded/quality.json").read_text())
+    lines = [
+        f"| task (n = {result['unpruned']['n']}) | accuracy | IoU >= 0.25 | sizes and counts not seen in training (n = "
+        f"{result['unseen']['n']}) | text only | best blind guess |",
+        "| --- " * 6 + "|",
+    ]
+    for name, task in result["unpruned"]["tasks"].items():
+        others = (result["unseen"]["tasks"][name]["accuracy"], result["text_only"]["tasks"][name]["accuracy"])
+        loose = f"{task['accuracy_at_0.25']['value']:.3f}" if "accuracy_at_0.25" in task else ""
+        unseen, blind = (_bracket(cell) for cell in others)
+        lines.append(
+            f"| {name} | {_bracket(task['accuracy'])} | {loose} | {unseen} | {blind} | {task['best_blind']:.3f} |"
+        )
+    return "\n".join(lines)
 
 
-def render(text: str) -> str:
-    """The text with every table made anew."""
-    for name, make in TABLES.items():
+def pruning_table() -> str:
+    """What each method costs localization and the other tasks, from results/embedded/pruning.json."""
+    result = json.loads((ROOT / "results/embedded/pruning.json").read_text())
+    lines = [
+        f"| method (n = {result['unpruned']['n']} per task) | tokens per layer | in the bottom third (even: 0.33) "
+        "| localization | targets in the top half | bottom half | other tasks |",
+        "| --- " * 7 + "|",
+        _pruning_row(result["unpruned"], 256),
+    ]
+    lines += [_pruning_row(row, row["average_tokens"]) for row in result["methods"]]
+    return "\n".join(lines)
+
+
+def headline_table() -> str:
+    """A few rows of the same file: cost and gain side by side."""
+    result = json.loads((ROOT / "results/embedded/pruning.json").read_text())
+    rows = {row["method"]: row for row in (result["unpruned"], *result["methods"])}
+    lines = [
+        "| method | tokens per layer | prefill FLOPs | localization | other tasks |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in HEADLINE:
+        row = rows[name]
+        accuracy = _accuracies(row)
+        flops = "1.00" if row["flops_ratio"] is None else f"{row['flops_ratio']:.2f}"
+        tokens = 256 if row["average_tokens"] is None else row["average_tokens"]
+        lines.append(f"| `{name}` | {tokens:.0f} | {flops} | {accuracy[0]} | {accuracy[1]} |")
+    return "\n".join(lines)
+
+
+def _accuracies(row: dict[str, Any]) -> list[str]:
+    """Mean accuracy on localization and on the other tasks, with the change and its interval."""
+    changes = row["mean_difference"]
+    cells = []
+    for kind, located in (("localization", True), ("others", False)):
+        tasks = [task for task in row["tasks"].values() if ("mean_iou" in task) == located]
+        change = f" ({_signed(changes[kind])})" if kind in changes else ""
+        cells.append(f"{_mean(task['accuracy'] for task in tasks):.3f}{change}")
+    return cells
+
+
+def _pruning_row(row: dict[str, Any], tokens: float) -> str:
+    located = [task for task in row["tasks"].values() if "mean_iou" in task]
+    bottom = " → ".join(f"{share:.2f}" for share in row["kept_bottom_third"])
+    halves = " | ".join(f"{_mean(task[half] for task in located):.3f}" for half in ("top_half", "bottom_half"))
+    accuracy = _accuracies(row)
+    return f"| `{row['method']}` | {tokens:.0f} | {bottom} | {accuracy[0]} | {halves} | {accuracy[1]} |"
+
+
+def _mean(cells: Iterable[dict[str, float]]) -> float:
+    return statistics.mean(cell["value"] for cell in cells)
+
+
+def _signed(cell: dict[str, float]) -> str:
+    return f"{cell['value']:+.3f}, {cell['low']:+.3f} to {cell['high']:+.3f}"
+
+
+def _bracket(cell: dict[str, float]) -> str:
+    return f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": method_table,
+    "bench": bench_table,
+    "quality": quality_table,
+    "pruning": pruning_table,
+    "headline": headline_table,
+}
+FILES = {
+    "README.md": ("methods", "bench", "headline"),
+    "src/feathervlm/embedded/weights/README.md": ("quality", "pruning"),
+}
+
+
+def render(text: str, tables: Iterable[str], where: str) -> str:
+    """The text with these tables made anew."""
+    for name in tables:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md has no place for the table {name!r}.")
-        table = make()
+            raise SystemExit(f"{where} has no place for the table {name!r}.")
+        table = TABLES[name]()
         text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     return text
 
 
 def main() -> None:
     """Write, or with --check only compare."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    new = render(text)
-    if "--check" in sys.argv and new != text:
-        raise SystemExit("README.md is out of date; run python tools/readme_tables.py.")
-    readme.write_text(new)
+    for where, tables in FILES.items():
+        text = (ROOT / where).read_text()
+        new = render(text, tables, where)
+        if "--check" in sys.argv and new != text:
+            raise SystemExit(f"{where} is out of date; run python tools/readme_tables.py.")
+        (ROOT / where).write_text(new)
 
 
 if __name__ == "__main__":
