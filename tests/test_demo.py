@@ -3,21 +3,12 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from feathervlm.cli import app
 from feathervlm.demo import ANYWHERE, METHODS
 from feathervlm.embedded.model import WEIGHTS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def demo(*arguments):

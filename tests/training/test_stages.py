@@ -31,7 +31,6 @@ TINY = Recipe(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder of a run through all four stages."""
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("run") / "new"
     train_vision(build_model(SIZE, 0).model.vision_tower, SIZE.patch, SIZE.tower_width, path, PLAN, batch=2, seed=0)
     train_language(build_model(SIZE, 0), path, PLAN, batch=2, seed=0)
