@@ -26,6 +26,8 @@ Seed = Annotated[int, typer.Option(help="Decides initial weights and all data.")
 Name = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")]
 Processes = Annotated[int, typer.Option(min=1, help="One per core; the alignment stages share the work.")]
 
+StopAt = Annotated[int | None, typer.Option(help="End before this step.")]
+
 
 @app.command()
 def vision(folder: Folder, seed: Seed = 0, recipe: Name = "base") -> None:
@@ -52,7 +54,7 @@ def align(
     seed: Seed = 0,
     recipe: Name = "base",
     processes: Processes = 2,
-    stop_at: Annotated[int | None, typer.Option(help="End before this step.")] = None,
+    stop_at: StopAt = None,
 ) -> None:
     """Stage 3: projector and later layers, after stages 1 and 2."""
     launch("align", folder, seed, find(recipe), processes, stop_at)
@@ -64,7 +66,7 @@ def tune(
     seed: Seed = 0,
     recipe: Name = "base",
     processes: Processes = 2,
-    stop_at: Annotated[int | None, typer.Option(help="End before this step.")] = None,
+    stop_at: StopAt = None,
 ) -> None:
     """Stage 4: all layers, after stage 3."""
     launch("tune", folder, seed, find(recipe), processes, stop_at)

@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import typer
 
 STAGES = {
     "vision": ("colour", "shape", "digit", "left", "centre", "background"),
@@ -21,11 +22,11 @@ def draw_curves(folder: Path, target: Path) -> None:
     """Draw the `<stage>.jsonl` files of a folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        typer.BadParameter: there is none.
     """
     found = {stage: folder / f"{stage}.jsonl" for stage in STAGES if (folder / f"{stage}.jsonl").exists()}
     if not found:
-        raise FileNotFoundError(f"there is no log in {folder}; train first")
+        raise typer.BadParameter(f"there is no log in {folder}; train first")
     figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), sharey=True, squeeze=False)
     for panel, (stage, path) in zip(panels[0], found.items(), strict=True):
         records = [json.loads(line) for line in path.read_text().splitlines()]

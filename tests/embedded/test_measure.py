@@ -47,8 +47,11 @@ def test_it_sees(task, unpruned):
 
 def test_what_it_was_shown_to_be():
     """The committed figures: text alone is no better than a blind guess, and localization is what was aimed at."""
-    found = json.loads((ROOT / "results/embedded/quality.json").read_text())
-    assert found["provenance"]["weights_sha256"] == sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest()
+    found, pruned = (
+        json.loads((ROOT / f"results/embedded/{name}.json").read_text()) for name in ("quality", "pruning")
+    )
+    weights = sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest()
+    assert found["provenance"]["weights_sha256"] == pruned["provenance"]["weights_sha256"] == weights
     for name, task in found["text_only"]["tasks"].items():
         assert task["accuracy"]["value"] <= task["best_blind"] + 0.03, name
     for name in LOCALIZATION:
