@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from feathervlm.core.layout import picture_of
 from feathervlm.core.schedule import Layer, Schedule, layer_index
 from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Attention, Features, Signal, Survivors
@@ -49,7 +50,7 @@ def written_layer(layer: Layer) -> str:
 
 
 def _stages(schedule: Schedule) -> list[dict[str, Any]]:
-    image, exact, stages = ImageTokens(GRID, GRID[1] * GRID[2]), True, []
+    image, exact, stages = ImageTokens(picture_of(GRID), GRID[1] * GRID[2]), True, []
     for stage, layer in zip(schedule, schedule.at_layers(DEPTH), strict=True):
         size = stage.select.size(image)
         exact = exact and size is not None
@@ -63,7 +64,7 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
                 "positions": stage.positions,
             }
         )
-        image = ImageTokens(GRID, tokens)
+        image = ImageTokens(picture_of(GRID), tokens)
     return stages
 
 

@@ -24,9 +24,10 @@ from feathervlm.embedded.model import WEIGHTS
 from feathervlm.embedded.result import Result
 from feathervlm.embedded.scenes import SIDE
 from feathervlm.embedded.tasks import TASKS, WORDS, sample
+from feathervlm.engine.overlay import stack
 from feathervlm.engine.report import Report
 from feathervlm.families.llava import picture_box
-from feathervlm.running import Run, Say, generate, stack, warn_of_missing
+from feathervlm.running import Run, Say, generate, warn_of_missing
 
 ANYWHERE = ("fastv", "feather")
 METHODS = ("fastv:layer=3", "feather:layers=3+7")

@@ -22,6 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 from feathervlm import loading
 from feathervlm.attach import prune
 from feathervlm.core.errors import PruningError
+from feathervlm.engine.overlay import stack
 from feathervlm.engine.report import Report
 from feathervlm.families import FAMILIES
 from feathervlm.families.llava import picture_box
@@ -222,13 +223,3 @@ def draw_overlay(report: Report, processor: Any, pictures: list[Image.Image]) ->
             for number, picture in enumerate(pictures)
         ]
     )
-
-
-def stack(rows: list[Image.Image]) -> Image.Image:
-    """Pictures one below the other."""
-    canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        canvas.paste(row, (0, top))
-        top += row.height
-    return canvas

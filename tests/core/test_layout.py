@@ -4,20 +4,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feathervlm.core import PruningError, VisualLayout
+from feathervlm.core.layout import Plane, picture_of, tokens_of
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GRIDS = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
 
 
 @st.composite
+def planes(draw):
+    tiles = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    sides = [draw(st.integers(1, 3)) * count for count in tiles]
+    left, top = draw(st.sampled_from([0.0, 0.25])), draw(st.sampled_from([-0.5, 0.0]))
+    return Plane((draw(st.integers(1, 2)), *sides), (left, top, 1.0, 1.5), tiles)
+
+
+PICTURES = GRIDS | st.lists(planes(), min_size=1, max_size=3).map(tuple)
+
+
+@st.composite
 def layouts(draw):
-    grids = draw(st.lists(st.lists(GRIDS, max_size=3), min_size=1, max_size=3))
+    grids = draw(st.lists(st.lists(PICTURES, max_size=3), min_size=1, max_size=3))
     texts = st.integers(0, 3)
     rows = []
     for sample in grids:
         row = [False] * draw(texts)
-        for frames, height, width in sample:
-            row += [True] * (frames * height * width) + [False] * draw(texts)
+        for entry in sample:
+            row += [True] * tokens_of(picture_of(entry)) + [False] * draw(texts)
         rows.append(row)
     longest = max(map(len, rows))
     left = draw(st.booleans())
@@ -27,27 +39,35 @@ def layouts(draw):
 
 
 def cells(sample):
-    for image, (frames, rows, cols) in enumerate(sample):
-        for frame in range(frames):
-            for row in range(rows):
-                for col in range(cols):
-                    yield image, frame, row, col
+    for image, entry in enumerate(sample):
+        for number, plane in enumerate(picture_of(entry)):
+            frames, rows, cols = plane.shape
+            high, wide = rows // plane.tiles[0], cols // plane.tiles[1]
+            for frame in range(frames):
+                for tile in range(plane.tiles[0] * plane.tiles[1]):
+                    for place in range(high * wide):
+                        row = tile // plane.tiles[1] * high + place // wide
+                        yield image, number, frame, row, tile % plane.tiles[1] * wide + place % wide
 
 
 @relaxed
 @given(layouts())
-def test_geometry_names_every_cell_in_raster_order(layout):
+def test_geometry_names_every_cell_tile_by_tile_in_raster_order(layout):
     place = layout.geometry()
     assert place.images == max(1, *(len(sample) for sample in layout.grids))
-    for tensor in (place.exists, place.image, place.frame, place.row, place.col):
+    axes = (place.image, place.plane, place.frame, place.row, place.col)
+    for tensor in (place.exists, place.x, place.y, *axes):
         assert tensor.shape == (len(layout.grids), layout.width)
     for sample, grids in enumerate(layout.grids):
-        coordinates = zip(
-            *(axis[sample].tolist() for axis in (place.image, place.frame, place.row, place.col)), strict=True
-        )
+        coordinates = zip(*(axis[sample].tolist() for axis in axes), strict=True)
         expected = list(cells(grids))
         assert list(coordinates)[: len(expected)] == expected
         assert place.exists[sample].tolist() == [v < len(expected) for v in range(layout.width)]
+        for v, (image, number, _, row, col) in enumerate(expected):
+            plane = picture_of(grids[image])[number]
+            left, top, right, bottom = plane.box
+            assert place.x[sample, v].item() == pytest.approx(left + (right - left) * (col + 0.5) / plane.shape[2])
+            assert place.y[sample, v].item() == pytest.approx(top + (bottom - top) * (row + 0.5) / plane.shape[1])
 
 
 @relaxed
@@ -70,7 +90,7 @@ def test_fit_repeats_every_sample_and_appends_text(layout, beams, more):
     for row in range(batch * beams):
         source = row // beams
         assert fitted.mask[row].tolist() == layout.mask[source].tolist() + [False] * more
-        assert fitted.shapes[row] == layout.shapes[source]
+        assert fitted.pictures[row] == layout.pictures[source]
         assert fitted.query[row] == source
 
 
@@ -81,7 +101,7 @@ def test_fit_without_a_query_leaves_it_open():
 
 def test_a_grid_of_two_sides_is_one_frame():
     layout = VisualLayout(torch.ones(1, 6, dtype=torch.bool), [[(2, 3)]])
-    assert layout.shapes == (((1, 2, 3),),)
+    assert layout.shapes(0) == [(1, 2, 3)]
 
 
 def test_a_mask_of_numbers_is_read_as_bool():
@@ -101,7 +121,7 @@ def test_a_batch_without_images_has_no_width():
 def test_to_keeps_everything():
     layout = VisualLayout(torch.ones(1, 2, dtype=torch.bool), [[(1, 1, 2)]], torch.tensor([1]))
     moved = layout.to(torch.device("cpu"))
-    assert (moved.shapes, moved.query.tolist()) == (layout.shapes, [1])
+    assert (moved.pictures, moved.query.tolist()) == (layout.pictures, [1])
     assert torch.equal(moved.mask, layout.mask)
 
 
@@ -137,3 +157,14 @@ def test_an_input_of_another_size_is_refused(batch, sequence):
     layout = VisualLayout(torch.ones(2, 4), [[(1, 2, 2)]] * 2)
     with pytest.raises(PruningError, match=f"2 x 4 tokens .* {batch} x {sequence};"):
         layout.fit(batch, sequence)
+
+
+def test_tiles_of_unequal_size_are_an_error():
+    with pytest.raises(PruningError, match="no \\(2, 2\\) equal tiles"):
+        Plane((1, 4, 5), tiles=(2, 2))
+
+
+def test_shapes_of_several_planes_are_told_together():
+    picture = (Plane((1, 1, 1)), Plane((1, 2, 2)))
+    layout = VisualLayout(torch.ones(1, 7, dtype=torch.bool), [[picture, (1, 2)]])
+    assert layout.shapes(0) == [((1, 1, 1), (1, 2, 2)), (1, 1, 2)]

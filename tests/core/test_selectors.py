@@ -19,6 +19,7 @@ from feathervlm.core import (
     Top,
 )
 from feathervlm.core.budget import kept
+from feathervlm.core.layout import picture_of
 from feathervlm.core.selectors import Fill, ImageTokens, Intersection, LeftBy, Union
 from feathervlm.core.signals import Attention, Features, Survivors
 
@@ -35,7 +36,7 @@ def per_image(tokens, mask):
         for image, grid in enumerate(grids):
             members = (tokens.geometry.image[sample] == image) & tokens.geometry.exists[sample]
             current = int((members & tokens.present[sample]).sum())
-            yield ImageTokens(grid, float(current)), int((mask[sample] & members).sum())
+            yield ImageTokens(picture_of(grid), float(current)), int((mask[sample] & members).sum())
 
 
 def per_group(tokens, mask):
@@ -151,7 +152,7 @@ def test_every_image_has_a_budget_of_its_own(candidates):
 
 @pytest.mark.parametrize(("stride", "count"), [(1, 729), (2, 196), (3, 81), (4, 49), (5, 36)])
 def test_grid_counts_on_27_by_27(candidates, stride, count):
-    image = ImageTokens((1, 27, 27), 729.0)
+    image = ImageTokens(picture_of((1, 27, 27)), 729.0)
     selected = sets(Grid(stride).select(candidates([[(1, 27, 27)]])))[0]
     assert len(selected) == Grid(stride).size(image) == Grid(stride).expected(image) == count
     assert selected == {27 * row + col for row in range(0, 27, stride) for col in range(0, 27, stride)}
@@ -186,7 +187,7 @@ def test_grid_agrees_with_loops(batches, data, stride):
     st.integers(1, 5) | st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
 )
 def test_grid_expects_exactly_what_a_whole_image_gives(candidates, grid, stride):
-    image = ImageTokens(grid, float(math.prod(grid)))
+    image = ImageTokens(picture_of(grid), float(math.prod(grid)))
     count = int(Grid(stride).select(candidates([[grid]])).sum())
     assert Grid(stride).expected(image) == Grid(stride).size(image) == count
 
@@ -235,7 +236,7 @@ def test_a_fixed_union_is_the_union_and_the_next_best(batches, selectors, ranked
 @pytest.mark.parametrize("seed", range(5))
 def test_the_union_of_feather_keeps_218_to_299_of_729(candidates, seed):
     tokens = candidates([[(1, 27, 27)]], answers={NO_ROPE.signal: torch.rand(1, 729, generator=seeded(seed))})
-    image = ImageTokens((1, 27, 27), 729.0)
+    image = ImageTokens(picture_of((1, 27, 27)), 729.0)
     union = Top(NO_ROPE, keep=0.30) | Grid(stride=3)
     selected, grid = sets(union.select(tokens))[0], sets(Grid(3).select(tokens))[0]
     assert 218 <= len(selected) <= 299
@@ -269,7 +270,7 @@ def test_operators_nest_from_left_to_right():
 
 
 def test_nothing_keeps_nothing(candidates):
-    image = ImageTokens((1, 2, 2), 4.0)
+    image = ImageTokens(picture_of((1, 2, 2)), 4.0)
     assert not Nothing().select(candidates([[(1, 2, 2)]])).any()
     assert Nothing().size(image) == Nothing().expected(image) == 0
 
@@ -287,7 +288,7 @@ def test_given_tokens_stay_where_they_are_still_there(batches, data):
 
 def test_given_tokens_cannot_be_planned():
     with pytest.raises(PruningError, match="cannot be planned"):
-        Given(torch.ones(1, 1, dtype=torch.bool)).expected(ImageTokens((1, 1, 1), 1.0))
+        Given(torch.ones(1, 1, dtype=torch.bool)).expected(ImageTokens(picture_of((1, 1, 1)), 1.0))
 
 
 def test_left_by_keeps_the_survivors_of_the_other_schedule(candidates):
@@ -297,7 +298,7 @@ def test_left_by_keeps_the_survivors_of_the_other_schedule(candidates):
     tokens = candidates([[(1, 2, 2)]], present=[[False, True, True, True]], answers={Survivors(other): answer})
     assert sets(selector.select(tokens)) == [{1}]
     assert list(selector.signals()) == [Survivors(other)]
-    assert selector.expected(ImageTokens((1, 27, 27), 729.0)) == 8
+    assert selector.expected(ImageTokens(picture_of((1, 27, 27)), 729.0)) == 8
 
 
 def test_signals_of_a_composed_selector_are_those_of_its_parts():

@@ -185,7 +185,7 @@ def test_print_shows_a_short_table():
 def test_substituted_scoring_layers_are_noted():
     report = report_of(model("mistral"), FEATHER, zoo.prompt(1, seed=19))
     assert len(report.notes) == 2
-    assert "layer 1 slides over a window" in report.notes[0]
+    assert "layer 1 sees a part of the sequence" in report.notes[0]
     assert report.notes[0] in str(report)
 
 

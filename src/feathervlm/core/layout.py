@@ -1,12 +1,14 @@
 """Where the visual tokens of a batch are, and which cell of which picture each one shows.
 
 A `VisualLayout` is all that the algebra knows about an input. Families make one from a model's inputs; users make
-one by hand for models that no family knows. It does not know what an image looked like, only its grid.
+one by hand for models that no family knows. A picture is one grid of tokens or, where a model looks at it several
+times (an overview and a sharper view in tiles), several planes. It does not know what an image looked like.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,19 +18,64 @@ from feathervlm.core.errors import PruningError
 GridShape = tuple[int, int, int]
 """(frames, rows, cols) of one image or video; a still image has one frame."""
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom)."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One grid of tokens over a picture, or over each frame of a video.
+
+    Attributes:
+        shape: (frames, rows, cols).
+        box: what the grid covers, as shares of the picture's width and height; beyond
+            0 to 1 where the model was shown a margin around the picture.
+        tiles: (rows, cols) of tiles. Tokens come tile after tile, in raster order of tiles and inside each; rows and
+            columns count over the whole plane.
+    """
+
+    shape: GridShape
+    box: Box = (0.0, 0.0, 1.0, 1.0)
+    tiles: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if any(side % tiles for side, tiles in zip(self.shape[1:], self.tiles, strict=True)):
+            raise PruningError(f"A plane of {self.shape[1:]} rows and columns has no {self.tiles} equal tiles.")
+
+    @property
+    def size(self) -> int:
+        """Tokens."""
+        frames, rows, cols = self.shape
+        return frames * rows * cols
+
+    def cells(self) -> Tensor:
+        """Number in raster order of the cell that each token shows, in sequence order: long (size,)."""
+        frames, rows, cols = self.shape
+        down, across = self.tiles
+        raster = torch.arange(self.size).view(frames, down, rows // down, across, cols // across)
+        return raster.transpose(2, 3).flatten()
+
+
+Picture = tuple[Plane, ...]
+"""The planes of one image or video, in the order of their tokens."""
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
     """Coordinates of every visual token of a batch, padded to the sample with the most, all (batch, visual).
 
-    Slot `v` of a sample is its `v`-th visual token in sequence order; `exists` is False on padding.
+    Slot `v` of a sample is its `v`-th visual token in sequence order; `exists` is False on padding. `row` and `col`
+    count within the token's plane; `x` and `y` (float32) are the middle of its cell as shares of the picture.
     """
 
     exists: Tensor
     image: Tensor
+    plane: Tensor
     frame: Tensor
     row: Tensor
     col: Tensor
+    x: Tensor
+    y: Tensor
     images: int
     """The largest number of images in a sample, at least 1."""
 
@@ -40,7 +87,8 @@ class VisualLayout:
     Args:
         mask: bool (batch, sequence), True on visual tokens. Separators and line-break tokens are text.
         grids: for every sample a list with one (frames, rows, cols) per image, in sequence order; (rows, cols)
-            is read as one frame. Tokens of an image lie in raster order, frame by frame.
+            is read as one frame. Tokens of an image lie in raster order, frame by frame. For an image in several
+            planes a tuple of `Plane`s.
         query: optional long (batch,), the position whose attention asks for tokens. Default: the last token of
             the prompt.
 
@@ -53,9 +101,9 @@ class VisualLayout:
     """
 
     mask: Tensor
-    grids: Sequence[Sequence[Sequence[int]]]
+    grids: Sequence[Sequence[Sequence[int] | Picture]]
     query: Tensor | None = None
-    shapes: tuple[tuple[GridShape, ...], ...] = field(init=False, repr=False)
+    pictures: tuple[tuple[Picture, ...], ...] = field(init=False, repr=False)
     trusted: bool = field(default=False, repr=False, kw_only=True)
     """Set by families that have counted already, which spares the check its device sync."""
 
@@ -68,7 +116,7 @@ class VisualLayout:
                 f"VisualLayout has grids for {len(self.grids)} samples but its mask has {self.mask.shape[0]} rows; "
                 "give one list of grids per sample (an empty list for a sample without images)."
             )
-        object.__setattr__(self, "shapes", tuple(_shapes(sample) for sample in self.grids))
+        object.__setattr__(self, "pictures", tuple(_pictures(sample) for sample in self.grids))
         if self.query is not None and getattr(self.query, "shape", None) != self.mask.shape[:1]:
             raise PruningError(f"VisualLayout.query={self.query!r} must be a tensor of shape ({self.mask.shape[0]},).")
         if not self.trusted:
@@ -78,19 +126,24 @@ class VisualLayout:
         for sample, (found, expected) in enumerate(zip(self.mask.sum(1).tolist(), self.counts, strict=True)):
             if found != expected:
                 raise PruningError(
-                    f"Sample {sample} has {found} visual tokens but its grids {list(self.shapes[sample])} make "
+                    f"Sample {sample} has {found} visual tokens but its grids {self.shapes(sample)} make "
                     f"{expected}; mask and grids must describe the same images."
                 )
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Visual tokens of every sample."""
-        return tuple(sum(_size(shape) for shape in sample) for sample in self.shapes)
+        return tuple(sum(map(tokens_of, sample)) for sample in self.pictures)
 
     @property
     def width(self) -> int:
         """The largest number of visual tokens in a sample: the length of the `visual` dimension."""
         return max(self.counts, default=0)
+
+    def shapes(self, sample: int) -> list[GridShape | tuple[GridShape, ...]]:
+        """(frames, rows, cols) of every image of a sample; of each of its planes where it has several."""
+        images = [tuple(plane.shape for plane in picture) for picture in self.pictures[sample]]
+        return [shapes[0] if len(shapes) == 1 else shapes for shapes in images]
 
     def positions(self) -> Tensor:
         """Sequence position of every visual token, long (batch, visual); meaningless where none exists."""
@@ -100,7 +153,7 @@ class VisualLayout:
 
     def geometry(self) -> Geometry:
         """Coordinates of every visual token, on the mask's device."""
-        return _geometry(self.shapes, str(self.mask.device))
+        return _geometry(self.pictures, str(self.mask.device))
 
     def fit(self, batch: int, sequence: int) -> "VisualLayout":
         """The layout of the same prompts repeated `batch // len` times (beams) and followed by more text."""
@@ -113,13 +166,13 @@ class VisualLayout:
         repeats = batch // rows
         mask = torch.nn.functional.pad(self.mask.repeat_interleave(repeats, 0), (0, sequence - known))
         query = None if self.query is None else self.query.repeat_interleave(repeats, 0)
-        grids = [sample for sample in self.shapes for _ in range(repeats)]
+        grids = [sample for sample in self.pictures for _ in range(repeats)]
         return VisualLayout(mask, grids, query, trusted=True)
 
     def to(self, device: torch.device) -> "VisualLayout":
         """The same layout on another device."""
         query = None if self.query is None else self.query.to(device)
-        return VisualLayout(self.mask.to(device), self.shapes, query, trusted=True)
+        return VisualLayout(self.mask.to(device), self.pictures, query, trusted=True)
 
 
 def grid_shape(grid: Sequence[int]) -> GridShape:
@@ -136,35 +189,53 @@ def grid_shape(grid: Sequence[int]) -> GridShape:
     return sides[0], sides[1], sides[2]
 
 
-def _shapes(sample: Sequence[Sequence[int]]) -> tuple[GridShape, ...]:
+def picture_of(entry: Sequence[int] | Picture) -> Picture:
+    """The picture of one plane that a (frames, rows, cols) or (rows, cols) stands for; a picture is returned as it is.
+
+    Raises:
+        PruningError: if it is neither.
+    """
+    if isinstance(entry, tuple) and entry and all(isinstance(part, Plane) for part in entry):
+        return cast(Picture, entry)
+    return (Plane(grid_shape(cast(Sequence[int], entry))),)
+
+
+def tokens_of(picture: Picture) -> int:
+    """Tokens of all planes."""
+    return sum(plane.size for plane in picture)
+
+
+def _pictures(sample: Sequence[Sequence[int] | Picture]) -> tuple[Picture, ...]:
     if not isinstance(sample, Sequence):
         raise PruningError(f"{sample!r} is not a list of grids; every sample has a list with one grid per image.")
-    return tuple(grid_shape(grid) for grid in sample)
-
-
-def _size(shape: GridShape) -> int:
-    return shape[0] * shape[1] * shape[2]
+    return tuple(map(picture_of, sample))
 
 
 @lru_cache(maxsize=64)
-def _geometry(shapes: tuple[tuple[GridShape, ...], ...], device: str) -> Geometry:
+def _geometry(pictures: tuple[tuple[Picture, ...], ...], device: str) -> Geometry:
     with torch.inference_mode(False):  # cached beyond this call, and training may be the next to use it
-        return _make_geometry(shapes, device)
+        return _make_geometry(pictures, device)
 
 
-def _make_geometry(shapes: tuple[tuple[GridShape, ...], ...], device: str) -> Geometry:
-    width = max((sum(map(_size, sample)) for sample in shapes), default=0)
-    coordinates = torch.zeros(4, len(shapes), width, dtype=torch.long)
-    exists = torch.zeros(len(shapes), width, dtype=torch.bool)
-    for sample, grids in enumerate(shapes):
+def _make_geometry(pictures: tuple[tuple[Picture, ...], ...], device: str) -> Geometry:
+    width = max((sum(map(tokens_of, sample)) for sample in pictures), default=0)
+    numbers = torch.zeros(5, len(pictures), width, dtype=torch.long)
+    middles = torch.zeros(2, len(pictures), width)
+    exists = torch.zeros(len(pictures), width, dtype=torch.bool)
+    for sample, images in enumerate(pictures):
         start = 0
-        for image, grid in enumerate(grids):
-            end = start + _size(grid)
-            cells = torch.cartesian_prod(*(torch.arange(side) for side in grid)).view(-1, 3).T  # (3, cells)
-            coordinates[0, sample, start:end] = image
-            coordinates[1:, sample, start:end] = cells
-            start = end
+        for which, planes in enumerate(images):
+            for number, plane in enumerate(planes):
+                cells, (_, rows, cols) = plane.cells(), plane.shape
+                place = slice(start, start + plane.size)
+                numbers[0, sample, place], numbers[1, sample, place] = which, number
+                numbers[2:, sample, place] = torch.stack([cells // (rows * cols), cells // cols % rows, cells % cols])
+                left, top, right, bottom = plane.box
+                middles[0, sample, place] = left + (cells % cols + 0.5) / cols * (right - left)
+                middles[1, sample, place] = top + (cells // cols % rows + 0.5) / rows * (bottom - top)
+                start += plane.size
         exists[sample, :start] = True
-    image, frame, row, col = coordinates.to(device)
-    images = max((len(grids) for grids in shapes), default=0)
-    return Geometry(exists.to(device), image, frame, row, col, max(images, 1))
+    image, plane_number, frame, row, col = numbers.to(device)
+    x, y = middles.to(device)
+    most = max((len(images) for images in pictures), default=0)
+    return Geometry(exists.to(device), image, plane_number, frame, row, col, x, y, max(most, 1))

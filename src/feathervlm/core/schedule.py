@@ -4,7 +4,6 @@ A schedule is the whole definition of a training-free method. Layers may be give
 one schedule fits models of any depth.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from feathervlm.core.criteria import choose
 from feathervlm.core.errors import PruningError
-from feathervlm.core.layout import grid_shape
+from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import Attention
 
@@ -109,18 +108,18 @@ class Schedule:
                 )
         return layers
 
-    def tokens_per_layer(self, grids: Sequence[Sequence[int]], depth: int) -> list[float]:
+    def tokens_per_layer(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> list[float]:
         """Expected visual tokens that every layer sees, for a sample with images of these (frames, rows, cols)."""
-        images = [ImageTokens(shape, float(math.prod(shape))) for shape in map(grid_shape, grids)]
+        images = [ImageTokens(picture, float(tokens_of(picture))) for picture in map(picture_of, grids)]
         starts = dict(zip(self.at_layers(depth), self.stages, strict=True))
         tokens = []
         for layer in range(depth):
             if layer in starts:
-                images = [ImageTokens(i.grid, float(starts[layer].select.expected(i))) for i in images]
+                images = [ImageTokens(i.picture, float(starts[layer].select.expected(i))) for i in images]
             tokens.append(sum(image.current for image in images))
         return tokens
 
-    def average_tokens(self, grids: Sequence[Sequence[int]], depth: int) -> float:
+    def average_tokens(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> float:
         """Expected visual tokens per layer, averaged over all layers: the budget in which methods are compared."""
         tokens = self.tokens_per_layer(grids, depth)
         return sum(tokens) / len(tokens)
@@ -141,7 +140,7 @@ class Solvable(Protocol):
 S = TypeVar("S", bound=Solvable)
 
 
-def solve(method: S, average: float, grids: Sequence[Sequence[int]], depth: int, tolerance: float = 0.5) -> S:
+def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], depth: int, tolerance: float = 0.5) -> S:
     """The method with its free parameter set so that it costs `average` visual tokens per layer, by bisection.
 
     Counts that depend on the data (unions) enter with their expected size.

@@ -16,22 +16,22 @@ from feathervlm.core.budget import Keep, check_keep, kept, kept_tensor
 from feathervlm.core.candidates import Candidates, top
 from feathervlm.core.criteria import Criterion, RandomScore, choose
 from feathervlm.core.errors import PruningError
-from feathervlm.core.layout import GridShape
+from feathervlm.core.layout import Picture, tokens_of
 from feathervlm.core.signals import Signal, Survivors
 
 Base = Literal["original", "current"]
 
 
 class ImageTokens(NamedTuple):
-    """What is known of one image before the model runs: its grid and how many of its tokens are left."""
+    """What is known of one image before the model runs: its planes and how many of its tokens are left."""
 
-    grid: GridShape
+    picture: Picture
     current: float
 
     @property
     def original(self) -> int:
         """Tokens of the whole image."""
-        return self.grid[0] * self.grid[1] * self.grid[2]
+        return tokens_of(self.picture)
 
 
 class Selector(ABC):
@@ -169,10 +169,12 @@ class Random(Ranked):
 class Grid(Selector):
     """Keep rows and columns 0, s, 2s, ... of every frame: ceil(rows/s) * ceil(cols/s) tokens (arXiv 2412.13180).
 
+    Rows and columns count over the whole of a plane, whatever its tiles.
+
     Args:
         stride: s, or (frame, row, column) strides. An int takes every frame.
 
-    >>> Grid(3).expected(ImageTokens((1, 27, 27), 729))
+    >>> Grid(3).expected(ImageTokens(picture_of((1, 27, 27)), 729))
     81.0
     """
 
@@ -204,9 +206,10 @@ class Grid(Selector):
 
     def expected(self, image: ImageTokens) -> float:
         """All grid cells of a whole image; in proportion where tokens are gone already."""
-        cells = 1
-        for side, stride in zip(image.grid, self.strides, strict=True):
-            cells *= -(-side // stride)
+        cells = 0
+        for plane in image.picture:
+            frames, rows, cols = (-(-side // stride) for side, stride in zip(plane.shape, self.strides, strict=True))
+            cells += frames * rows * cols
         return cells * image.current / image.original
 
     def size(self, image: ImageTokens) -> int | None:
@@ -374,5 +377,5 @@ class LeftBy(Selector):
     def expected(self, image: ImageTokens) -> float:
         """What the other schedule leaves."""
         for stage in self.signal.schedule.stages:
-            image = ImageTokens(image.grid, stage.select.expected(image))
+            image = ImageTokens(image.picture, stage.select.expected(image))
         return image.current

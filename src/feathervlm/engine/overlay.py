@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-Box = tuple[float, float, float, float]
+from feathervlm.core.layout import Box
 
 
 def overlay(
@@ -53,4 +53,21 @@ def overlay(
         canvas.paste(Image.fromarray((pixels * brightness).astype(np.uint8)), (x, caption))
         text = f"{title}: {int(cells.sum())} of {cells.size}"
         draw.text((x + 2, 4), text, fill="black", font=ImageFont.load_default(14))
+    return canvas
+
+
+def inside(outer: Box, shares: Box) -> Box:
+    """The box that takes up these shares of the outer one."""
+    left, top, right, bottom = outer
+    x, y = right - left, bottom - top
+    return left + shares[0] * x, top + shares[1] * y, left + shares[2] * x, top + shares[3] * y
+
+
+def stack(rows: list[Image.Image]) -> Image.Image:
+    """Pictures one below the other."""
+    canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height
     return canvas

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.layout import GridShape, VisualLayout
+from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.schedule import Stage
 from feathervlm.core.selectors import ImageTokens
 from feathervlm.engine.attention import Row
@@ -46,7 +46,7 @@ class Remaining:
         self.valid, self.query = attended, query
         self.slots, self.present = layout.positions(), self.geometry.exists
         self.shift: Tensor | None = None
-        self._sizes = [[frames * rows * cols for frames, rows, cols in sample] for sample in layout.shapes]
+        self._sizes = [list(map(tokens_of, sample)) for sample in layout.pictures]
         self._ends_inside: Later | None = None
 
     @property
@@ -94,11 +94,11 @@ class Remaining:
     def _planned(self, stage: Stage) -> list[list[int]] | None:
         """Tokens that every image keeps, if that is certain beforehand."""
 
-        def sizes(shapes: Sequence[GridShape], current: Sequence[int]) -> list[int | None]:
-            images = [ImageTokens(shape, size) for shape, size in zip(shapes, current, strict=True)]
+        def sizes(pictures: Sequence[Picture], current: Sequence[int]) -> list[int | None]:
+            images = [ImageTokens(picture, size) for picture, size in zip(pictures, current, strict=True)]
             return [stage.select.size(image) for image in images]
 
-        planned = [sizes(*pair) for pair in zip(self.layout.shapes, self._sizes, strict=True)]
+        planned = [sizes(*pair) for pair in zip(self.layout.pictures, self._sizes, strict=True)]
         known = [[size for size in sample if size is not None] for sample in planned]
         return known if list(map(len, known)) == list(map(len, planned)) else None
 
@@ -118,7 +118,7 @@ class Remaining:
         facts = torch.cat([rows, images], dim=1).tolist()
         if any(fact[1] for fact in facts):
             raise Unprunable(ENDS_INSIDE)
-        self._sizes = [fact[2 : 2 + len(shapes)] for fact, shapes in zip(facts, self.layout.shapes, strict=True)]
+        self._sizes = [fact[2 : 2 + len(images)] for fact, images in zip(facts, self.layout.pictures, strict=True)]
         return [fact[0] for fact in facts]
 
     def _follow(self, stage: Stage, chosen: Tensor, order: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feathervlm.core.cost import flops, kv_numbers
 from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import Box, Picture, tokens_of
 from feathervlm.engine.records import Record, StageRecord
 
 if TYPE_CHECKING:
@@ -118,33 +119,62 @@ class Report:
         """Time spent scoring and selecting, all stages."""
         return sum(stage.seconds() for stage in self.record.stages)
 
-    def grid(self, image: int = 0, stage: int = -1, batch: int = 0) -> Tensor:
+    def grid(self, image: int = 0, stage: int = -1, batch: int = 0, plane: int | None = None) -> Tensor:
         """Which cells of an image were kept: bool (frames, rows, cols).
 
+        Args:
+            image: number of the image in its sample.
+            stage: number of the stage.
+            batch: number of the sample.
+            plane: which of its grids, for a model that looks at an image in several; default the finest.
+
         Raises:
-            PruningError: if there is no such image, stage or sample.
+            PruningError: if there is no such image, stage, sample or plane.
         """
-        shapes = self.record.layout.shapes
+        pictures = self.record.layout.pictures
         try:
-            shape = shapes[batch][image]
+            planes = pictures[batch][image]
             kept = self.stages[stage].kept[batch]
+            number = range(len(planes))[finest(planes)[0] if plane is None else plane]
         except IndexError:
+            where = f"image {image}" if plane is None else f"plane {plane} of image {image}"
             raise PruningError(
-                f"There is no image {image} at stage {stage} of sample {batch}: the batch has {len(shapes)} samples, "
-                f"{len(self.stages)} stages, and {[len(sample) for sample in shapes]} images."
+                f"There is no {where} at stage {stage} of sample {batch}: the batch has {len(pictures)} samples, "
+                f"{len(self.stages)} stages, and {[len(sample) for sample in pictures]} images in "
+                f"{[list(map(len, sample)) for sample in pictures]} planes."
             ) from None
-        number = range(len(shapes[batch]))[image]
-        before = sum(f * r * c for f, r, c in shapes[batch][:number])
-        mask = torch.zeros(sum(self.record.layout.counts[batch : batch + 1] or [0]), dtype=torch.bool)
+        earlier = pictures[batch][: range(len(pictures[batch]))[image]]
+        before = sum(map(tokens_of, earlier)) + sum(other.size for other in planes[:number])
+        mask = torch.zeros(self.record.layout.counts[batch], dtype=torch.bool)
         mask[kept] = True
-        return mask[before : before + shape[0] * shape[1] * shape[2]].view(shape)
+        asked = planes[number]
+        cells = torch.zeros(asked.size, dtype=torch.bool)
+        cells[asked.cells()] = mask[before : before + asked.size]
+        return cells.view(asked.shape)
 
-    def overlay(self, picture: "Image.Image", *, image: int = 0, batch: int = 0, **options: Any) -> "Image.Image":
-        """The picture with kept patches bright and dropped ones dim, one panel per stage; see `overlay.overlay`."""
-        from feathervlm.engine.overlay import overlay
+    def overlay(
+        self, picture: "Image.Image", *, image: int = 0, batch: int = 0, box: Box | None = None, **options: Any
+    ) -> "Image.Image":
+        """The picture with kept cells bright and dropped ones dim: a panel per stage, a row per plane, finest first.
 
-        grids = [self.grid(image, stage, batch) for stage in range(len(self.stages))]
-        return overlay(picture, grids, [f"layer {stage.layer}" for stage in self.stages], **options)
+        Args:
+            picture: the image that was asked about.
+            image: its number in the sample.
+            batch: number of the sample.
+            box: (left, top, right, bottom) in pixels of the part that the model was shown; default the whole picture.
+            options: see `feathervlm.engine.overlay.overlay`.
+        """
+        from feathervlm.engine.overlay import inside, overlay, stack
+
+        self.grid(image, -1, batch)  # says what is wrong with the numbers
+        planes = self.record.layout.pictures[batch][image]
+        shown = box or (0.0, 0.0, float(picture.width), float(picture.height))
+        titles = [f"layer {stage.layer}" for stage in self.stages]
+        drawn = []
+        for number in finest(planes):
+            grids = [self.grid(image, stage, batch, number) for stage in range(len(self.stages))]
+            drawn.append(overlay(picture, grids, titles, box=inside(shown, planes[number].box), **options))
+        return stack(drawn)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers and lists, ready for JSON."""
@@ -154,7 +184,7 @@ class Report:
             "method": self.method,
             "pruned": True,
             "notes": self.notes,
-            "grids": [[list(shape) for shape in sample] for sample in self.record.layout.shapes],
+            "grids": [self.record.layout.shapes(sample) for sample in range(len(self.record.layout.counts))],
             "stages": [
                 {
                     "layer": stage.layer,
@@ -216,6 +246,11 @@ class Report:
             for stage in self.record.stages
         }
         return self._per_layer(self.record.past, list(held.values()))
+
+
+def finest(planes: Picture) -> list[int]:
+    """Numbers of the planes, the one with the most tokens first."""
+    return sorted(range(len(planes)), key=lambda number: -planes[number].size)
 
 
 def _fillers(past: tuple[int, Tensor | None], sample: int) -> int:
