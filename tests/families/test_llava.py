@@ -35,12 +35,12 @@ def test_pixels_and_encoded_features_give_the_same_layout_and_features(tower, si
     family, ids = Llava(llava), inputs["input_ids"]
     outputs = encoded(llava, inputs["pixel_values"])
     pixels = Call(dict(inputs))
-    pixels.encoded.append(outputs["image"])
+    pixels.encoded["image"] = outputs["image"]
     features = Call({"input_ids": ids, "mm_encoder_outputs": outputs})
     for call in (pixels, features):
         assert family.visual_source(call)
         layout = family.layout(call)
-        assert layout.shapes == ((GRID, GRID), (), (GRID,))
+        assert [layout.shapes(sample) for sample in range(3)] == [[GRID, GRID], [], [GRID]]
         assert torch.equal(layout.mask, ids == zoo.IMAGE)
         states = llava.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
         states = states[:, 1:] if tower == "clip" else states

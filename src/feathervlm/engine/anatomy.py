@@ -5,8 +5,6 @@ other ones. Knows nothing of images or methods.
 """
 
 import inspect
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +17,8 @@ from feathervlm.core.cost import LayerCost
 from feathervlm.core.errors import Unprunable
 
 FLASH = "flash"
+KEYS = ("full_attention", "sliding_attention", "chunked_attention")
+"""Types of layers with a cache of keys and values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Anatomy:
             )
         if self.attention.startswith("paged") or self.attention == "flex_attention":
             raise Unprunable(f"Attention {self.attention!r} is not supported; load the model with 'sdpa'.")
-        if FLASH in self.attention and "sliding_attention" in self.layer_types:
+        if FLASH in self.attention and {"sliding_attention", "chunked_attention"} & set(self.layer_types):
             raise Unprunable(
                 "Flash attention measures a sliding window in stored tokens, which pruning changes; load the model "
                 "with attn_implementation='sdpa'."
@@ -81,16 +81,23 @@ class Anatomy:
         sliding = getattr(self.config, "sliding_window", None) and getattr(self.config, "use_sliding_window", True)
         return ["sliding_attention" if sliding else "full_attention"] * self.config.num_hidden_layers
 
+    def keeps_keys(self, layer: int) -> bool:
+        """Whether a layer looks back at cached keys; others carry a state along the sequence."""
+        return self.layer_types[layer] in KEYS
+
     def scoring_layer(self, wanted: int) -> tuple[int, str | None]:
         """The layer to score with, and a note where it is not the `wanted` one or sees less than the whole image."""
         for layer in range(wanted, -1, -1):
             if self.layer_types[layer] == "full_attention":
                 note = None if layer == wanted else f"scored with layer {layer}, the nearest with full attention"
                 return layer, note
-        return (
-            wanted,
-            f"layer {wanted} slides over a window; scores over the visual tokens look beyond it",
-        )
+        if not self.keeps_keys(wanted):
+            able = [layer for layer, kind in enumerate(self.layer_types) if kind == "full_attention"]
+            remedy = f"prune at layer {able[0] + 1} or later" if able else "use a method without scores"
+            raise Unprunable(
+                f"No layer of {type(self.model).__name__} up to {wanted} has full attention to score with; {remedy}."
+            )
+        return wanted, f"layer {wanted} sees a part of the sequence; scores over the visual tokens look beyond it"
 
     def attention_module(self, layer: int) -> Any:
         """The self-attention module of a layer."""
@@ -114,16 +121,6 @@ class Anatomy:
         dim = getattr(module, "head_dim", None) or self.config.hidden_size // heads
         return heads, getattr(self.config, "num_key_value_heads", None) or heads, dim
 
-    def rotate(self, layer: int) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The model's own function that rotates q and k."""
-        module = sys.modules[type(self.attention_module(layer)).__module__]
-        function = getattr(module, "apply_rotary_pos_emb", None)
-        if function is None or "cos" not in inspect.signature(function).parameters:
-            raise Unprunable(
-                f"{type(self.model).__name__} has no apply_rotary_pos_emb(q, k, cos, sin); score with rope=False."
-            )
-        return function
-
     def rotary_tables(self, hidden: Tensor, position_ids: Tensor) -> Any:
         """cos and sin for new position ids (batch, sequence).
 
@@ -142,10 +139,20 @@ class Anatomy:
         """The cost of every layer, from its own matrices."""
         costs = []
         for index, layer in enumerate(self.layers):
-            heads, kv_heads, dim = self.head_counts(index)
-            weights = sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear))
-            costs.append(LayerCost(weights, heads * dim, 2 * kv_heads * dim))
+            heads, kv_heads, dim = self.head_counts(index) if self.keeps_keys(index) else (0, 0, 0)
+            costs.append(LayerCost(self._active_weights(layer), heads * dim, 2 * kv_heads * dim))
         return costs
+
+    def _active_weights(self, layer: nn.Module) -> int:
+        """Weights of the matrices that each token passes through: of a mixture, the experts that it is sent to."""
+        count = 0
+        for name, weight in layer.named_parameters():
+            if weight.dim() < 2 or "norm" in name:
+                continue
+            experts = weight.shape[0] if weight.dim() == 3 else 0
+            chosen = getattr(self.config, "num_experts_per_tok", None) or experts
+            count += weight.numel() * min(chosen, experts) // experts if experts else weight.numel()
+        return count
 
 
 def rows(tensor: Tensor, index: Tensor, dim: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import Attention
-from feathervlm.engine.anatomy import Anatomy, rows
+from feathervlm.engine.anatomy import Anatomy, rows, tree_rows
+from feathervlm.engine.rotation import rotation
 
 
 @dataclass(eq=False)
@@ -124,10 +125,9 @@ class QueryKeyTap:
         assert self.keys is not None
         query, keys, row = self.query[:, :, None], self.keys, self.row
         if signal.rope:
-            rotate, (cos, sin) = self.anatomy.rotate(self.layer), self.tables
-            at_query = [rows(table, row.query[:, None], -2) for table in (cos, sin)]
-            query = rotate(query, query, *at_query)[0]
-            keys = rotate(keys, keys, cos, sin)[1]
+            rotate = rotation(self.anatomy, self.layer)
+            query = rotate(query, tree_rows(self.tables, row.query[:, None]))
+            keys = rotate(keys, self.tables)
         batch, kv_heads, sequence, dim = keys.shape
         grouped = query.float().reshape(batch, kv_heads, -1, dim)
         logits = grouped @ keys.float().transpose(-1, -2)  # (batch, kv heads, group, sequence)

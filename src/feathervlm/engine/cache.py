@@ -6,8 +6,8 @@ the layer must know which stored slot stands for which position (`columns`). The
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,18 +44,20 @@ class Prefix:
         valid: bool (batch, slots), False where a slot only fills up a ragged batch; None if all are real.
         logical: how many original positions the slots stand for.
         shift: long (batch, 1), how much later position ids are reduced (`renumber`), or None.
+        left: whether fillers, if there are any, come before all real slots.
     """
 
     index: Tensor
     valid: Tensor | None
     logical: int
     shift: Tensor | None = None
+    left: bool = False
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prefix":
         """The prefix with `change` applied to every per-sample tensor."""
         valid = None if self.valid is None else change(self.valid)
         shift = None if self.shift is None else change(self.shift)
-        return Prefix(change(self.index), valid, self.logical, shift)
+        return replace(self, index=change(self.index), valid=valid, shift=shift)
 
     @property
     def plain(self) -> bool:
@@ -154,11 +156,11 @@ class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
                     f"Cannot take {count} tokens back from a pruned cache: some of them were dropped. Start the prompt "
                     "again with a new cache."
                 )
-            self.prefix = Prefix(
-                prefix.index[:, :kept],
-                None if prefix.valid is None else prefix.valid[:, :kept],
-                prefix.logical - into_prefix,
-                prefix.shift,
+            self.prefix = replace(
+                prefix,
+                index=prefix.index[:, :kept],
+                valid=None if prefix.valid is None else prefix.valid[:, :kept],
+                logical=prefix.logical - into_prefix,
             )
         DynamicLayer.crop(self, tokens_to_remove)
 
@@ -188,7 +190,7 @@ class PrunedSlidingLayer(PrunedDynamicLayer):
     """A layer whose window holds in *original* distance; the gathered mask enforces it.
 
     The last window - 1 stored slots always reach at least as far back as the window, because gaps only widen
-    distances. Ragged batches have filler slots, so they are never trimmed.
+    distances. Slots with fillers among them (a ragged batch whose later turn brought images) are never trimmed.
     """
 
     is_sliding = True
@@ -219,7 +221,7 @@ class PrunedSlidingLayer(PrunedDynamicLayer):
 
     def _trim(self) -> None:
         excess = self.keys.shape[-2] - (self.sliding_window - 1)
-        if excess > 0 and (self.prefix is None or self.prefix.valid is None):
+        if excess > 0 and (self.prefix is None or self.prefix.valid is None or self.prefix.left):
             self.keys, self.values = self.keys[..., excess:, :], self.values[..., excess:, :]
             self.trimmed += excess
 
@@ -300,8 +302,8 @@ class PrunedStaticLayer(PrunedLayer, StaticLayer):
 SUPPORTED = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer)
 
 
-def check_cache(cache: Cache, first: int) -> None:
-    """Refuse a cache whose layers from `first` on cannot be pruned.
+def check_cache(cache: Cache, pruned: Sequence[int]) -> None:
+    """Refuse a cache whose layers of these numbers cannot be pruned.
 
     Raises:
         Unprunable: naming the kind of cache and the remedy.
@@ -311,14 +313,15 @@ def check_cache(cache: Cache, first: int) -> None:
     if not isinstance(getattr(cache, "layers", None), list):
         raise Unprunable(f"A {type(cache).__name__} has no layers that could be pruned; use a DynamicCache.")
     replicated = getattr(cache, "layer_class_to_replicate", None)
-    kinds = [type(layer) for layer in cache.layers[first:]] + ([replicated] if replicated is not None else [])
+    present = [cache.layers[index] for index in pruned if index < len(cache.layers)]
+    kinds = [type(layer) for layer in present] + ([replicated] if replicated is not None else [])
     for kind in kinds:
         if kind not in SUPPORTED and not issubclass(kind, PrunedLayer):
             raise Unprunable(
                 f"A cache with {kind.__name__} cannot be pruned (quantized, indexed and sliding static caches are not "
                 "supported); use a DynamicCache, or a StaticCache on a model without sliding windows."
             )
-    for layer in cache.layers[first:]:
+    for layer in present:
         if isinstance(layer, StaticLayer) and layer.is_initialized and bool(layer.get_seq_length()):
             raise Unprunable("A static cache that already holds tokens cannot take a new image; use a DynamicCache.")
 

@@ -1,34 +1,95 @@
 """What the engine asks of a model family. Families implement it; the engine imports none of them.
 
 A family knows geometry and quirks of one kind of model: which tokens are visual, which grid they form, and where the
-vision encoder's features are.
+vision encoder's features are. Here is also what a family is told about a call of the model.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
+from weakref import ref
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+"""The argument that brings the pixels of each modality."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One run of the vision encoder.
+
+    Attributes:
+        modality: "image" or "video".
+        arguments: what it was given, by name; pixels as tensors of the same shape without content.
+        output: gives what came out, None once nobody uses that any more.
+        count: entries of its `pooler_output` at that time.
+        facts: what the family took down of the pixels.
+    """
+
+    modality: str
+    arguments: dict[str, Any]
+    output: Callable[[], Any]
+    count: int
+    facts: Any = None
+
+    @classmethod
+    def of(cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any) -> "Encoding":
+        """From a call of the encoder, without holding on to its tensors."""
+        given = {key: _hollow(value) for key, value in arguments.items()}
+        return cls(modality, given, ref(output), entries(output), facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Visual:
+    """The images, or the videos, that a call brings.
+
+    Attributes:
+        modality: "image" or "video".
+        given: what the encoder was or will be given, by name; empty if nobody saw it run.
+        output: what it returned, None if it has yet to run.
+        repeats: how often each image occurs, for beams and several answers.
+        facts: what the family took down of the pixels when the encoder ran; None if it has yet to run.
+    """
+
+    modality: str
+    given: dict[str, Any]
+    output: Any = None
+    repeats: int = 1
+    facts: Any = None
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors they come in: pixels or projected features."""
+        if self.output is None:
+            return (self.given[PIXELS[self.modality]],)
+        pooled = getattr(self.output, "pooler_output", None)
+        return tuple(self.output.last_hidden_state if pooled is None else pooled)
+
 
 @dataclass(eq=False)
 class Call:
-    """One call of the base model: its arguments by name, and what the call of the full model adds.
+    """One call of the base model: its arguments by name, and what is known around it.
 
     Attributes:
         arguments: of the base model's forward.
         logits_to_keep: of the full model's forward: how many trailing positions are asked for (0: all).
         labels: of the full model's forward, in training.
+        encodings: recent runs of the vision encoder, before the call (as `generate` does it) and during it.
+        encoded: what the encoder returned during the call, by modality.
     """
 
     arguments: dict[str, Any]
     logits_to_keep: Any = 0
     labels: Tensor | None = None
-    encoded: list[Any] = field(default_factory=list)
-    """What the vision encoder returned while this call ran, if it did."""
+    encodings: list[Encoding] = field(default_factory=list)
+    encoded: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Tensor:
@@ -39,26 +100,92 @@ class Call:
             raise Unprunable("The model was called with neither input_ids nor inputs_embeds.")
         return given
 
+    def ids(self) -> Tensor:
+        """`input_ids`.
+
+        Raises:
+            Unprunable: if only embeddings were given.
+        """
+        ids: Tensor | None = self.arguments.get("input_ids")
+        if ids is None:
+            raise Unprunable(
+                "The marks between the tiles of an image are read from input_ids, and only inputs_embeds were given; "
+                "pass input_ids, or tell prune() with layout=VisualLayout(mask, grids)."
+            )
+        return ids
+
     @property
     def shape(self) -> tuple[int, int]:
         """(batch, sequence)."""
         return self.tokens.shape[0], self.tokens.shape[1]
 
+    def visual(self, modality: str) -> Visual | None:
+        """The images or videos that the call brings; None if it brings none."""
+        if self.arguments.get(PIXELS[modality]) is not None:
+            return Visual(modality, self.arguments)
+        output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
+        if output is None:
+            return None
+        for encoding in self.encodings:
+            if encoding.modality == modality and encoding.output() is output:
+                repeats = max(entries(output) // max(encoding.count, 1), 1)
+                return Visual(modality, encoding.arguments, output, repeats, encoding.facts)
+        return Visual(modality, {}, output)
 
-class Family(Protocol):
+    def encoder_output(self, modality: str) -> Any:
+        """What the vision encoder returned for this call; None before it has run."""
+        output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
+        return output if output is not None else self.encoded.get(modality)
+
+
+class Family(ABC):
     """Geometry and features of a kind of model."""
 
+    title: ClassVar[str] = ""
+    """What people call these models."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """`config.model_type` of the models."""
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    """What they take: "image", "video"."""
+    geometry: ClassVar[str] = "one square grid"
+    """The grids of a picture, in a few words."""
+    limits: ClassVar[str] = ""
+    """What does not work, in a few words."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    row_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the decoder layers of shape (batch, sequence) that have to follow the rows that are left."""
+
+    @property
+    def injected(self) -> int:
+        """The last layer after which the model adds to the hidden states of visual tokens; -1 if there is none."""
+        return -1
+
+    def look(self, modality: str, arguments: dict[str, Any]) -> Any:
+        """What to remember of pixels that only the encoder gets to see, by the arguments it is given."""
+        return None
+
+    @abstractmethod
     def visual_source(self, call: Call) -> tuple[Tensor, ...]:
         """The tensors that the images come in (pixels or features); empty if the call brings no image."""
-        ...
 
+    @abstractmethod
     def layout(self, call: Call) -> VisualLayout:
         """The layout of a call that brings images.
 
         Raises:
             PruningError: if placeholders and images do not match.
         """
-        ...
+
+    def check(self, call: Call, modality: str, output: Any) -> None:
+        """Compare what the encoder returned during a call with the layout.
+
+        Raises:
+            PruningError: if they do not match.
+        """
+        return
 
     def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
         """The encoder's patch features, before the projector: (batch, visual, dim).
@@ -66,15 +193,33 @@ class Family(Protocol):
         Raises:
             Unprunable: if they cannot be had.
         """
-        ...
+        raise Unprunable(
+            "The vision encoder's features of this model are not known; use the projected ones (features=projected)."
+        )
 
 
-@dataclass(frozen=True, eq=False)
-class GivenLayout:
-    """A family for any decoder: the user said where the visual tokens are, and nothing more is known."""
+class GivenLayout(Family):
+    """A family for any decoder: the user said where the visual tokens are.
 
-    model: PreTrainedModel
-    given: VisualLayout
+    Args:
+        model: the model.
+        given: the layout.
+        known: the family that knows the model's other quirks, if there is one.
+    """
+
+    def __init__(self, model: PreTrainedModel, given: VisualLayout, known: Family | None = None) -> None:
+        super().__init__(model)
+        self.given, self.known = given, known
+
+    @property
+    def row_arguments(self) -> tuple[str, ...]:  # type: ignore[override]  # as the family says
+        """Those of the family."""
+        return self.known.row_arguments if self.known else ()
+
+    @property
+    def injected(self) -> int:
+        """As the family says."""
+        return self.known.injected if self.known else -1
 
     def visual_source(self, call: Call) -> tuple[Tensor, ...]:
         """The tokens themselves, unless the sample has no image."""
@@ -89,3 +234,15 @@ class GivenLayout:
         raise Unprunable(
             "With layout= the vision encoder's features are not known; use the projected ones (knn:features=projected)."
         )
+
+
+def entries(output: Any) -> int:
+    """Entries of an encoder's `pooler_output`: images, or tiles of images."""
+    pooled = getattr(output, "pooler_output", None)
+    return 0 if pooled is None else len(pooled)
+
+
+def _hollow(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.empty_like(value, device="meta")
+    return [_hollow(part) for part in value] if isinstance(value, list) else value

@@ -63,5 +63,19 @@ def pruned_mask(
     return torch.where(inside, mask, torch.finfo(mask.dtype).min)
 
 
+def state_mask(mask: Tensor | None, rows: Tensor, valid: Tensor | None) -> Tensor | None:
+    """The mask of a layer that carries a state along the sequence instead of looking back at keys.
+
+    Args:
+        mask: (batch, sequence) of the unpruned sequence, False on padding, or None.
+        rows: long (batch, n), the positions that are left.
+        valid: bool (batch, n), False on filler slots; None if all are real.
+    """
+    if mask is None:
+        return valid
+    mask = torch.take_along_dim(mask, rows.to(mask.device), dim=1)
+    return mask if valid is None else mask & valid.to(mask.device).to(mask.dtype)
+
+
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(allowed, torch.zeros((), dtype=dtype, device=allowed.device), torch.finfo(dtype).min)

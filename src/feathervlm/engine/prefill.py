@@ -24,7 +24,7 @@ from feathervlm.engine.attention import QueryKeyTap
 from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
 from feathervlm.engine.decode import Decode
 from feathervlm.engine.family import Call, Family
-from feathervlm.engine.masks import pruned_mask
+from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.query import check_labels, query_position
 from feathervlm.engine.records import Record, StageRecord, Stopwatch
 from feathervlm.engine.remaining import Remaining
@@ -68,7 +68,7 @@ class Prefill:
         self.attended = mask[:, -self.sequence :].to(device).bool() if padded else None
         self.left = Remaining(layout, self.attended, query_position(call, layout, self.attended))
         self.stage = -1
-        self.full: Tensor | None = None  # hidden states of all rows as they entered the first stage
+        self.full: Tensor | None = None  # hidden states of all rows, where those that are left have their places
         self.embeddings: Tensor | None = None  # (batch, visual, dim), projected features
         self.memo: dict[tuple[Any, ...], Any] = {}
         self.taps: dict[int, QueryKeyTap] = {}
@@ -101,7 +101,8 @@ class Prefill:
             for at, stage in self.stages.items():
                 for signal in stage.select.signals():
                     self._arm(signal, at)
-            self.handles.append(layers[-1].register_forward_hook(self._restore))
+            for index in [*range(self.starts[0], min(self.family.injected + 1, len(layers) - 1)), len(layers) - 1]:
+                self.handles.append(layers[index].register_forward_hook(self._restore))
         except BaseException:
             self.remove()
             raise
@@ -121,8 +122,6 @@ class Prefill:
             raise Unprunable("over='all' needs the keys of earlier turns, which are cached rotated; use over='visual'.")
 
     def _arm(self, signal: Signal, at: int) -> None:
-        if isinstance(signal, Attention) and signal.rope:
-            self.anatomy.rotate(at)  # refuse now rather than in the middle of the forward
         if isinstance(signal, Attention) and signal.layer == "K-1":
             layer, _ = self.anatomy.scoring_layer(at - 1)
             if layer not in self.taps:
@@ -142,6 +141,10 @@ class Prefill:
         if self.abandoned:
             return self.unpruned.enter(index, bisect_right(self.starts, index), module, args, kwargs)
         try:
+            if index == self.starts[0] or index - 1 <= self.family.injected:
+                self.full = hidden  # all rows: nothing has left yet, or they are back to have something added
+                if index > self.starts[0]:
+                    hidden = rows(hidden, self.left.positions, -2)
             if index in self.stages:
                 hidden = self._prune(index, self.stages[index], hidden, kwargs)
             kwargs = self._rewrite(index, dict(kwargs), hidden)
@@ -197,8 +200,6 @@ class Prefill:
                 StageRecord(index, tokens.present, chosen, next(iter(tokens.scores.values()), None), watch.stop())
             )
         self._note_scoring(stage, index)
-        if self.full is None:
-            self.full = hidden
         del self.entering
         return rows(hidden, order, -2)
 
@@ -250,6 +251,9 @@ class Prefill:
         ids = kwargs.get("position_ids")
         if isinstance(ids, Tensor):
             kwargs["position_ids"] = self._position_ids(ids)
+        for name in self.family.row_arguments:
+            if isinstance(kwargs.get(name), Tensor):
+                kwargs[name] = rows(kwargs[name], self.left.positions, -1)
         return kwargs
 
     def _tables(self, kwargs: dict[str, Any], hidden: Tensor) -> Any:
@@ -271,7 +275,7 @@ class Prefill:
         return taken if self.left.shift is None else taken - self.left.shift.to(ids.device)
 
     def _check_unknown(self, kwargs: dict[str, Any]) -> None:
-        known = {"attention_mask", "position_ids", "position_embeddings", "hidden_states"}
+        known = {"attention_mask", "position_ids", "position_embeddings", "hidden_states", *self.family.row_arguments}
         for name, value in kwargs.items():
             if name not in known and isinstance(value, Tensor) and self.sequence in value.shape:
                 raise Unprunable(
@@ -280,8 +284,11 @@ class Prefill:
                 )
 
     def _mask(self, index: int, kind: str, kwargs: dict[str, Any], cache: Any, hidden: Tensor) -> Any:
-        layer = None
         key = ("mask", self.stage, kind)
+        if not self.anatomy.keeps_keys(index):
+            if key not in self.memo:
+                self.memo[key] = state_mask(kwargs.get("attention_mask"), self.left.positions, self.left.valid)
+            return self.memo[key]
         if cache is not None:
             layer = pruned_layer(cache, index, self.attachment, self.left.dropped)
             if ("columns", *key) not in self.memo:
@@ -326,7 +333,7 @@ class Prefill:
                 ]
                 valid = torch.cat(pair, 1)
             index = torch.cat([before, index], 1)
-        prefix = Prefix(index, valid, past + self.sequence, shift)
+        prefix = Prefix(index, valid, past + self.sequence, shift, left=not past)
         if isinstance(layer, PrunedStaticLayer):
             layer.pending = prefix
             return (*layer.columns(0, device), prefix, offset, past)

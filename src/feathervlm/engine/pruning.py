@@ -8,6 +8,7 @@ import functools
 import inspect
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,13 +23,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import Features, Survivors
+from feathervlm.core.signals import Attention, Survivors
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
 from feathervlm.engine.decode import Decode, needs_hooks
-from feathervlm.engine.family import Call, Family
+from feathervlm.engine.family import PIXELS, Call, Encoding, Family
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report import Report
+from feathervlm.engine.rotation import rotation
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -58,6 +60,7 @@ class _ThreadState(threading.local):
     """What one thread's call of the model says to the hooks of its base."""
 
     heard: tuple[Any, Any] = (0, None)
+    encodings: Sequence[Encoding] = ()
     suspended = False
     turned_away = False
 
@@ -91,6 +94,7 @@ class Pruning:
         self.model, self.schedule, self.name, self.strict = model, schedule, name, strict
         self.attachment = Attachment()
         self._handles: list[RemovableHandle] = []
+        self._wrapped: list[tuple[nn.Module, str]] = []
         self._forward: Prefill | Decode | None = None
         self._lasting: Decode | None = None
         self._frozen: Frozen | None = None
@@ -106,6 +110,7 @@ class Pruning:
         try:
             self.anatomy = Anatomy(model)
             self.starts = list(schedule.at_layers(len(self.anatomy.layers)))
+            self._check_signals()
             self._attach()
         except Unprunable as error:
             self._detach()
@@ -154,11 +159,21 @@ class Pruning:
         ]
         if self.model is not base:
             self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
-        if self._reads_vision():
-            self._wrap_encoder()
+        for modality in PIXELS:
+            self._wrap_encoder(modality)
         if hasattr(self.model, "generate"):
             self._wrap_generate()
         _pruned.add(self.anatomy.decoder)
+
+    def _check_signals(self) -> None:
+        """Refuse now what a prompt would only find out."""
+        for at, stage in zip(self.starts, self.schedule, strict=True):
+            for signal in stage.select.signals():
+                if isinstance(signal, Attention):
+                    layer = self.anatomy.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at
+                    self.anatomy.head_counts(layer)
+                    if signal.rope:
+                        rotation(self.anatomy, layer)
 
     def _detach(self) -> None:
         for part in (self._forward, self._lasting):
@@ -170,34 +185,35 @@ class Pruning:
         if self._handles:
             self._handles = []
             _pruned.discard(self.anatomy.decoder)
-            self.model.__dict__.pop("generate", None)
-            self.anatomy.base.__dict__.pop("get_image_features", None)
+            for module, name in self._wrapped:
+                module.__dict__.pop(name, None)
+            self._wrapped = []
 
-    def _reads_vision(self) -> bool:
-        def signals(schedule: Schedule) -> Any:
-            for stage in schedule:
-                for signal in stage.select.signals():
-                    yield signal
-                    if isinstance(signal, Survivors):
-                        yield from signals(signal.schedule)
-
-        return any(isinstance(signal, Features) and signal.source == "vision" for signal in signals(self.schedule))
-
-    def _wrap_encoder(self) -> None:
-        """Keep what the vision encoder returns when it runs inside a forward; `generate` hands it over by itself."""
-        base = self.anatomy.base
-        original: Any = getattr(base, "get_image_features", None)
+    def _wrap_encoder(self, modality: str) -> None:
+        """Note what the vision encoder is given and returns: `generate` runs it by itself and hands on the features,
+        which no longer tell their grids."""
+        name, base = f"get_{modality}_features", self.anatomy.base
+        original: Any = getattr(base, name, None)
         if original is None:
             return
+        signature = inspect.signature(original)
 
         @functools.wraps(original)  # generate() reads the signature
         def listening(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
+            if not hasattr(output, "pooler_output"):
+                return output
+            given = signature.bind(*args, **kwargs).arguments
+            facts = self.family.look(modality, given)
+            recent = [encoding for encoding in self._own.encodings if encoding.output() is not None]
+            self._own.encodings = [*recent, Encoding.of(modality, given, output, facts)]
             if self._call is not None and self._owner == threading.get_ident():
-                self._call.encoded.append(output)
+                self._call.encoded[modality] = output
+                self.family.check(self._call, modality, output)
             return output
 
-        base.__dict__["get_image_features"] = listening
+        base.__dict__[name] = listening
+        self._wrapped.append((base, name))
 
     def _wrap_generate(self) -> None:
         """Chunked prefill can only be seen here: each of its forwards looks like a short prompt."""
@@ -224,6 +240,7 @@ class Pruning:
                     self._release()
 
         self.model.__dict__["generate"] = guarded
+        self._wrapped.append((self.model, "generate"))
 
     def _refuse(self, error: Unprunable) -> None:
         if self.strict:
@@ -256,7 +273,9 @@ class Pruning:
             )
         self._owner = threading.get_ident()
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
-        call = Call(arguments, *self._own.heard)
+        if self.model is base:
+            self._own.heard = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
+        call = Call(arguments, *self._own.heard, list(self._own.encodings))
         cache = arguments.get("past_key_values")
         new = call.shape[1]
         refused = self._own.suspended
@@ -285,7 +304,8 @@ class Pruning:
     def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
         cache = call.arguments.get("past_key_values")
         if cache is not None:
-            check_cache(cache, self.starts[0])
+            pruned = range(self.starts[0], len(self.anatomy.layers))
+            check_cache(cache, [layer for layer in pruned if self.anatomy.keeps_keys(layer)])
         self._end_lasting()
         checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers)
         if self.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
@@ -336,7 +356,7 @@ class Pruning:
                 mask = mask[..., : call.shape[1]]  # made for a static cache
             arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
             inner = self._survivors(signal.schedule, call, layout)
-            scoring = Call(arguments, call.logits_to_keep, call.labels, call.encoded)
+            scoring = Call(arguments, call.logits_to_keep, call.labels, call.encodings, call.encoded)
             probe = Prefill(
                 self.anatomy, self.family, signal.schedule, scoring, layout, self.attachment, survivors=inner
             ).install()

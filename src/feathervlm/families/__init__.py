@@ -1,15 +1,30 @@
-"""Model families: the only code that knows a model's geometry. One file each, registered by `model_type`."""
+"""Model families: the only code that knows a model's geometry. One file each, found by itself.
 
-from collections.abc import Callable
+A module of this package that defines a `Family` with `model_types` is all that it takes to know those models.
+"""
+
+import importlib
+import pkgutil
 
 from transformers import PreTrainedModel
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.family import Family, GivenLayout
-from feathervlm.families.llava import Llava
 
-FAMILIES: dict[str, Callable[[PreTrainedModel], Family]] = {"llava": Llava}
+
+def _discover() -> dict[str, type[Family]]:
+    found: dict[str, type[Family]] = {}
+    for info in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = importlib.import_module(info.name)
+        for part in vars(module).values():
+            if isinstance(part, type) and issubclass(part, Family) and part.__module__ == info.name:
+                found |= dict.fromkeys(part.__dict__.get("model_types", ()), part)
+    return found
+
+
+FAMILIES: dict[str, type[Family]] = _discover()
+"""The family of every `config.model_type` that is known."""
 
 
 def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
@@ -18,11 +33,12 @@ def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
     Raises:
         Unprunable: if no family knows the model and no layout is given.
     """
-    if layout is not None:
-        return GivenLayout(model, layout)
     kind = getattr(model.config, "model_type", None)
-    if kind in FAMILIES:
-        return FAMILIES[kind](model)
+    known = FAMILIES[kind](model) if kind in FAMILIES else None
+    if layout is not None:
+        return GivenLayout(model, layout, known)
+    if known is not None:
+        return known
     has_vision = getattr(model.config, "vision_config", None) is not None
     problem = "is not a model family that is known yet" if has_vision else "takes no images"
     raise Unprunable(

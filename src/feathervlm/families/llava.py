@@ -4,71 +4,38 @@ Visual tokens are the `<image>` placeholders, in raster order, with nothing betw
 the original crops the centre of the picture; `picture_box` tells which part the grid covers.
 """
 
-from dataclasses import dataclass
 from math import isqrt
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
-from feathervlm.engine.family import Call
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run, grid
 
 
-@dataclass(frozen=True, eq=False)
-class Llava:
+class Llava(Placeholders):
     """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower and any text model."""
 
-    model: PreTrainedModel
+    title = "LLaVA 1.5"
+    model_types = ("llava",)
 
-    def visual_source(self, call: Call) -> tuple[Tensor, ...]:
-        """Pixels in a plain forward, projected features under `generate`."""
-        pixels = call.arguments.get("pixel_values")
-        if pixels is not None:
-            return (pixels,)
-        output = self._encoded(call)
-        if output is not None:
-            return tuple(output.pooler_output)
-        cache = call.arguments.get("past_key_values")
-        if call.arguments.get("input_ids") is None and (cache is None or not int(cache.get_seq_length())):
-            raise Unprunable(
-                "inputs_embeds hide which tokens are visual; pass input_ids, or tell prune() with "
-                "layout=VisualLayout(mask, grids)."
-            )
-        return ()
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """One (1, side, side) grid per image."""
+        pixels = visual.given["pixel_values"]
+        patch = self.model.config.vision_config.patch_size
+        rows, cols = (side // patch for side in pixels.shape[-2:])
+        return [grid(rows, cols)] * pixels.shape[0]
 
-    def layout(self, call: Call) -> VisualLayout:
-        """One (1, side, side) grid per image, in the order of the placeholders."""
-        grids = self._grids(call)
-        mask = self._placeholders(call)
-        batch = call.shape[0]
-        if batch == 1:  # transformers itself checks that placeholders and features match in number
-            return VisualLayout(mask, [grids], trusted=True)
-        per_sample: list[list[tuple[int, int, int]]] = []
-        rest = iter(grids)
-        for sample, found in enumerate(mask.sum(1).tolist()):
-            images = []
-            while found > 0:
-                grid = next(rest, None)
-                if grid is None:
-                    raise PruningError(f"Sample {sample} has more image placeholders than there are image features.")
-                images.append(grid)
-                found -= grid[1] * grid[2]
-            per_sample.append(images)
-            if found:
-                raise PruningError(
-                    f"Sample {sample} has {-found} image placeholders fewer than its images have tokens; make the "
-                    "prompt with the model's own processor."
-                )
-        return VisualLayout(mask, per_sample, trusted=True)
+    def runs_of_features(self, visual: Visual) -> list[Run]:
+        """As above, from the number of features."""
+        return [square(len(features)) for features in visual.output.pooler_output]
 
     def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
         """The tower's selected layer, without [CLS]."""
-        output = self._encoded(call) or (call.encoded[-1] if call.encoded else None)
         config = self.model.config
-        states = getattr(output, "hidden_states", None)
+        states = getattr(call.encoder_output("image"), "hidden_states", None)
         if states is None or not isinstance(config.vision_feature_layer, int):
             raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
         selected = states[config.vision_feature_layer]
@@ -79,34 +46,20 @@ class Llava:
         place = (exists.flatten().cumsum(0) - 1).clamp(min=0).view(exists.shape)
         return features[place]
 
-    def _encoded(self, call: Call) -> Any:
-        return (call.arguments.get("mm_encoder_outputs") or {}).get("image")
 
-    def _grids(self, call: Call) -> list[tuple[int, int, int]]:
-        pixels = call.arguments.get("pixel_values")
-        if pixels is not None:
-            patch = self.model.config.vision_config.patch_size
-            rows, cols = (side // patch for side in pixels.shape[-2:])
-            return [(1, rows, cols)] * pixels.shape[0]
-        grids = []
-        for features in self._encoded(call).pooler_output:
-            side = isqrt(features.shape[0])
-            if side * side != features.shape[0]:
-                raise Unprunable(
-                    f"An image of {features.shape[0]} tokens is not a square grid; tell prune() the shape with "
-                    "layout=VisualLayout(mask, grids)."
-                )
-            grids.append((1, side, side))
-        return grids
+def square(tokens: int) -> Run:
+    """A square grid of so many tokens.
 
-    def _placeholders(self, call: Call) -> Tensor:
-        token = self.model.config.image_token_id
-        ids = call.arguments.get("input_ids")
-        if ids is not None:
-            return ids == token
-        embeds = call.arguments["inputs_embeds"]
-        placeholder = self.model.get_input_embeddings()(torch.tensor(token, device=embeds.device))
-        return (embeds == placeholder).all(-1)
+    Raises:
+        Unprunable: if there is none.
+    """
+    side = isqrt(tokens)
+    if side * side != tokens:
+        raise Unprunable(
+            f"An image of {tokens} tokens is not a square grid; tell prune() the shape with "
+            "layout=VisualLayout(mask, grids)."
+        )
+    return grid(side, side)
 
 
 def picture_box(processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -1,0 +1,55 @@
+"""How a layer rotates its queries and keys by position, for every form that decoders have.
+
+Calls the model's own function, found in the module of its attention; knows the forms `(q, k, cos, sin)` and Llama 4's
+complex one, and which layers do not rotate at all.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.core.errors import Unprunable
+from feathervlm.engine.anatomy import Anatomy
+
+Rotation = Callable[[Tensor, Any], Tensor]
+"""From states (batch, heads, sequence, dim) and the layer's `position_embeddings` to rotated states."""
+
+
+def rotation(anatomy: Anatomy, layer: int) -> Rotation:
+    """How a layer rotates.
+
+    Raises:
+        Unprunable: if it does so in a way that is not known.
+    """
+    module = anatomy.attention_module(layer)
+    if not rotates(anatomy, module):
+        return lambda states, tables: states
+    functions = vars(sys.modules[type(module).__module__])
+    usual = functions.get("apply_rotary_pos_emb")
+    if usual is not None and "cos" in inspect.signature(usual).parameters:
+        return lambda states, tables: usual(states, states, *tables)[0]
+    turn = functions.get("apply_rotary_emb")
+    if turn is not None and "freqs_cis" in inspect.signature(turn).parameters:
+        norm = getattr(module, "qk_norm", lambda states: states)  # Llama 4 norms what it has rotated
+
+        def complex_rotation(states: Tensor, tables: Any) -> Tensor:
+            by_token = states.transpose(1, 2)
+            turned: Tensor = norm(turn(by_token, by_token, tables)[0])
+            return turned.transpose(1, 2)
+
+        return complex_rotation
+    raise Unprunable(
+        f"{type(anatomy.model).__name__} has no apply_rotary_pos_emb(q, k, cos, sin); score with rope=False."
+    )
+
+
+def rotates(anatomy: Anatomy, module: Any) -> bool:
+    """Whether an attention module rotates at all."""
+    if hasattr(module, "use_rope"):
+        return bool(module.use_rope)
+    if anatomy.config.model_type.startswith("cohere2"):  # told by nothing but the attention's forward
+        return module.sliding_window is not None
+    return True
