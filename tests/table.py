@@ -12,7 +12,7 @@ METHODS = {
     "fastv-all": m.FastV(layer=2, over="all"),
     "fastv-no-rope": m.FastV(layer=3, rope=False),
     "uniform-0": m.Uniform(layer=0),
-    "knn": m.KNN(layer=2, count=10, features="projected"),
+    "knn": m.KNN(layer=2, count=6, features="projected"),
     "ensemble": m.Ensemble(layer=1),
     "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4)),
     "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), form="baseline"),

@@ -10,14 +10,16 @@ LAYERS, SIDE = 6, 6
 
 TEXT_CONFIGS = {
     "llama": tf.LlamaConfig,
+    "qwen2": tf.Qwen2Config,
     "qwen3": tf.Qwen3Config,
     "mistral": tf.MistralConfig,
     "phi3": tf.Phi3Config,
 }
 
 
-def text_config(kind="llama", **changes):
-    shape = {
+def sizes(**changes):
+    """What all decoders have in common."""
+    return {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
         "intermediate_size": 96,
@@ -30,7 +32,12 @@ def text_config(kind="llama", **changes):
         "bos_token_id": 1,
         "eos_token_id": 2,
         "tie_word_embeddings": False,
+        **changes,
     }
+
+
+def text_config(kind="llama", **changes):
+    shape = sizes()
     if kind == "phi3":
         shape.pop("head_dim")
     if kind == "mistral":

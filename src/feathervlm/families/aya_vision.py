@@ -1,0 +1,22 @@
+"""Aya Vision: tiles with a numbered mark before each, then the overview behind a mark of its own."""
+
+from collections.abc import Sequence
+
+from feathervlm.families.tiles import Span, Tiles, up_to_overview
+
+
+class AyaVision(Tiles):
+    """`AyaVisionForConditionalGeneration`."""
+
+    title = "Aya Vision"
+    model_types = ("aya_vision",)
+
+    @property
+    def side(self) -> int:
+        """Patches merged by the projector."""
+        config = self.model.config
+        return int(config.vision_config.image_size // config.vision_config.patch_size // config.downsample_factor)
+
+    def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
+        """An image ends with its overview."""
+        return up_to_overview(ids, spans)

@@ -1,0 +1,25 @@
+"""Command A Vision (Cohere2 Vision): tiles with a line break after each, the overview last."""
+
+from collections.abc import Sequence
+
+from feathervlm.families.aya_vision import AyaVision
+from feathervlm.families.tiles import Span
+
+
+class Cohere2Vision(AyaVision):
+    """`Cohere2VisionForConditionalGeneration`."""
+
+    title = "Command A Vision"
+    model_types = ("cohere2_vision",)
+
+    def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
+        """Tiles of one image have a single token between them."""
+        counts: list[int] = []
+        end = -2
+        for start, length in spans:
+            if start == end + 1:
+                counts[-1] += 1
+            else:
+                counts.append(1)
+            end = start + length
+        return counts

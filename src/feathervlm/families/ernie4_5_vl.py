@@ -1,0 +1,26 @@
+"""ERNIE 4.5 VL: Qwen2-VL's geometry, with experts of their own for visual tokens.
+
+Decoder layers are told which tokens are visual by `moe_mm_token_type_ids`, which has to follow the rows. A video's
+frames are merged two by two behind the vision tower.
+"""
+
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Run, grid
+from feathervlm.families.qwen2_vl import Qwen2VL
+
+
+class Ernie45VL(Qwen2VL):
+    """`Ernie4_5_VLMoeForConditionalGeneration`."""
+
+    title = "ERNIE 4.5 VL"
+    model_types = ("ernie4_5_vl_moe",)
+    row_arguments = ("moe_mm_token_type_ids",)
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """As Qwen2-VL; videos in pairs of frames."""
+        if visual.modality == "image":
+            return super().runs(visual, call)
+        config = self.model.config.vision_config
+        merge, pairs = config.spatial_merge_size, config.temporal_merge_size
+        grids = visual.given["video_grid_thw"].tolist()
+        return [grid(rows // merge, cols // merge, frames // pairs) for frames, rows, cols in grids]

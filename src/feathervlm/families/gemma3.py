@@ -1,0 +1,23 @@
+"""Gemma 3: one square grid of pooled patches; most decoder layers see a sliding window.
+
+Crops of pan-and-scan come as images of their own, behind the whole picture. Only the layers of full attention (every
+sixth) can score, so a criterion reads the nearest one before its stage.
+"""
+
+from math import isqrt
+
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run, grid
+
+
+class Gemma3(Placeholders):
+    """`Gemma3ForConditionalGeneration`."""
+
+    title = "Gemma 3"
+    model_types = ("gemma3",)
+    geometry = "one square grid; crops of pan-and-scan count as images"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """As many tokens as the config says."""
+        side = isqrt(self.model.config.mm_tokens_per_image)
+        return [grid(side, side)] * len(visual.given["pixel_values"])

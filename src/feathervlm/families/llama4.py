@@ -1,0 +1,51 @@
+"""Llama 4: tiles with marks between columns and rows, then the overview behind a mark of its own.
+
+Three of four decoder layers see chunks of the sequence only; a criterion reads the nearest layer of full attention,
+which has no rotary positions: there scores with and without RoPE are the same.
+"""
+
+from collections.abc import Sequence
+from math import isqrt
+
+from feathervlm.core.errors import Unprunable
+from feathervlm.core.layout import VisualLayout
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run
+from feathervlm.families.tiles import Span, joined, prompts, spans_of, up_to_overview
+
+
+class Llama4(Placeholders):
+    """`Llama4ForConditionalGeneration`."""
+
+    title = "Llama 4"
+    model_types = ("llama4",)
+    geometry = "equal tiles, joined to one plane, and an overview"
+    limits = "prompts below 8192 tokens; the margin that fills up the tiles counts as picture"
+
+    def layout(self, call: Call) -> VisualLayout:
+        """Marks between the tiles tell. Prompts so long that queries are tempered by their place are refused."""
+        config = self.model.config.get_text_config()
+        if config.attn_temperature_tuning and call.shape[1] >= config.floor_scale:
+            raise Unprunable(
+                f"Llama 4 tempers queries from token {config.floor_scale} on by their number, which pruning changes; "
+                "shorten the prompt."
+            )
+        return super().layout(call)
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """Tiles and overview of every image."""
+        found = []
+        for ids in prompts(call, visual):
+            spans = spans_of(ids, self.token("image"))
+            for count in up_to_overview(ids, spans):
+                found.append(_run(ids, spans[:count]))
+                spans = spans[count:]
+        return found
+
+
+def _run(ids: Sequence[int], spans: Sequence[Span]) -> Run:
+    *tiles, (_, length) = spans
+    side = isqrt(length)
+    behind = [ids[start + size] for start, size in tiles]
+    rows = behind.count(behind[-1]) if tiles else 0
+    return joined(side, rows, len(tiles) // max(rows, 1))

@@ -1,0 +1,42 @@
+"""LLaVA-OneVision: LLaVA-NeXT's tiles with an upper limit, single views in prompts of several images, and videos.
+
+A view of more tokens than `vision_aspect_ratio` allows is scaled down. Where a prompt has several images each is one
+overview. Frames of a video are pooled two by two; one line break ends the video.
+"""
+
+from math import ceil, sqrt
+
+from feathervlm.core.layout import Plane
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Run
+from feathervlm.families.llava_next import LlavaNext
+
+
+class LlavaOnevision(LlavaNext):
+    """`LlavaOnevisionForConditionalGeneration`."""
+
+    title = "LLaVA-OneVision"
+    model_types = ("llava_onevision",)
+    modalities = ("image", "video")
+    geometry = "an overview and an unpadded, limited view in tiles; line breaks are text; video frames pooled 2x2"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """Images in tiles, or as overviews alone; videos frame by frame."""
+        if visual.modality == "video":
+            videos, frames = visual.given["pixel_values_videos"].shape[:2]
+            plane = Plane((frames, ceil(self.side / 2), ceil(self.side / 2)))
+            return [Run((plane,), (plane.size,))] * videos
+        numbers = visual.given.get("batch_num_images")
+        sizes = visual.given["image_sizes"].tolist()
+        alone = [True] * len(sizes)
+        if numbers is not None:
+            alone = [number == 1 for number in numbers.tolist() for _ in range(number)]
+        overview = Plane((1, self.side, self.side))
+        single = Run((overview,), (overview.size,))
+        return [self.run(size) if tiled else single for size, tiled in zip(sizes, alone, strict=True)]
+
+    def limited(self, rows: int, cols: int) -> tuple[int, int]:
+        """Scaled down to the limit."""
+        most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        ratio = sqrt(rows * cols / (most * self.side**2))
+        return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)

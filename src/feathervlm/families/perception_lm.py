@@ -1,0 +1,37 @@
+"""Perception LM: the overview first, then tiles one after the other without a mark; videos frame by frame.
+
+All images of a batch have the same number of tiles. Tokens of a tile are what the run of placeholders leaves for each.
+"""
+
+from math import isqrt
+from typing import Any
+
+from feathervlm.engine.family import PIXELS, Call, Visual
+from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.tiles import arrangements, joined, prompts, sketch, spans_of
+
+
+class PerceptionLM(Placeholders):
+    """`PerceptionLMForConditionalGeneration`."""
+
+    title = "Perception LM"
+    model_types = ("perception_lm",)
+    modalities = ("image", "video")
+    geometry = "an overview and equal tiles, joined to one plane; videos one grid per frame"
+
+    def look(self, modality: str, arguments: dict[str, Any]) -> Any:
+        """A sketch of every tile of every image: (images, tiles, channels, 8, 8)."""
+        pixels = arguments[PIXELS[modality]]
+        return sketch(pixels).unflatten(0, pixels.shape[:2])
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """Overview and tiles of every image; one frame after the other of every video."""
+        tiles = visual.given[PIXELS[visual.modality]].shape[1]
+        token = self.token(visual.modality)
+        lengths = [length for ids in prompts(call, visual) for _, length in spans_of(ids, token)]
+        sides = [isqrt(length // tiles) for length in lengths]
+        if visual.modality == "video":
+            return [grid(side, side, tiles) for side in sides]
+        seen = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
+        shapes = arrangements(list(seen.roll(-1, 1)))
+        return [joined(side, *shape, overview_first=True) for side, shape in zip(sides, shapes, strict=True)]

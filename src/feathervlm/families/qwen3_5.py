@@ -1,0 +1,14 @@
+"""Qwen3.5, dense and mixture of experts: Qwen2-VL's geometry in front of a decoder of mostly linear attention.
+
+Layers of linear attention run over the tokens that are left; only the few layers of full attention can score, so a
+criterion reads the nearest one before its stage.
+"""
+
+from feathervlm.families.qwen2_vl import Qwen2VL
+
+
+class Qwen35(Qwen2VL):
+    """`Qwen3_5ForConditionalGeneration` and `Qwen3_5MoeForConditionalGeneration`."""
+
+    title = "Qwen3.5"
+    model_types = ("qwen3_5", "qwen3_5_moe")

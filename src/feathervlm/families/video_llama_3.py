@@ -1,0 +1,22 @@
+"""VideoLLaMA 3: pictures and frames at their own shape, each with a merge factor of its own."""
+
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run, grid
+
+
+class VideoLlama3(Placeholders):
+    """`VideoLlama3ForConditionalGeneration`. Frames that its processor drops as repetitions are refused."""
+
+    title = "VideoLLaMA 3"
+    model_types = ("video_llama_3",)
+    modalities = ("image", "video")
+    geometry = "one grid of the picture's own shape, merged by a factor per image"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """One grid per image, one with several frames per video."""
+        grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
+        merges = visual.given[f"{visual.modality}_merge_sizes"].tolist()
+        return [
+            grid(rows // merge, cols // merge, frames)
+            for (frames, rows, cols), merge in zip(grids, merges, strict=True)
+        ]

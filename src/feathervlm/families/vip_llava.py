@@ -1,0 +1,13 @@
+"""ViP-LLaVA: LLaVA 1.5 whose projector reads five layers of its CLIP tower at once.
+
+Geometry is LLaVA's. Features of several layers have no single width, so criteria on vision features are refused.
+"""
+
+from feathervlm.families.llava import Llava
+
+
+class VipLlava(Llava):
+    """`VipLlavaForConditionalGeneration`."""
+
+    title = "ViP-LLaVA"
+    model_types = ("vipllava",)

@@ -1,0 +1,263 @@
+"""The laws of pruning on every family: tiny random models, prompts with two, one and no pictures in one batch."""
+
+from functools import cache, partial
+
+import pytest
+import torch
+
+import feathervlm
+import zoo
+from families.specimens import SPECIMENS
+from feathervlm import Schedule, Stage, Unprunable, methods
+from feathervlm.core import Given
+from feathervlm.engine.anatomy import Anatomy
+from feathervlm.families import FAMILIES
+from table import METHODS
+
+CASES = [(name, attention) for name, specimen in SPECIMENS.items() for attention in specimen.attention]
+TOKENS = 4
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request):
+    name, attention = request.param
+    return SPECIMENS[name], attention
+
+
+@pytest.fixture(params=SPECIMENS.values(), ids=SPECIMENS)
+def specimen(request):
+    return request.param
+
+
+def ways(specimen):
+    """One method that asks for scores, one that does not; of the latter a stage before the first layer."""
+    first, second = specimen.layers
+    return {
+        "feather": methods.Feather(layers=(first, second), keep=0.5, stride=2),
+        "uniform-0": methods.Uniform(layer=0, stride=2),
+        "random": methods.RandomKeep(layer=1, keep=0.4),
+    }
+
+
+def run(model, inputs, tokens=0):
+    """Logits of the prompt, or of generated tokens and these."""
+    with torch.no_grad():
+        if not tokens:
+            return model(**inputs).logits
+        out = model.generate(
+            **inputs, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    return out.sequences[:, -tokens:], torch.stack(out.logits, 1)
+
+
+@cache
+def unpruned(specimen, attention):
+    model = specimen.model(attention)
+    inputs = specimen.inputs(*specimen.prompts())
+    return run(model, inputs), *run(model, inputs, TOKENS)
+
+
+@cache
+def pruned(specimen, attention, way):
+    model = specimen.model(attention)
+    inputs = specimen.inputs(*specimen.prompts())
+    with feathervlm.prune(model, ways(specimen)[way]) as pruning:
+        logits, first = run(model, inputs), pruning.report
+        return logits, first, *run(model, inputs, TOKENS), pruning.report
+
+
+def attended(specimen):
+    return specimen.inputs(*specimen.prompts())["attention_mask"].bool()
+
+
+@pytest.mark.parametrize("keep", ["feather", "uniform-0"])
+def test_keeping_everything_changes_no_bit(case, keep):
+    specimen, attention = case
+    whole = {
+        "feather": methods.Feather(layers=specimen.layers, keep=1.0),
+        "uniform-0": methods.Uniform(layer=0, stride=1),
+    }
+    model, inputs = specimen.model(attention), specimen.inputs(*specimen.prompts())
+    logits, sequences, scores = unpruned(specimen, attention)
+    with feathervlm.prune(model, whole[keep]):
+        assert torch.equal(run(model, inputs)[attended(specimen)], logits[attended(specimen)])
+        again, steps = run(model, inputs, TOKENS)
+    assert torch.equal(again, sequences)
+    assert torch.equal(steps, scores)
+
+
+@pytest.mark.parametrize("way", ["feather", "uniform-0", "random"])
+def test_pruning_changes_logits_and_counts_hold(case, way):
+    specimen, attention = case
+    logits, report, _, _, generated = pruned(specimen, attention, way)
+    full = unpruned(specimen, attention)[0]
+    with_pictures = [i for i, (_, shots) in enumerate(specimen.prompts()) if shots]
+    for sample in with_pictures:
+        assert (logits[sample, -1] - full[sample, -1]).abs().max() > 1e-3
+    for sample, (ids, shots) in enumerate(specimen.prompts()):
+        placeholders = sum(shot.ids.count(shot.token) for shot in shots)
+        assert report.record.layout.counts[sample] <= placeholders
+        assert ids.count(zoo.IMAGE) <= placeholders
+        assert len(report.record.layout.pictures[sample]) == len(shots)
+        if not shots:
+            torch.testing.assert_close(logits[sample, -1], full[sample, -1], atol=specimen.tolerance, rtol=1e-3)
+    for one, two in zip(report.stages, generated.stages, strict=True):
+        assert [kept.tolist() for kept in one.kept] == [kept.tolist() for kept in two.kept]
+        assert all(
+            len(kept) < total for kept, total in zip(one.kept, report.record.layout.counts, strict=True) if total
+        )
+
+
+@pytest.mark.parametrize("way", ["feather", "uniform-0", "random"])
+def test_a_batch_is_the_same_as_one_by_one(case, way):
+    specimen, attention = case
+    model = specimen.model(attention)
+    logits, report, sequences, scores, _ = pruned(specimen, attention, way)
+    for sample, prompt in enumerate(specimen.prompts()):
+        inputs = specimen.inputs(prompt)
+        with feathervlm.prune(model, ways(specimen)[way]) as pruning:
+            alone = run(model, inputs)
+            tokens, steps = run(model, inputs, TOKENS)
+        torch.testing.assert_close(alone[0], logits[sample, -alone.shape[1] :], atol=specimen.tolerance, rtol=1e-3)
+        assert torch.equal(tokens[0], sequences[sample])
+        torch.testing.assert_close(steps[0], scores[sample], atol=specimen.tolerance, rtol=1e-3)
+        if prompt[1]:
+            for one, many in zip(pruning.report.stages, report.stages, strict=True):
+                assert one.kept[0].tolist() == many.kept[sample].tolist()
+
+
+def frozen(report):
+    return Schedule(*(Stage(stage.layer, Given(stage.kept)) for stage in report.stages))
+
+
+@pytest.mark.parametrize("way", ["feather", "uniform-0", "random"])
+def test_decoding_with_a_cache_is_a_prefill_of_everything(case, way):
+    specimen, attention = case
+    model = specimen.model(attention)
+    _, _, sequences, scores, report = pruned(specimen, attention, way)
+    extra = sequences[:, :-1].tolist()
+    inputs = specimen.inputs(*specimen.prompts(), extra=extra)
+    with feathervlm.prune(model, frozen(report)), torch.no_grad():
+        logits = model(**inputs, use_cache=False).logits
+    torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=specimen.tolerance, rtol=1e-3)
+
+
+def hide(model, layout, report, attended):
+    """Let the unpruned model ignore, from each stage's layer on, the tokens that a report says were dropped."""
+    hidden = {}
+    for stage in report.stages:
+        hidden[stage.layer] = layout.mask.clone()
+        for sample, kept in enumerate(stage.kept):
+            hidden[stage.layer][sample, layout.mask[sample].nonzero()[:, 0][kept]] = False
+    rows = torch.arange(attended.shape[1])
+
+    def hook(stage, module, args, kwargs):
+        mask = kwargs["attention_mask"]
+        allowed = rows[:, None] >= rows[None, :] if mask is None else mask
+        allowed = allowed if allowed.dtype == torch.bool else allowed > torch.finfo(allowed.dtype).min / 2
+        allowed = allowed & (~hidden[stage] & attended)[:, None, None, :] | torch.eye(len(rows), dtype=torch.bool)
+        eager = mask is not None and mask.dtype != torch.bool
+        return args, {
+            **kwargs,
+            "attention_mask": torch.where(allowed, 0.0, torch.finfo(torch.float32).min) if eager else allowed,
+        }
+
+    handles = []
+    for index, layer in enumerate(Anatomy(model).layers):
+        stage = max((at for at in hidden if at <= index), default=None)
+        if stage is not None:
+            handles.append(layer.register_forward_pre_hook(partial(hook, stage), with_kwargs=True))
+    return handles
+
+
+@pytest.mark.parametrize("way", ["feather", "random"])
+def test_pruning_is_hiding_tokens_from_later_layers(case, way):
+    specimen, attention = case
+    if specimen.state:
+        pytest.skip("a layer that carries a state has no mask to hide a token with")
+    model = specimen.model(attention)
+    logits, report, *_ = pruned(specimen, attention, way)
+    layout, there = report.record.layout, attended(specimen)
+    if attention == "eager" and "llama4" in specimen.name:
+        pytest.skip("the mask of its eager attention is made inside")
+    handles = hide(model, layout, report, there)
+    try:
+        expected = run(model, specimen.inputs(*specimen.prompts()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    text = there & ~layout.mask
+    torch.testing.assert_close(logits[text], expected[text], atol=specimen.tolerance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rope", [True, False])
+def test_scores_are_those_of_eager_attention(specimen, rope):
+    """With rotation as the model has it; without, as if every rotation were by nothing."""
+    model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
+    method = methods.FastV(layer=specimen.layers[0], keep=0.5, rope=rope, over="all")
+    with feathervlm.prune(model, method) as pruning:
+        run(model, inputs)
+    report, seen = pruning.report, []
+    at = next((int(word) for note in report.notes for word in note.replace(",", " ").split() if word.isdigit()), None)
+    layer = specimen.layers[0] - 1 if at is None else at
+    module = pruning.anatomy.attention_module(layer)
+    unrotated = [] if rope else [module.register_forward_pre_hook(still, with_kwargs=True)]
+    handle = module.register_forward_hook(lambda module, args, output: seen.append(output[1]))
+    try:
+        run(model, inputs)
+    finally:
+        for each in (handle, *unrotated):
+            each.remove()
+    weights = seen[0][:, :, -1].float().mean(1)
+    for sample, mask in enumerate(report.record.layout.mask):
+        torch.testing.assert_close(report.stages[0].scores[sample], weights[sample][mask], atol=1e-5, rtol=1e-3)
+
+
+def still(module, args, kwargs):
+    """Positions all the same: no rotation is left between any two."""
+    tables = kwargs["position_embeddings"]
+    if isinstance(tables, tuple):
+        kwargs["position_embeddings"] = (torch.ones_like(tables[0]), torch.zeros_like(tables[1]))
+    return args, kwargs
+
+
+def traces(model):
+    return [
+        (type(part), sorted(part.__dict__), len(part._forward_pre_hooks), len(part._forward_hooks))
+        for part in model.modules()
+    ]
+
+
+def fail(*args):
+    raise KeyError("inside")
+
+
+def test_the_model_is_untouched_afterwards(specimen):
+    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
+    run(model, inputs)
+    before = traces(model)
+    handle = model.get_decoder().register_forward_hook(fail)
+    with pytest.raises(KeyError, match="inside"), feathervlm.prune(model, ways(specimen)["feather"]):
+        run(model, inputs, 2)
+    handle.remove()
+    assert traces(model) == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_or_is_refused_in_words(specimen, name):
+    model, inputs = specimen.model(), specimen.inputs(*specimen.prompts())
+    method = METHODS[name]
+    if name in specimen.refuses:
+        with pytest.raises(Unprunable, match=specimen.refuses[name]), feathervlm.prune(model, method):
+            run(model, inputs)
+        return
+    with feathervlm.prune(model, method) as pruning:
+        logits = run(model, inputs)
+    assert pruning.report.pruned
+    assert (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-4
+
+
+def test_every_family_has_a_specimen():
+    shown = {specimen.model().config.model_type for specimen in SPECIMENS.values()}
+    kin = [set(family.model_types) for family in set(FAMILIES.values())]
+    assert [types for types in kin if not types & shown] == []

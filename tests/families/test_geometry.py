@@ -1,0 +1,147 @@
+"""Geometry, proven with real processors: a change of one cell of the picture changes the token that the layout puts
+there more than any other, and the overlay paints that cell."""
+
+import copy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import feathervlm
+from families.processors import PROCESSORS
+from families.specimens import SPECIMENS
+from feathervlm import Schedule, Stage
+from feathervlm.core import Given
+from feathervlm.core.layout import tokens_of
+from feathervlm.engine.anatomy import Anatomy
+
+SIZES = {"portrait": (61, 103), "landscape": (150, 70), "tiny": (23, 31), "huge": (640, 410), "square": (96, 96)}
+CAPTION = 24
+EQUAL = {"perception_lm"}
+"""Families whose pictures all have as many tiles."""
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of NumPy's
+
+
+@cache
+def model(name):
+    """The specimen with weights so small that features stay near their patch."""
+    vlm = copy.deepcopy(SPECIMENS[name].model())
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in vlm.parameters():
+            if weight.dim() >= 2:
+                weight.normal_(std=0.02)
+    return vlm
+
+
+@cache
+def processor(name):
+    return PROCESSORS[name]()
+
+
+def picture(size, seed=0):
+    """Smooth colours, none of which is that of padding."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(60, 200, (5, 5, 3), dtype=np.uint8))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def inputs(name, *pictures):
+    words = processor(name)
+    marks = " word9 ".join([words.image_token] * len(pictures))
+    text = f"word7 {marks} word8 word9"
+    found = words(images=list(pictures), text=text, return_tensors="pt")
+    return {key: value for key, value in found.items() if key not in ("num_crops", "image_rows", "image_cols")}
+
+
+def look(name, *pictures, method="uniform:layer=0,stride=1"):
+    """The report, and the embeddings of all visual tokens as they enter the decoder."""
+    vlm, seen = model(name), []
+
+    def keep(module, args, kwargs):
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = Anatomy(vlm).layers[0].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    try:
+        with torch.no_grad(), feathervlm.prune(vlm, method) as pruning:
+            vlm(**inputs(name, *pictures))
+    finally:
+        handle.remove()
+    report = pruning.report
+    return report, seen[0][0][report.record.layout.mask[0]]
+
+
+def cells(report, image=0):
+    """(x, y) of the middle, as shares of the picture, and the plane of every token of an image."""
+    place = report.record.layout.geometry()
+    mine = place.image[0] == image
+    return torch.stack([place.x[0][mine], place.y[0][mine]], 1), place.plane[0][mine]
+
+
+def box_of(report, token, image=0):
+    """What part of the picture a token shows."""
+    plane = report.record.layout.pictures[0][image][int(cells(report, image)[1][token])]
+    (x, y), (_, rows, cols) = cells(report, image)[0][token].tolist(), plane.shape
+    wide, high = (plane.box[2] - plane.box[0]) / cols, (plane.box[3] - plane.box[1]) / rows
+    return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
+    image = picture(SIZES[size])
+    report, before = look(name, image)
+    planes = report.record.layout.pictures[0][0]
+    places, plane = cells(report)
+    finest = max(range(len(planes)), key=lambda number: planes[number].size)
+    candidates = torch.nonzero(plane == finest)[:, 0]
+    generator = torch.Generator().manual_seed(len(candidates))
+    for token in candidates[torch.randperm(len(candidates), generator=generator)[:6]].tolist():
+        changed = np.array(image)
+        left, top, right, bottom = box_of(report, token)
+        rows = slice(max(round(top * image.height), 0), max(round(bottom * image.height), 1))
+        cols = slice(max(round(left * image.width), 0), max(round(right * image.width), 1))
+        changed[rows, cols] = 255 - changed[rows, cols]
+        after = look(name, Image.fromarray(changed))[1]
+        moved = (after - before).norm(dim=-1)
+        for number in range(len(planes)):
+            mine = torch.nonzero(plane == number)[:, 0]
+            winner = int(mine[moved[mine].argmax()])
+            box = box_of(report, winner)
+            x, y = places[token].tolist()
+            if number == finest:
+                assert winner == token, (number, places[winner], places[token])
+            else:
+                margin = 0.02
+                assert box[0] - margin <= x <= box[2] + margin, (number, box, x, y)
+                assert box[1] - margin <= y <= box[3] + margin, (number, box, x, y)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_overlay_paints_the_cell(name):
+    image = picture(SIZES["landscape"])
+    report, _ = look(name, image)
+    planes = report.record.layout.pictures[0][0]
+    finest = max(range(len(planes)), key=lambda number: planes[number].size)
+    start = sum(plane.size for plane in planes[:finest])
+    token = start + planes[finest].size // 3
+    only = Schedule(Stage(at=0, select=Given([torch.tensor([token])])))
+    drawn = np.asarray(look(name, image, method=only)[0].overlay(image, size=300)).astype(int)
+    x, y = cells(report)[0][token].tolist()
+    panel = drawn[CAPTION : CAPTION + 140]
+    bright = panel.sum(-1) > 200
+    rows, cols = np.nonzero(bright)
+    assert abs(cols.mean() / 300 - x) < 0.02
+    assert abs(rows.mean() / 140 - y) < 0.03
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_two_pictures_and_their_placeholders(name):
+    second = SIZES["landscape" if name in EQUAL else "portrait"]
+    one, two = picture(SIZES["landscape"]), picture(second, seed=1)
+    report, _ = look(name, one, two)
+    layout = report.record.layout
+    assert len(layout.pictures[0]) == 2
+    assert sum(map(tokens_of, layout.pictures[0])) == int(layout.mask.sum())
