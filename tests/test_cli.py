@@ -309,7 +309,7 @@ def test_a_model_that_takes_no_images(demo: Path, tmp_path: Path) -> None:
 
 def test_a_family_that_cannot_be_pruned(demo: Path, tmp_path: Path) -> None:
     tf.FuyuConfig().save_pretrained(tmp_path)
-    assert "is a fuyu" in sentence(ask(demo, model=tmp_path))
+    assert "(fuyu) cannot be pruned: " in sentence(ask(demo, model=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "processor_config.json"])

@@ -21,11 +21,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from feathervlm import loading
 from feathervlm.attach import prune
-from feathervlm.core.errors import PruningError
+from feathervlm.engine.family import Family
 from feathervlm.engine.overlay import stack
 from feathervlm.engine.report import Report
-from feathervlm.families import FAMILIES
-from feathervlm.families.llava import picture_box
+from feathervlm.families import family_of
 from feathervlm.methods import Method
 
 Say = Callable[[str], None]
@@ -128,7 +127,9 @@ def run(request: Request, *, draw: bool = False, say: Say = lambda now: None) ->
         "max_new_tokens": request.max_new_tokens,
         "repeats": request.repeats,
     }
-    overlay = draw_overlay(report, processor, pictures) if draw and report is not None and report.pruned else None
+    overlay = None
+    if draw and report is not None and report.pruned:
+        overlay = draw_overlay(report, family_of(model), processor, pictures)
     return Outcome(request, settings, unpruned, pruned, report, overlay)
 
 
@@ -151,11 +152,6 @@ def check(request: Request, config: PreTrainedConfig) -> None:
     model = loading.empty_model(config, request.attention)
     if request.method is None:
         return
-    if request.strict and config.model_type not in FAMILIES:
-        raise PruningError(
-            f"{request.model} is a {config.model_type}, a family that feathervlm cannot prune yet (it can: "
-            f"{', '.join(sorted(FAMILIES))}); --no-strict runs it unpruned."
-        )
     prune(model, request.method, strict=request.strict).remove()
 
 
@@ -215,11 +211,11 @@ def generate(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Ru
     return Run(processor.decode(new, skip_special_tokens=True).strip(), len(new), clock.seconds, total)
 
 
-def draw_overlay(report: Report, processor: Any, pictures: list[Image.Image]) -> Image.Image:
+def draw_overlay(report: Report, family: type[Family], processor: Any, pictures: list[Image.Image]) -> Image.Image:
     """What was kept of every picture, one row each."""
     return stack(
         [
-            report.overlay(picture, image=number, box=picture_box(processor, picture.size))
+            report.overlay(picture, image=number, box=family.shown(processor, picture.size))
             for number, picture in enumerate(pictures)
         ]
     )

@@ -277,16 +277,17 @@ def test_a_layout_that_contradicts_itself_is_an_error(mask, grids, message):
 
 
 def martian():
-    llava = zoo.llava()
-    llava.config.model_type = "martian"
-    return llava
+    llm = zoo.llama()
+    llm.config.model_type = "martian"
+    llm.config.vision_config = {}
+    return llm
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (zoo.llama, r"LlamaForCausalLM \(llama\) takes no images; .*layout=VisualLayout"),
-        (martian, r"\(martian\) is not a model family that is known yet; .*layout=VisualLayout"),
+        (martian, r"\(martian\) is of a family that is not known, .*layout=VisualLayout"),
     ],
 )
 def test_unknown_models_need_a_layout(make, message):

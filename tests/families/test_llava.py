@@ -11,7 +11,7 @@ import feathervlm
 import zoo
 from feathervlm import PruningError, Unprunable, methods
 from feathervlm.engine.family import Call
-from feathervlm.families.llava import Llava, picture_box
+from feathervlm.families.llava import Llava
 
 PROMPTS = [zoo.prompt(2, seed=1), zoo.prompt(0, seed=2), zoo.prompt(1, seed=3)]
 GRID = (1, zoo.SIDE, zoo.SIDE)
@@ -142,8 +142,8 @@ SQUEEZING = SiglipImageProcessor(size={"height": 96, "width": 96})
 @pytest.mark.parametrize("size", [(96, 96), (300, 150), (90, 270), (640, 480)])
 def test_the_picture_box_is_what_the_processor_shows_the_model(size):
     width, height = size
-    assert picture_box(SQUEEZING, size) == (0, 0, width, height)
-    left, top, right, bottom = picture_box(CROPPING, size)
+    assert Llava.shown(SQUEEZING, size) == (0, 0, width, height)
+    left, top, right, bottom = Llava.shown(CROPPING, size)
     assert (right - left, bottom - top) == pytest.approx((min(size), min(size)), abs=1e-6)
     # A ramp of brightness tells which columns and rows the processor shows.
     for horizontal in (True, False):

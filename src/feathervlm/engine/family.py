@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.layout import VisualLayout
+from feathervlm.core.layout import Box, VisualLayout
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """The argument that brings the pixels of each modality."""
@@ -151,6 +151,8 @@ class Family(ABC):
     """The grids of a picture, in a few words."""
     limits: ClassVar[str] = ""
     """What does not work, in a few words."""
+    notes: ClassVar[tuple[str, ...]] = ()
+    """What every report should say."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -162,6 +164,11 @@ class Family(ABC):
     def injected(self) -> int:
         """The last layer after which the model adds to the hidden states of visual tokens; -1 if there is none."""
         return -1
+
+    @classmethod
+    def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
+        """The part of a picture of `size` (width, height) that the model is shown, in pixels."""
+        return 0.0, 0.0, float(size[0]), float(size[1])
 
     def look(self, modality: str, arguments: dict[str, Any]) -> Any:
         """What to remember of pixels that only the encoder gets to see, by the arguments it is given."""

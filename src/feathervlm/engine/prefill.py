@@ -78,6 +78,7 @@ class Prefill:
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
         self.record = Record(layout, self.attended, self.sequence, anatomy.costs, self.past)
+        self.record.notes += family.notes
         check_labels(call, layout)
         if self.survivors:
             self.record.notes.append("the scoring pass that chose the tokens comes on top of these figures")

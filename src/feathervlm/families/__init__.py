@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.family import Family, GivenLayout
+from feathervlm.families.generic import Generic
+from feathervlm.families.refused import REFUSED
 
 
 def _discover() -> dict[str, type[Family]]:
@@ -30,18 +32,31 @@ FAMILIES: dict[str, type[Family]] = _discover()
 def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
     """The family of a model; a given layout wins over all.
 
+    A model that no family knows gets the generic one if that can tell its geometry.
+
     Raises:
-        Unprunable: if no family knows the model and no layout is given.
+        Unprunable: if the model cannot be pruned, or nothing tells where its visual tokens are.
     """
-    kind = getattr(model.config, "model_type", None)
+    kind = str(getattr(model.config, "model_type", None))
     known = FAMILIES[kind](model) if kind in FAMILIES else None
     if layout is not None:
         return GivenLayout(model, layout, known)
     if known is not None:
         return known
+    if kind in REFUSED:
+        raise Unprunable(f"{type(model).__name__} ({kind}) cannot be pruned: {REFUSED[kind]}.")
     has_vision = getattr(model.config, "vision_config", None) is not None
-    problem = "is not a model family that is known yet" if has_vision else "takes no images"
+    if has_vision and Generic.fits(model):
+        return Generic(model)
+    problem = (
+        "is of a family that is not known, with geometry that cannot be inferred" if has_vision else "takes no images"
+    )
     raise Unprunable(
         f"{type(model).__name__} ({kind}) {problem}; tell prune() where the visual tokens are with "
         "layout=VisualLayout(mask, grids)."
     )
+
+
+def family_of(model: PreTrainedModel) -> type[Family]:
+    """The kind of family that `find` gives a model, the generic one if none knows it."""
+    return FAMILIES.get(str(model.config.model_type), Generic)

@@ -1,7 +1,7 @@
 """LLaVA 1.5 and its kin: a ViT's patch features through an MLP, one square grid of tokens per image.
 
 Visual tokens are the `<image>` placeholders, in raster order, with nothing between the rows. The CLIP processor of
-the original crops the centre of the picture; `picture_box` tells which part the grid covers.
+the original crops the centre of the picture, which is then all that the grid covers.
 """
 
 from math import isqrt
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.layout import VisualLayout
+from feathervlm.core.layout import Box, VisualLayout
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 
@@ -46,6 +46,21 @@ class Llava(Placeholders):
         place = (exists.flatten().cumsum(0) - 1).clamp(min=0).view(exists.shape)
         return features[place]
 
+    @classmethod
+    def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
+        """The whole picture where the processor squeezes it to a square; the centre where it crops."""
+        image_processor = getattr(processor, "image_processor", processor)
+        if not getattr(image_processor, "do_center_crop", False):
+            return super().shown(processor, size)
+        (width, height), crop, resized = size, image_processor.crop_size, image_processor.size
+        shortest = resized.get("shortest_edge")
+        if shortest is None:
+            scale_x, scale_y = width / resized["width"], height / resized["height"]
+        else:
+            scale_x = scale_y = min(width, height) / shortest
+        wide, high = crop["width"] * scale_x, crop["height"] * scale_y
+        return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
+
 
 def square(tokens: int) -> Run:
     """A square grid of so many tokens.
@@ -60,23 +75,3 @@ def square(tokens: int) -> Run:
             "layout=VisualLayout(mask, grids)."
         )
     return grid(side, side)
-
-
-def picture_box(processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part (left, top, right, bottom) of a picture of `size` (width, height) that the model's grid covers.
-
-    The whole picture where the processor squeezes it to a square; the centre where it crops.
-    """
-    image_processor = getattr(processor, "image_processor", processor)
-    width, height = size
-    if not getattr(image_processor, "do_center_crop", False):
-        return 0.0, 0.0, float(width), float(height)
-    crop = image_processor.crop_size
-    resized = image_processor.size
-    shortest = resized.get("shortest_edge")
-    if shortest is None:
-        scale_x, scale_y = width / resized["width"], height / resized["height"]
-    else:
-        scale_x = scale_y = min(width, height) / shortest
-    wide, high = crop["width"] * scale_x, crop["height"] * scale_y
-    return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
