@@ -1,4 +1,4 @@
-"""Writes the tables of README and model card from code and committed results; `--check` only compares.
+"""Writes the tables of README, docs and model card from code and committed results; `--check` only compares.
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A test runs the check, so that words and facts agree.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from feathervlm import methods
+from feathervlm import methods, models
 from feathervlm.methods.base import REGISTRY
 
 ROOT = Path(__file__).parent.parent
@@ -134,15 +134,47 @@ def _bracket(cell: dict[str, float]) -> str:
     return f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
 
 
+def model_table() -> str:
+    """One row for each model family."""
+    lines = ["| family | `model_type` | input | grids of a picture | decoder | caches | boxes | limits |"]
+    lines.append("| --- " * 8 + "|")
+    for described in models.families():
+        row = described.to_dict()
+        kinds = ", ".join(f"`{kind}`" for kind in row["model_types"])
+        cells = (row["title"], kinds, ", ".join(row["input"]), row["geometry"], row["decoder"])
+        cells += (", ".join(row["caches"]), row["box_format"] or "", row["limits"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def count_line() -> str:
+    """How many families and model types there are."""
+    kinds = [kind for described in models.families() for kind in described.family.model_types]
+    return (
+        f"{len(models.families()) - 1} families of transformers with {len(kinds)} model types, from LLaVA, Qwen-VL\n"
+        "and InternVL to Gemma 3, Llama 4, Molmo 2 and PaddleOCR-VL."
+    )
+
+
+def refused_table() -> str:
+    """What cannot be pruned, and why."""
+    lines = ["| `model_type` | why not |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| `{kind}` | {reason} |" for kind, reason in sorted(models.REFUSED.items()))])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "bench": bench_table,
     "quality": quality_table,
     "pruning": pruning_table,
     "headline": headline_table,
+    "count": count_line,
+    "models": model_table,
+    "refused": refused_table,
 }
 FILES = {
-    "README.md": ("methods", "bench", "headline"),
+    "README.md": ("methods", "count", "bench", "headline"),
+    "docs/models.md": ("models", "refused"),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning"),
 }
 

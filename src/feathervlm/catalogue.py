@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from feathervlm.core.layout import picture_of
 from feathervlm.core.schedule import Layer, Schedule, layer_index
 from feathervlm.core.selectors import ImageTokens
-from feathervlm.core.signals import Attention, Features, Signal, Survivors
+from feathervlm.core.signals import Attention, EncoderAttention, Features, Signal
 from feathervlm.core.spec import write_value
 from feathervlm.methods import Method
 
@@ -26,7 +26,7 @@ def describe(method: Method) -> dict[str, Any]:
     Counts are those of one image of 24 x 24 tokens on a model of 32 layers.
     """
     schedule = method.schedule()
-    signals = list(_signals(schedule))
+    signals = list(schedule.signals())
     return {
         "name": method.name,
         "summary": method.summary(),
@@ -68,14 +68,6 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
     return stages
 
 
-def _signals(schedule: Schedule) -> Iterable[Signal]:
-    for stage in schedule:
-        for signal in stage.select.signals():
-            yield signal
-            if isinstance(signal, Survivors):
-                yield from _signals(signal.schedule)
-
-
 def _need(signals: Iterable[Signal]) -> str:
     return " and ".join(dict.fromkeys(map(_signal, signals))) or "nothing but the grid"
 
@@ -90,6 +82,8 @@ def _signal(signal: Signal) -> str:
         if signal.source == "vision":
             return "patch features of the vision encoder, before the projector"
         return "projected features, as they enter the language model"
+    if isinstance(signal, EncoderAttention):
+        return f"attention inside the vision encoder, layer {signal.layer}"
     inner = dict.fromkeys(_need(stage.select.signals()) for stage in signal.schedule)
     return f"a scoring pass of its own, which needs {'; '.join(inner)}"
 

@@ -54,6 +54,7 @@ def about(
     \b
     feathervlm demo
     feathervlm methods
+    feathervlm models
     feathervlm run --model llava-hf/llava-1.5-7b-hf --image cat.jpg
         --prompt "Where is the cat?" --method feather
     """
@@ -133,6 +134,34 @@ def methods(
         printing.print_method(described[0])
     else:
         printing.print_methods(described)
+
+
+@app.command()
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A family, by its title or by a config's model_type.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the model families that can be pruned, or tell all about one.
+
+    Examples:
+
+    \b
+    feathervlm models
+    feathervlm models qwen2_5_vl
+    feathervlm models --json
+    """
+    with terminal.working("importing transformers"):
+        from feathervlm import models as listing
+
+        described = [family.to_dict() for family in ([listing.describe(name)] if name else listing.families())]
+    if as_json:
+        terminal.print_json(described[0] if name else {"families": described, "refused": listing.REFUSED})
+    elif name:
+        printing.print_model(described[0])
+    else:
+        printing.print_models(described, listing.REFUSED)
 
 
 @app.command()

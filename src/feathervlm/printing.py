@@ -93,6 +93,43 @@ def print_method(method: dict[str, Any]) -> None:
     typer.echo("\n".join(lines))
 
 
+def print_models(described: list[dict[str, Any]], refused: dict[str, str]) -> None:
+    """One row for each family, and what is refused."""
+    table = Table("family", "model types", "input", "grids of a picture", show_edge=False, pad_edge=False)
+    table.columns[1].no_wrap = True  # a name in two lines cannot be copied
+    for family in described:
+        table.add_row(family["title"], "\n".join(family["model_types"]), ", ".join(family["input"]), family["geometry"])
+    terminal.out.print(table)
+    typer.echo("\nRefused:")
+    for reason, kinds in _by_reason(refused).items():
+        typer.echo(f"    {', '.join(kinds)}: {reason}")
+    typer.echo("\nAll about one: feathervlm models NAME")
+
+
+def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for kind, reason in refused.items():
+        reasons.setdefault(reason, []).append(kind)
+    return reasons
+
+
+def print_model(family: dict[str, Any]) -> None:
+    """All about one family, as `models.describe` gives it."""
+    rows = {
+        "model types": ", ".join(family["model_types"]) or "none of its own",
+        "input": ", ".join(family["input"]),
+        "grids": family["geometry"],
+        "decoder": family["decoder"],
+        "caches": ", ".join(family["caches"]),
+        "attention": f"{', '.join(family['attention'])} (tested); flash attention is untested",
+        "boxes": family["box_format"] or "no convention of its own",
+        "limits": family["limits"] or "none known",
+    }
+    typer.echo(f"{family['title']}\n\n{family['about']}\n")
+    for name, value in rows.items():
+        typer.echo(f"    {name + ':':<13}{value}")
+
+
 def _yes(true: bool) -> str:
     return "yes" if true else "no"
 

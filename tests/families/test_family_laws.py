@@ -257,6 +257,23 @@ def test_every_method_runs_or_is_refused_in_words(specimen, name):
     assert (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("way", ["feather", "random"])
+def test_a_static_cache_gives_the_same_or_is_refused(specimen, way):
+    model, inputs = specimen.model(), specimen.inputs(*specimen.prompts())
+    assert ("static" in FAMILIES[model.config.model_type].caches) == specimen.static
+    _, _, sequences, scores, _ = pruned(specimen, "sdpa", way)
+    with feathervlm.prune(model, ways(specimen)[way]), torch.no_grad():
+        options = {"cache_implementation": "static", "disable_compile": True, "do_sample": False}
+        options |= {"max_new_tokens": TOKENS, "output_logits": True, "return_dict_in_generate": True}
+        if not specimen.static:
+            with pytest.raises(Unprunable, match="sliding static caches are not"):
+                model.generate(**inputs, **options)
+            return
+        out = model.generate(**inputs, **options)
+    assert torch.equal(out.sequences[:, -TOKENS:], sequences)
+    torch.testing.assert_close(torch.stack(out.logits, 1), scores, atol=specimen.tolerance, rtol=1e-3)
+
+
 def test_every_family_has_a_specimen():
     shown = {specimen.model().config.model_type for specimen in SPECIMENS.values()}
     kin = [set(family.model_types) for family in set(FAMILIES.values())]

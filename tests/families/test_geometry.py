@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 
 import feathervlm
-from families.processors import PROCESSORS
+from families import more_processors, processors
 from families.specimens import SPECIMENS
-from feathervlm import Schedule, Stage
+from feathervlm import Schedule, Stage, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.core.layout import tokens_of
 from feathervlm.engine.anatomy import Anatomy
 
 SIZES = {"portrait": (61, 103), "landscape": (150, 70), "tiny": (23, 31), "huge": (640, 410), "square": (96, 96)}
+PROCESSORS = processors.PROCESSORS | more_processors.MORE_PROCESSORS
 CAPTION = 24
 EQUAL = {"perception_lm"}
 """Families whose pictures all have as many tiles."""
@@ -88,6 +89,16 @@ def box_of(report, token, image=0):
     return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
 
 
+def inverted(image, box):
+    """The picture in other colours inside a box, given in shares of it."""
+    changed = np.array(image)
+    left, top, right, bottom = box
+    rows = slice(max(round(top * image.height), 0), max(round(bottom * image.height), 1))
+    cols = slice(max(round(left * image.width), 0), max(round(right * image.width), 1))
+    changed[rows, cols] = 255 - changed[rows, cols]
+    return Image.fromarray(changed)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
@@ -99,12 +110,7 @@ def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
     candidates = torch.nonzero(plane == finest)[:, 0]
     generator = torch.Generator().manual_seed(len(candidates))
     for token in candidates[torch.randperm(len(candidates), generator=generator)[:6]].tolist():
-        changed = np.array(image)
-        left, top, right, bottom = box_of(report, token)
-        rows = slice(max(round(top * image.height), 0), max(round(bottom * image.height), 1))
-        cols = slice(max(round(left * image.width), 0), max(round(right * image.width), 1))
-        changed[rows, cols] = 255 - changed[rows, cols]
-        after = look(name, Image.fromarray(changed))[1]
+        after = look(name, inverted(image, box_of(report, token)))[1]
         moved = (after - before).norm(dim=-1)
         for number in range(len(planes)):
             mine = torch.nonzero(plane == number)[:, 0]
@@ -117,6 +123,37 @@ def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
                 margin = 0.02
                 assert box[0] - margin <= x <= box[2] + margin, (number, box, x, y)
                 assert box[1] - margin <= y <= box[3] + margin, (number, box, x, y)
+
+
+WITHOUT_FEATURES = {
+    "vipllava": "patch features cannot be read",
+    "granite4_vision": "several layers of its tower",
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_tower_s_features_follow_the_cell(name):
+    """Features before the projector are those of the tokens that the layout names."""
+    image, method = picture(SIZES["landscape"]), methods.KNN(layer=0, count=10_000)
+    if name in WITHOUT_FEATURES:
+        with pytest.raises(Unprunable, match=WITHOUT_FEATURES[name]):
+            look(name, image, method=method)
+        return
+    seen = []
+    pruning = feathervlm.prune(model(name), method)
+    original = pruning.family.vision_features
+    pruning.family.vision_features = lambda *arguments: seen.append(original(*arguments)) or seen[-1]
+    with pruning, torch.no_grad():
+        model(name)(**inputs(name, image))
+        report = pruning.report
+        places, plane = cells(report)
+        finest = max(range(len(report.record.layout.pictures[0][0])), key=lambda n: int((plane == n).sum()))
+        candidates = torch.nonzero(plane == finest)[:, 0]
+        for token in candidates[:: max(len(candidates) // 4, 1)].tolist():
+            model(name)(**inputs(name, inverted(image, box_of(report, token))))
+            moved = (seen[-1] - seen[0]).norm(dim=-1)[0]
+            assert int(candidates[moved[candidates].argmax()]) == token, places[token]
+            assert len(seen[-1][0]) == report.record.layout.counts[0]
 
 
 @pytest.mark.parametrize("name", PROCESSORS)

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor, SiglipImageProcessor
+from transformers import CLIPImageProcessor, LlavaImageProcessorPil, SiglipImageProcessor
 
 import feathervlm
 import zoo
@@ -137,6 +137,19 @@ def test_knn_by_hand():
 
 CROPPING = CLIPImageProcessor(size={"shortest_edge": 96}, crop_size={"height": 96, "width": 96})
 SQUEEZING = SiglipImageProcessor(size={"height": 96, "width": 96})
+
+
+@pytest.mark.parametrize("size", [(96, 96), (300, 151), (91, 270)])
+def test_a_processor_that_pads_shows_more_than_the_picture(size):
+    padding = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": 90}, crop_size={"height": 90, "width": 90})
+    white = Image.new("RGB", size, (255, 255, 255))
+    shown = padding(white, do_normalize=False, return_tensors="pt")["pixel_values"][0].mean(0) > 0.75
+    left, top, right, bottom = Llava.shown(padding, size)
+    assert right - left == bottom - top == max(size)
+    across = shown.any(0).nonzero()[:, 0]
+    scale = max(size) / 90
+    assert across[0] * scale + left == pytest.approx(0, abs=2 * scale)
+    assert (across[-1] + 1) * scale + left == pytest.approx(size[0], abs=2 * scale)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 150), (90, 270), (640, 480)])

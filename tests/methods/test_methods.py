@@ -30,6 +30,7 @@ PRISMATIC = [(1, 27, 27)]
 PUBLISHED_LAYERS = {
     "before-llm": (0,),
     "ensemble": (3,),
+    "fastervlm": (0,),
     "fastv": (3,),
     "feather": (8, 16),
     "knn": (3,),

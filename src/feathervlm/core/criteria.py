@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
-from feathervlm.core.signals import Attention, Features, FeatureSource, ScoreLayer, Signal, Support
+from feathervlm.core.signals import Attention, EncoderAttention, Features, FeatureSource, ScoreLayer, Signal, Support
 
 
 class Criterion(ABC):
@@ -132,6 +132,29 @@ def density_peaks(features: Tensor, members: Tensor, neighbors: int) -> Tensor:
     delta = torch.where(to_denser.isfinite(), to_denser, widest[:, None])
     scores: Tensor = (-sparsity).exp() * delta
     return scores
+
+
+@dataclass(frozen=True)
+class VisionAttention(Criterion):
+    """Attention inside the vision encoder, from [CLS] where there is one (FasterVLM, arXiv 2412.01818).
+
+    Args:
+        layer: of the encoder; -2 is the last but one.
+    """
+
+    layer: int = -2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, int) or isinstance(self.layer, bool):
+            raise PruningError(f"layer={self.layer!r} of a vision encoder must be a whole number, such as -2.")
+
+    def signals(self) -> tuple[Signal, ...]:
+        """The encoder's attention."""
+        return (EncoderAttention(self.layer),)
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """The attention: (batch, visual)."""
+        return tokens.signals.read(EncoderAttention(self.layer))
 
 
 @dataclass(frozen=True)

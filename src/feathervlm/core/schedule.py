@@ -13,7 +13,7 @@ from feathervlm.core.criteria import choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.selectors import ImageTokens, Selector
-from feathervlm.core.signals import Attention
+from feathervlm.core.signals import Attention, Signal, Survivors
 
 Layer = int | float
 Positions = Literal["preserve", "renumber"]
@@ -87,6 +87,14 @@ class Schedule:
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)
+
+    def signals(self) -> Iterator[Signal]:
+        """Every signal that is read, by schedules inside this one, too."""
+        for stage in self.stages:
+            for signal in stage.select.signals():
+                yield signal
+                if isinstance(signal, Survivors):
+                    yield from signal.schedule.signals()
 
     def at_layers(self, depth: int) -> tuple[int, ...]:
         """The 0-based layer of every stage in a model of `depth` layers.

@@ -174,6 +174,7 @@ class Grid(Selector):
     Args:
         stride: s, or (frame, row, column) strides. An int takes every frame.
 
+    >>> from feathervlm.core.layout import picture_of
     >>> Grid(3).expected(ImageTokens(picture_of((1, 27, 27)), 729))
     81.0
     """

@@ -45,13 +45,26 @@ class Features:
 
 
 @dataclass(frozen=True)
+class EncoderAttention:
+    """Attention inside the vision encoder that the patches of every visual token get, mean over heads: (batch, visual).
+
+    From the [CLS] token where the encoder has one, else the mean over all patches.
+
+    Args:
+        layer: of the encoder, counted from the first (0) or from the last (-1).
+    """
+
+    layer: int = -2
+
+
+@dataclass(frozen=True)
 class Survivors:
     """The tokens that are left after `schedule` has run on the same input: (batch, visual) bool."""
 
     schedule: "Schedule"
 
 
-Signal = Attention | Features | Survivors
+Signal = Attention | Features | EncoderAttention | Survivors
 
 
 class Signals(Protocol):

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.grading import Question, write_box
+from feathervlm.embedded.grading import BOXES, Question, write_box
 from feathervlm.embedded.scenes import (
     BACKGROUNDS,
     CLUTTERED,
@@ -113,7 +113,7 @@ def _holds(relation: str, one: Item, other: Item) -> float:
 
 
 def _where(task: str, phrase: str, item: Item, kind: str = "") -> Question:
-    return Question(task, f"where is the {phrase} ?", write_box(item.box), item.box, kind)
+    return Question(task, BOXES.ask(phrase), write_box(item.box), item.box, kind)
 
 
 def _locate(scene: Scene, rng: np.random.Generator) -> Question | None:

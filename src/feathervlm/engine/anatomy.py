@@ -81,6 +81,12 @@ class Anatomy:
         sliding = getattr(self.config, "sliding_window", None) and getattr(self.config, "use_sliding_window", True)
         return ["sliding_attention" if sliding else "full_attention"] * self.config.num_hidden_layers
 
+    @cached_property
+    def rotary_types(self) -> list[str]:
+        """Which layers share their rotary tables: those of the same kind, unless the decoder tells otherwise."""
+        declared = getattr(self.decoder, "rope_types", None)
+        return list(declared) if isinstance(declared, list) else self.layer_types
+
     def keeps_keys(self, layer: int) -> bool:
         """Whether a layer looks back at cached keys; others carry a state along the sequence."""
         return self.layer_types[layer] in KEYS
@@ -109,9 +115,10 @@ class Anatomy:
 
     def input_norm(self, layer: int) -> nn.Module:
         """The norm in front of a layer's attention."""
-        norm = getattr(self.layers[layer], "input_layernorm", None)
-        if norm is None:
-            raise Unprunable(f'{type(self.model).__name__} layers have no input_layernorm; score with layer="K-1".')
+        found = self.layers[layer]
+        norm = getattr(found, "input_layernorm", None) or getattr(found, "operator_norm", None)
+        if norm is None or getattr(found, "norm_after", False):
+            raise Unprunable(f'{type(self.model).__name__} layers have no norm in front; score with layer="K-1".')
         return norm
 
     def head_counts(self, layer: int) -> tuple[int, int, int]:
@@ -128,7 +135,8 @@ class Anatomy:
             Unprunable: if the model's positions are not one number per token.
         """
         rotary = getattr(self.decoder, "rotary_emb", None)
-        if rotary is None or list(inspect.signature(rotary.forward).parameters) != ["x", "position_ids"]:
+        mixed = self.rotary_types != self.layer_types and len(set(self.rotary_types)) > 1
+        if rotary is None or mixed or list(inspect.signature(rotary.forward).parameters) != ["x", "position_ids"]:
             raise Unprunable(
                 f"{type(self.model).__name__} does not let positions be renumbered; use positions='preserve'."
             )

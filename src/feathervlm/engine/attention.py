@@ -80,7 +80,8 @@ class QueryKeyTap:
             out = getattr(module, f"{name}_proj")(states)
             norm = getattr(module, f"{name}_norm", None) or getattr(module, f"{name}_layernorm", None)
             if norm is not None:
-                out = norm(out.unflatten(-1, (heads, self.dim)))
+                by_head = norm.weight.shape[-1] == self.dim
+                out = norm(out.unflatten(-1, (heads, self.dim)) if by_head else out)
             (see or self._see_keys)(out)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -128,6 +129,7 @@ class QueryKeyTap:
             rotate = rotation(self.anatomy, self.layer)
             query = rotate(query, tree_rows(self.tables, row.query[:, None]))
             keys = rotate(keys, self.tables)
+        query, keys = self._normed_behind("query", query), self._normed_behind("key", keys)
         batch, kv_heads, sequence, dim = keys.shape
         grouped = query.float().reshape(batch, kv_heads, -1, dim)
         logits = grouped @ keys.float().transpose(-1, -2)  # (batch, kv heads, group, sequence)
@@ -141,6 +143,11 @@ class QueryKeyTap:
             weights = logits.masked_fill(~self._allowed(asked)[:, None], float("-inf")).softmax(-1).gather(-1, slots)
         # A sample without visual tokens has an empty softmax.
         return weights.nan_to_num(0).mean(1)
+
+    def _normed_behind(self, name: str, states: Tensor) -> Tensor:
+        """By the norm that HunYuan has behind its rotation."""
+        norm = getattr(self.anatomy.attention_module(self.layer), f"{name}_layernorm", None)
+        return states if norm is None else norm(states)  # type: ignore[no-any-return]
 
     def _scaling(self) -> float:
         return float(getattr(self.anatomy.attention_module(self.layer), "scaling", self.dim**-0.5))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from feathervlm.core.boxes import BoxFormat
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, VisualLayout
 
@@ -31,6 +32,7 @@ class Encoding:
         output: gives what came out, None once nobody uses that any more.
         count: entries of its `pooler_output` at that time.
         facts: what the family took down of the pixels.
+        attention: inside the encoder, by layer, laid out as its states; see `vision.EncoderTap.scores`.
     """
 
     modality: str
@@ -38,12 +40,15 @@ class Encoding:
     output: Callable[[], Any]
     count: int
     facts: Any = None
+    attention: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any) -> "Encoding":
+    def of(
+        cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any, attention: dict[int, Tensor]
+    ) -> "Encoding":
         """From a call of the encoder, without holding on to its tensors."""
         given = {key: _hollow(value) for key, value in arguments.items()}
-        return cls(modality, given, ref(output), entries(output), facts)
+        return cls(modality, given, ref(output), entries(output), facts, attention)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +74,8 @@ class Visual:
         """The tensors they come in: pixels or projected features."""
         if self.output is None:
             return (self.given[PIXELS[self.modality]],)
-        pooled = getattr(self.output, "pooler_output", None)
-        return tuple(self.output.last_hidden_state if pooled is None else pooled)
+        projected = _projected(self.output)
+        return tuple(self.output.last_hidden_state if projected is None else projected)
 
 
 @dataclass(eq=False)
@@ -137,6 +142,21 @@ class Call:
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
         return output if output is not None else self.encoded.get(modality)
 
+    def encoder_attention(self, modality: str, layer: int) -> Tensor:
+        """Attention inside the encoder, laid out as its states.
+
+        Raises:
+            Unprunable: if nobody looked when it ran.
+        """
+        output = self.encoder_output(modality)
+        for encoding in self.encodings:
+            if encoding.modality == modality and encoding.output() is output and layer in encoding.attention:
+                return encoding.attention[layer]
+        raise Unprunable(
+            "The features of these images were made before feathervlm.prune was called, so the attention inside the "
+            "vision encoder is not known; make them inside."
+        )
+
 
 class Family(ABC):
     """Geometry and features of a kind of model."""
@@ -149,13 +169,23 @@ class Family(ABC):
     """What they take: "image", "video"."""
     geometry: ClassVar[str] = "one square grid"
     """The grids of a picture, in a few words."""
+    decoder: ClassVar[str] = "full attention"
+    """What the decoder's layers see, in a few words."""
+    caches: ClassVar[tuple[str, ...]] = ("dynamic", "static")
+    """Kinds of transformers' cache that can be pruned."""
     limits: ClassVar[str] = ""
     """What does not work, in a few words."""
+    boxes: ClassVar[BoxFormat | None] = None
+    """How the models are asked for a box and answer, never inherited; None where nobody documents it."""
     notes: ClassVar[tuple[str, ...]] = ()
     """What every report should say."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+
+    def __init_subclass__(cls) -> None:
+        # A family that borrows another's geometry was trained on boxes of its own, if on any.
+        cls.boxes = cls.__dict__.get("boxes")
 
     row_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the decoder layers of shape (batch, sequence) that have to follow the rows that are left."""
@@ -204,6 +234,14 @@ class Family(ABC):
             "The vision encoder's features of this model are not known; use the projected ones (features=projected)."
         )
 
+    def vision_attention(self, call: Call, layout: VisualLayout, layer: int) -> Tensor:
+        """Attention inside the encoder that each token's patches get, their mean: (batch, visual).
+
+        Raises:
+            Unprunable: if it cannot be had.
+        """
+        raise Unprunable("The attention inside this model's vision encoder is not known; choose another method.")
+
 
 class GivenLayout(Family):
     """A family for any decoder: the user said where the visual tokens are.
@@ -244,9 +282,15 @@ class GivenLayout(Family):
 
 
 def entries(output: Any) -> int:
-    """Entries of an encoder's `pooler_output`: images, or tiles of images."""
-    pooled = getattr(output, "pooler_output", None)
-    return 0 if pooled is None else len(pooled)
+    """Entries of an encoder's projected features: images, or tiles of images."""
+    projected = _projected(output)
+    return 0 if projected is None else len(projected)
+
+
+def _projected(output: Any) -> Any:
+    """Projected features of every entry: those that become embeddings, else those for the first decoder layer."""
+    pooled, layers = getattr(output, "pooler_output", None), getattr(output, "deepstack_features", None)
+    return layers[0][1] if pooled is None and layers else pooled
 
 
 def _hollow(value: Any) -> Any:

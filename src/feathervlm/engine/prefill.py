@@ -18,7 +18,7 @@ from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.signals import Attention, Features, Signal, Survivors
+from feathervlm.core.signals import Attention, EncoderAttention, Features, Signal, Survivors
 from feathervlm.engine.anatomy import FLASH, Anatomy, rows, tree_rows
 from feathervlm.engine.attention import QueryKeyTap
 from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
@@ -219,6 +219,8 @@ class Prefill:
             return self._attention(signal)
         if isinstance(signal, Survivors):
             return self.survivors[signal]
+        if isinstance(signal, EncoderAttention):
+            return self.family.vision_attention(self.call, self.layout, signal.layer)
         if signal.source == "vision":
             return self.family.vision_features(self.call, self.layout)
         assert self.embeddings is not None
@@ -245,7 +247,8 @@ class Prefill:
         kind = self.anatomy.layer_types[index]
         self._check_unknown(kwargs)
         kwargs["attention_mask"] = self._mask(index, kind, kwargs, cache, hidden)
-        key = ("tables", self.stage, kind)
+        unrotated = kwargs.get("position_embeddings") is None  # some layers of a kind may not rotate
+        key = ("tables", self.stage, self.anatomy.rotary_types[index], unrotated)
         if key not in self.memo:
             self.memo[key] = self._tables(kwargs, hidden)
         kwargs["position_embeddings"] = self.memo[key]

@@ -9,6 +9,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import Attention, Survivors
+from feathervlm.core.signals import Attention, EncoderAttention, Survivors
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
 from feathervlm.engine.decode import Decode, needs_hooks
@@ -31,6 +32,7 @@ from feathervlm.engine.family import PIXELS, Call, Encoding, Family
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report import Report
 from feathervlm.engine.rotation import rotation
+from feathervlm.engine.vision import EncoderTap
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -197,18 +199,22 @@ class Pruning:
         if original is None:
             return
         signature = inspect.signature(original)
+        wanted = [signal.layer for signal in self.schedule.signals() if isinstance(signal, EncoderAttention)]
+        tap = EncoderTap(base, wanted) if wanted else None
 
         @functools.wraps(original)  # generate() reads the signature
         def listening(*args: Any, **kwargs: Any) -> Any:
-            output = original(*args, **kwargs)
+            with tap.looking() if tap else nullcontext():
+                output = original(*args, **kwargs)
             if not hasattr(output, "pooler_output"):
                 return output
             given = signature.bind(*args, **kwargs).arguments
             facts = self.family.look(modality, given)
-            recent = [encoding for encoding in self._own.encodings if encoding.output() is not None]
-            self._own.encodings = [*recent, Encoding.of(modality, given, output, facts)]
+            encoding = Encoding.of(modality, given, output, facts, tap.scores() if tap else {})
+            self._own.encodings = [*(known for known in self._own.encodings if known.output() is not None), encoding]
             if self._call is not None and self._owner == threading.get_ident():
                 self._call.encoded[modality] = output
+                self._call.encodings.append(encoding)
                 self.family.check(self._call, modality, output)
             return output
 

@@ -52,4 +52,9 @@ def rotates(anatomy: Anatomy, module: Any) -> bool:
         return bool(module.use_rope)
     if anatomy.config.model_type.startswith("cohere2"):  # told by nothing but the attention's forward
         return module.sliding_window is not None
+    if anatomy.config.model_type.startswith("exaone4"):  # likewise
+        return module.sliding_window is None or bool(module.is_sliding)
+    kinds = getattr(anatomy.config, "rope_parameters", None) or {}
+    if hasattr(module, "layer_idx") and anatomy.layer_types[module.layer_idx] in kinds:
+        return kinds[anatomy.layer_types[module.layer_idx]] is not None
     return True

@@ -1,7 +1,11 @@
 """Aya Vision: tiles with a numbered mark before each, then the overview behind a mark of its own."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from torch import Tensor
+
+from feathervlm.families.llava import selected
 from feathervlm.families.tiles import Span, Tiles, up_to_overview
 
 
@@ -20,3 +24,7 @@ class AyaVision(Tiles):
     def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
         """An image ends with its overview."""
         return up_to_overview(ids, spans)
+
+    def states(self, output: Any) -> Tensor:
+        """The selected layer."""
+        return selected(output, self.model.config)

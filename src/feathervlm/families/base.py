@@ -5,8 +5,9 @@ out to samples and checking the count happen here.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -69,6 +70,55 @@ class Placeholders(Family):
             "known; make them inside, or tell prune() with layout=VisualLayout(mask, grids)."
         )
 
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The encoder's feature of every token, of all images in order, before the projector: (tokens, dim).
+
+        Raises:
+            Unprunable: if they cannot be had.
+        """
+        raise Unprunable(
+            f"The vision encoder's features of {self.title} are not known; use the projected ones (features=projected)."
+        )
+
+    def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
+        """As `features`, laid out as (batch, visual, dim)."""
+        return self._lay_out(call, layout, lambda visual: call.encoder_output(visual.modality))
+
+    def vision_attention(self, call: Call, layout: VisualLayout, layer: int) -> Tensor:
+        """The encoder's attention, merged and laid out as its features are."""
+
+        def scores(visual: Visual) -> Any:
+            """What the encoder would have returned if its states were these scores."""
+            found = call.encoder_attention(visual.modality, layer)
+            usual = getattr(call.encoder_output(visual.modality), "last_hidden_state", None)
+            if usual is None:
+                raise Unprunable(f"The encoder of {self.title} does not return its states; choose another method.")
+            states = found.flatten()[:, None] if usual.dim() == 2 else found[..., None]
+            return SimpleNamespace(last_hidden_state=states, hidden_states=_Always(states))
+
+        return self._lay_out(call, layout, scores)[..., 0]
+
+    def _lay_out(self, call: Call, layout: VisualLayout, output: Callable[[Visual], Any]) -> Tensor:
+        """The encoder's output for every visual token: (batch, visual, dim)."""
+        visuals = self._visuals(call)
+        if len(visuals) != 1:
+            raise Unprunable(
+                "What the encoder says of images and videos in one prompt is not kept together; use the projected "
+                "features (features=projected)."
+            )
+        visual = visuals[0]
+        runs = self._runs(visual, call)
+        features = self.features(visual, output(visual), runs).detach().to(layout.mask.device)
+        expected = sum(tokens_of(run.picture) for run in runs)
+        if len(features) != expected:
+            raise Unprunable(
+                f"The encoder of {self.title} has {len(features)} states for {expected} tokens; choose a "
+                "method that does not read them."
+            )
+        exists = layout.geometry().exists[:: visual.repeats]
+        place = (exists.flatten().cumsum(0) - 1).clamp(min=0).view(exists.shape)
+        return features[place.repeat_interleave(visual.repeats, 0)]
+
     def token(self, modality: str) -> int:
         """The placeholder id."""
         config: Any = self.model.config
@@ -91,7 +141,7 @@ class Placeholders(Family):
         found = [
             (
                 self._placeholders(call, visual.modality),
-                self.runs(visual, call) if visual.given else self.runs_of_features(visual),
+                self._runs(visual, call),
                 visual.repeats,
             )
             for visual in self._visuals(call)
@@ -119,6 +169,9 @@ class Placeholders(Family):
                 f"{type(self.model).__name__} made {features} features where its {modality} grids say {expected}; "
                 "please report this input, and tell prune() the geometry with layout=VisualLayout(mask, grids)."
             )
+
+    def _runs(self, visual: Visual, call: Call) -> list[Run]:
+        return self.runs(visual, call) if visual.given else self.runs_of_features(visual)
 
     def _visuals(self, call: Call) -> list[Visual]:
         found = [call.visual(modality) for modality in self.modalities]
@@ -157,6 +210,16 @@ class Placeholders(Family):
                     "prompt with the model's own processor."
                 )
         return samples
+
+
+class _Always:
+    """A list of layers that are all the same."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return self.states
 
 
 def _interleave(masks: Sequence[Tensor], shared: Sequence[list[list[Run]]]) -> list[list[Run]]:

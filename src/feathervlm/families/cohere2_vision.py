@@ -1,9 +1,12 @@
 """Command A Vision (Cohere2 Vision): tiles with a line break after each, the overview last."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from feathervlm.families.aya_vision import AyaVision
-from feathervlm.families.tiles import Span
+from feathervlm.families.tiles import Span, Tiles
 
 
 class Cohere2Vision(AyaVision):
@@ -23,3 +26,7 @@ class Cohere2Vision(AyaVision):
                 counts.append(1)
             end = start + length
         return counts
+
+    def states(self, output: Any) -> Tensor:
+        """The last layer."""
+        return Tiles.states(self, output)

@@ -4,6 +4,7 @@ Decoder layers are told which tokens are visual by `moe_mm_token_type_ids`, whic
 frames are merged two by two behind the vision tower.
 """
 
+from feathervlm.core.boxes import THOUSANDTHS_JSON
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Run, grid
 from feathervlm.families.qwen2_vl import Qwen2VL
@@ -14,6 +15,8 @@ class Ernie45VL(Qwen2VL):
 
     title = "ERNIE 4.5 VL"
     model_types = ("ernie4_5_vl_moe",)
+    boxes = THOUSANDTHS_JSON
+    """PaddlePaddle/ERNIE#1364: Qwen3-VL's frame, say its developers of 28B-A3B-Thinking. The JSON is asked for."""
     row_arguments = ("moe_mm_token_type_ids",)
 
     def runs(self, visual: Visual, call: Call) -> list[Run]:

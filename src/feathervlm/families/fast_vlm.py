@@ -1,6 +1,10 @@
 """FastVLM: one square grid from a convolutional tower."""
 
+from collections.abc import Sequence
 from math import isqrt
+from typing import Any
+
+from torch import Tensor
 
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
@@ -16,3 +20,8 @@ class FastVLM(Placeholders):
         """As many tokens as the config says."""
         side = isqrt(self.model.config.image_seq_length)
         return [grid(side, side)] * len(visual.given["pixel_values"])
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last feature map."""
+        maps: Tensor = output.last_hidden_state  # (images, dim, rows, cols)
+        return maps.flatten(2).transpose(1, 2).flatten(0, 1)

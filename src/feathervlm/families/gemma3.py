@@ -4,10 +4,15 @@ Crops of pan-and-scan come as images of their own, behind the whole picture. Onl
 sixth) can score, so a criterion reads the nearest one before its stage.
 """
 
+from collections.abc import Sequence
 from math import isqrt
+from typing import Any
+
+from torch import Tensor
 
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.features import merge_square
 
 
 class Gemma3(Placeholders):
@@ -16,8 +21,14 @@ class Gemma3(Placeholders):
     title = "Gemma 3"
     model_types = ("gemma3",)
     geometry = "one square grid; crops of pan-and-scan count as images"
+    decoder = "sliding windows, every sixth layer full"
+    caches = ("dynamic",)
 
     def runs(self, visual: Visual, call: Call) -> list[Run]:
         """As many tokens as the config says."""
         side = isqrt(self.model.config.mm_tokens_per_image)
         return [grid(side, side)] * len(visual.given["pixel_values"])
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer, pooled."""
+        return merge_square(output.last_hidden_state, isqrt(self.model.config.mm_tokens_per_image))

@@ -3,6 +3,7 @@
 Each frame of a video stands between its own begin and end marks, in `<|image|>` placeholders.
 """
 
+from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 
@@ -10,7 +11,19 @@ class Glm4V(Qwen2VL):
     """`Glm4vForConditionalGeneration`, `Glm4vMoeForConditionalGeneration` and their successors."""
 
     title = "GLM-V"
-    model_types = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+    model_types = ("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr")
+    boxes = BoxFormat(
+        name="thousandths, in brackets",
+        prompt="Help me to locate {object} in the image and give me its bounding boxes.",
+        notations=(
+            "<|begin_of_box|>[[{}, {}, {}, {}]]<|end_of_box|>",
+            BRACKETS,
+            "( {} , {} , {} , {} )",
+            "< {} , {} , {} , {} >",
+        ),
+        scale=1000,
+    )
+    """zai-org/GLM-V's README, Grounding: thousandths, in brackets of any style. Nothing is said of GLM-OCR."""
 
     def token(self, modality: str) -> int:
         """The image placeholder, for videos too."""

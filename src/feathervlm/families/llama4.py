@@ -6,6 +6,9 @@ which has no rotary positions: there scores with and without RoPE are the same.
 
 from collections.abc import Sequence
 from math import isqrt
+from typing import Any
+
+from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
@@ -20,6 +23,8 @@ class Llama4(Placeholders):
     title = "Llama 4"
     model_types = ("llama4",)
     geometry = "equal tiles, joined to one plane, and an overview"
+    decoder = "chunks, every fourth layer full"
+    caches = ("dynamic",)
     limits = "prompts below 8192 tokens; the margin that fills up the tiles counts as picture"
 
     def layout(self, call: Call) -> VisualLayout:
@@ -41,6 +46,11 @@ class Llama4(Placeholders):
                 found.append(_run(ids, spans[:count]))
                 spans = spans[count:]
         return found
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """What the tower gives, merged by its own adapter."""
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, -2)
 
 
 def _run(ids: Sequence[int], spans: Sequence[Span]) -> Run:

@@ -4,13 +4,15 @@ Visual tokens are the `<image>` placeholders, in raster order, with nothing betw
 the original crops the centre of the picture, which is then all that the grid covers.
 """
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any
 
 from torch import Tensor
 
+from feathervlm.core.boxes import FRACTIONS_OF_SQUARE
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.layout import Box, VisualLayout
+from feathervlm.core.layout import Box
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 
@@ -20,6 +22,8 @@ class Llava(Placeholders):
 
     title = "LLaVA 1.5"
     model_types = ("llava",)
+    boxes = FRACTIONS_OF_SQUARE
+    """LLaVA 1.5's own; a newer model of this type may have been trained otherwise."""
 
     def runs(self, visual: Visual, call: Call) -> list[Run]:
         """One (1, side, side) grid per image."""
@@ -32,24 +36,19 @@ class Llava(Placeholders):
         """As above, from the number of features."""
         return [square(len(features)) for features in visual.output.pooler_output]
 
-    def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
         """The tower's selected layer, without [CLS]."""
-        config = self.model.config
-        states = getattr(call.encoder_output("image"), "hidden_states", None)
-        if states is None or not isinstance(config.vision_feature_layer, int):
-            raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
-        selected = states[config.vision_feature_layer]
-        if config.vision_feature_select_strategy == "default":
-            selected = selected[:, 1:]
-        features = selected.detach().flatten(0, 1).to(layout.mask.device)  # (tokens of all images, dim)
-        exists = layout.geometry().exists
-        place = (exists.flatten().cumsum(0) - 1).clamp(min=0).view(exists.shape)
-        return features[place]
+        return selected(output, self.model.config).flatten(0, 1)
 
     @classmethod
     def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
-        """The whole picture where the processor squeezes it to a square; the centre where it crops."""
+        """The whole picture where the processor squeezes it to a square; the centre where it crops; more than the
+        picture where it pads."""
         image_processor = getattr(processor, "image_processor", processor)
+        if getattr(image_processor, "do_pad", False):
+            side = max(size)
+            left, top = -((side - size[0]) // 2), -((side - size[1]) // 2)
+            return float(left), float(top), float(left + side), float(top + side)
         if not getattr(image_processor, "do_center_crop", False):
             return super().shown(processor, size)
         (width, height), crop, resized = size, image_processor.crop_size, image_processor.size
@@ -60,6 +59,19 @@ class Llava(Placeholders):
             scale_x = scale_y = min(width, height) / shortest
         wide, high = crop["width"] * scale_x, crop["height"] * scale_y
         return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
+
+
+def selected(output: Any, config: Any) -> Tensor:
+    """The layer of the tower that the config names, without [CLS]: (images, patches, dim).
+
+    Raises:
+        Unprunable: if it names several, or the tower's layers were not kept.
+    """
+    states = getattr(output, "hidden_states", None)
+    if states is None or not isinstance(config.vision_feature_layer, int):
+        raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
+    chosen: Tensor = states[config.vision_feature_layer]
+    return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
 
 
 def square(tokens: int) -> Run:

@@ -5,12 +5,17 @@ rows and columns are left follows from the original size, `image_sizes`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
 
+from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, Plane
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run
+from feathervlm.families.llava import selected
 
 
 class LlavaNext(Placeholders):
@@ -30,11 +35,16 @@ class LlavaNext(Placeholders):
         """Overview and unpadded view of every image."""
         return [self.run(size) for size in visual.given["image_sizes"].tolist()]
 
+    def tiles(self, size: Sequence[int]) -> tuple[int, int]:
+        """(rows, cols) of the tiles of a picture of (height, width) pixels."""
+        high, wide = select_best_resolution(tuple(size), self.model.config.image_grid_pinpoints)
+        side = self.model.config.vision_config.image_size
+        return high // side, wide // side
+
     def run(self, size: Sequence[int]) -> Run:
         """The placeholders of a picture of (height, width) pixels."""
-        config = self.model.config
-        tiles = get_anyres_image_grid_shape(tuple(size), config.image_grid_pinpoints, config.vision_config.image_size)
-        rows, cols, box = unpadded(size, (tiles[0] * self.side, tiles[1] * self.side))
+        down, across = self.tiles(size)
+        rows, cols, box = unpadded(size, (down * self.side, across * self.side))
         rows, cols = self.limited(rows, cols)
         overview = Plane((1, self.side, self.side))
         breaks = (overview.size + row * (cols + 1) + cols for row in range(rows))
@@ -43,6 +53,26 @@ class LlavaNext(Placeholders):
     def limited(self, rows: int, cols: int) -> tuple[int, int]:
         """The sides of the sharper view that is shown of so many rows and columns."""
         return rows, cols
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The selected layer of overview and tiles, the padding cut off."""
+        states = selected(output, self.model.config)
+        found, first = [], 0
+        for size, run in zip(visual.given["image_sizes"].tolist(), runs, strict=True):
+            down, across = self.tiles(size)
+            tiles = states[first + 1 : first + 1 + down * across].unflatten(1, (self.side, self.side))
+            whole = tiles.unflatten(0, (down, across)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+            rows, cols, _ = unpadded(size, tuple(whole.shape[:2]))
+            top, left = (whole.shape[0] - rows) // 2, (whole.shape[1] - cols) // 2
+            seen = whole[top : top + rows, left : left + cols]
+            if seen.shape[:2] != run.picture[-1].shape[1:]:
+                raise Unprunable(
+                    f"{self.title} scales large pictures down after its tower; use the projected features "
+                    "(features=projected)."
+                )
+            found += [states[first], seen.flatten(0, 1)]
+            first += 1 + down * across
+        return torch.cat(found)
 
 
 def unpadded(size: Sequence[int], canvas: tuple[int, int]) -> tuple[int, int, Box]:

@@ -4,8 +4,13 @@ A view of more tokens than `vision_aspect_ratio` allows is scaled down. Where a 
 overview. Frames of a video are pooled two by two; one line break ends the video.
 """
 
+from collections.abc import Sequence
 from math import ceil, sqrt
+from typing import Any
 
+from torch import Tensor
+
+from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Plane
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Run
@@ -40,3 +45,12 @@ class LlavaOnevision(LlavaNext):
         most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_"))
         ratio = sqrt(rows * cols / (most * self.side**2))
         return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """As LLaVA-NeXT; not of videos and of pictures without tiles."""
+        if visual.modality == "video" or any(len(run.picture) == 1 for run in runs):
+            raise Unprunable(
+                "LLaVA-OneVision's patch features are known of pictures in tiles only; use the projected ones "
+                "(features=projected)."
+            )
+        return super().features(visual, output, runs)

@@ -1,7 +1,15 @@
 """Mistral Small 3 (Pixtral tower): one grid of the picture's own shape; rows end with `[IMG_BREAK]`, which is text."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.errors import Unprunable
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.features import merge_blocks
 
 
 class Mistral3(Placeholders):
@@ -16,3 +24,14 @@ class Mistral3(Placeholders):
         config = self.model.config
         pixels = config.vision_config.patch_size * config.spatial_merge_size
         return [grid(height // pixels, width // pixels) for height, width in visual.given["image_sizes"].tolist()]
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The selected layer, picture after picture, merged."""
+        layer, merge = self.model.config.vision_feature_layer, self.model.config.spatial_merge_size
+        if not isinstance(layer, int):
+            raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
+        patches = output.hidden_states[layer].flatten(0, 1).split([run.length * merge**2 for run in runs])
+        shapes = [run.picture[0].shape for run in runs]
+        return torch.cat(
+            [merge_blocks(p, 1, rows, cols, merge) for p, (_, rows, cols) in zip(patches, shapes, strict=True)]
+        )

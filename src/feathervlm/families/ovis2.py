@@ -3,10 +3,15 @@
 The marks have ids of their own in the config and embeddings from the vision side; they show no part of the picture.
 """
 
+from collections.abc import Sequence
 from math import isqrt
+from typing import Any
+
+from torch import Tensor
 
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run
+from feathervlm.families.features import merge_square
 from feathervlm.families.tiles import joined, prompts
 
 
@@ -28,3 +33,7 @@ class Ovis2(Placeholders):
                 side = isqrt(marks.count(self.token("image")) // (tiles + 1 if tiles > 1 else 1))
                 found.append(joined(side, rows if tiles > 1 else 0, tiles // rows, overview_first=True))
         return found
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer, merged."""
+        return merge_square(output.last_hidden_state, runs[0].picture[0].shape[1])

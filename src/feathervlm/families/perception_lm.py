@@ -3,11 +3,16 @@
 All images of a batch have the same number of tiles. Tokens of a tile are what the run of placeholders leaves for each.
 """
 
+from collections.abc import Sequence
 from math import isqrt
 from typing import Any
 
+from torch import Tensor
+
+from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.engine.family import PIXELS, Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.features import merge_square
 from feathervlm.families.tiles import arrangements, joined, prompts, sketch, spans_of
 
 
@@ -17,6 +22,16 @@ class PerceptionLM(Placeholders):
     title = "Perception LM"
     model_types = ("perception_lm",)
     modalities = ("image", "video")
+    boxes = BoxFormat(
+        name="thousandths of three digits, in brackets",
+        prompt="Provide a bounding box of the region this sentence describes: '{object}'.\n"
+        "Use the format [x1, y1, x2, y2].",
+        notations=("[{},{},{},{}]", BRACKETS),
+        scale=1000,
+        digits=3,
+    )
+    """Three decimals without their point: facebookresearch/perception_models, apps/plm/notebook_demos/
+    image_grounding.ipynb (`[040,482,112,576]`)."""
     geometry = "an overview and equal tiles, joined to one plane; videos one grid per frame"
 
     def look(self, modality: str, arguments: dict[str, Any]) -> Any:
@@ -35,3 +50,10 @@ class PerceptionLM(Placeholders):
         seen = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
         shapes = arrangements(list(seen.roll(-1, 1)))
         return [joined(side, *shape, overview_first=True) for side, shape in zip(sides, shapes, strict=True)]
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer without [CLS], pooled."""
+        states: Tensor = output.last_hidden_state
+        return merge_square(
+            states[:, 1:] if self.model.config.vision_use_cls_token else states, runs[0].picture[0].shape[1]
+        )

@@ -4,10 +4,15 @@
 they are made before the decoder layers, so pruned tokens simply keep theirs.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+from torch import Tensor
+
+from feathervlm.core.boxes import PAIRS, REGION, BoxFormat
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.features import merge_groups
 
 
 class Qwen2VL(Placeholders):
@@ -15,7 +20,14 @@ class Qwen2VL(Placeholders):
 
     title = "Qwen2-VL"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
-    modalities = ("image", "video")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
+    boxes = BoxFormat(
+        name="thousandths, two points between tokens",
+        prompt=REGION + "{object}",
+        notations=("<|box_start|>({},{}),({},{})<|box_end|>", PAIRS),
+        scale=1000,
+    )
+    """Thousandths between tokens of their own: arXiv 2409.12191; the prompt: QwenLM/Qwen3-VL#536, #866 (0 to 1000)."""
     geometry = "one grid of the picture's own shape; a video token shows 2 frames"
 
     def runs(self, visual: Visual, call: Call) -> list[Run]:
@@ -23,3 +35,7 @@ class Qwen2VL(Placeholders):
         merge = self.model.config.vision_config.spatial_merge_size
         grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
         return [grid(rows // merge, cols // merge, frames) for frames, rows, cols in grids]
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer; patches of a token lie together."""
+        return merge_groups(output.last_hidden_state, sum(run.length for run in runs))

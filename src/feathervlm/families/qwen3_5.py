@@ -4,6 +4,7 @@ Layers of linear attention run over the tokens that are left; only the few layer
 criterion reads the nearest one before its stage.
 """
 
+from feathervlm.core.boxes import THOUSANDTHS_JSON
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 
@@ -11,4 +12,7 @@ class Qwen35(Qwen2VL):
     """`Qwen3_5ForConditionalGeneration` and `Qwen3_5MoeForConditionalGeneration`."""
 
     title = "Qwen3.5"
+    decoder = "linear attention, every fourth layer full"
     model_types = ("qwen3_5", "qwen3_5_moe")
+    boxes = THOUSANDTHS_JSON
+    """QwenLM/Qwen3.8-Flash-Next#4: still 0 to 1000, says a developer of its successor. The JSON is Qwen3-VL's."""

@@ -4,6 +4,9 @@ After each of its first layers the decoder adds features of a middle layer of th
 so hidden states have to be whole between those layers.
 """
 
+from typing import ClassVar
+
+from feathervlm.core.boxes import THOUSANDTHS_JSON
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 
@@ -11,7 +14,9 @@ class Qwen3VL(Qwen2VL):
     """`Qwen3VLForConditionalGeneration` and `Qwen3VLMoeForConditionalGeneration`."""
 
     title = "Qwen3-VL"
-    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    decoder = "full attention; features added after the first layers"
+    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl", "qwen3_vl_moe")
+    boxes = THOUSANDTHS_JSON
 
     @property
     def injected(self) -> int:

@@ -16,6 +16,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Plane
 from feathervlm.engine.family import PIXELS, Call, Visual
 from feathervlm.families.base import Placeholders, Run
+from feathervlm.families.features import merge_square
 
 SKETCH = 8
 """Rows and columns of what is remembered of a tile."""
@@ -52,6 +53,15 @@ class Tiles(Placeholders):
                 "the model's own processor."
             )
         return [joined(self.side, *shape) for shape in arrangements(tiles.split(counts))]
+
+    def states(self, output: Any) -> Tensor:
+        """What the tower makes of every tile: (tiles, patches, dim)."""
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's states, merged."""
+        return merge_square(self.states(output), self.side)
 
 
 def joined(side: int, rows: int, cols: int, *, overview_first: bool = False) -> Run:

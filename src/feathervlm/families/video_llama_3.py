@@ -1,7 +1,13 @@
 """VideoLLaMA 3: pictures and frames at their own shape, each with a merge factor of its own."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
 from feathervlm.engine.family import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.features import merge_groups
 
 
 class VideoLlama3(Placeholders):
@@ -20,3 +26,7 @@ class VideoLlama3(Placeholders):
             grid(rows // merge, cols // merge, frames)
             for (frames, rows, cols), merge in zip(grids, merges, strict=True)
         ]
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """What the tower gives, merged by itself."""
+        return merge_groups(output.last_hidden_state, sum(run.length for run in runs))

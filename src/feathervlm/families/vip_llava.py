@@ -3,6 +3,7 @@
 Geometry is LLaVA's. Features of several layers have no single width, so criteria on vision features are refused.
 """
 
+from feathervlm.core.boxes import FRACTIONS_OF_SQUARE
 from feathervlm.families.llava import Llava
 
 
@@ -11,3 +12,5 @@ class VipLlava(Llava):
 
     title = "ViP-LLaVA"
     model_types = ("vipllava",)
+    boxes = FRACTIONS_OF_SQUARE
+    """WisconsinAIVision/ViP-LLaVA's README: LLaVA 1.5's instruction data, boxes included, is part of its own."""

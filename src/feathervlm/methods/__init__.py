@@ -6,6 +6,7 @@ To add one, write a file with one dataclass, import it here, and add its row to 
 from feathervlm.methods.base import Method, available, get
 from feathervlm.methods.before_llm import BeforeLLM
 from feathervlm.methods.ensemble import Ensemble
+from feathervlm.methods.fastervlm import FasterVLM
 from feathervlm.methods.fastv import FastV
 from feathervlm.methods.feather import Feather
 from feathervlm.methods.knn import KNN
@@ -19,6 +20,7 @@ __all__ = [
     "BeforeLLM",
     "Ensemble",
     "FastV",
+    "FasterVLM",
     "Feather",
     "Method",
     "PyramidDrop",

@@ -66,6 +66,7 @@ class Specimen:
         attention: implementations to test.
         refuses: methods (rows of the shared table) that must be refused, and what the refusal says.
         state: some layers carry a state instead of keys, so no mask can hide a token from them.
+        static: a static cache can be pruned; otherwise it must be refused.
         several: prompts may hold more than one picture.
         mixed: batches may hold prompts without pictures.
         tolerance: between two ways to compute the same.
@@ -80,6 +81,7 @@ class Specimen:
     attention: tuple[str, ...] = ("sdpa", "eager")
     refuses: dict[str, str] = field(default_factory=dict)
     state: bool = False
+    static: bool = True
     several: bool = True
     mixed: bool = True
     tolerance: float = 3e-4

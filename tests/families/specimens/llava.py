@@ -125,11 +125,17 @@ def image_types(inputs, extra):
 
 SPECIMENS = [
     Specimen("llava", llava, plain_shot),
-    Specimen("vipllava", vipllava, plain_shot),
-    Specimen("fast_vlm", fast_vlm, plain_shot),
+    Specimen("vipllava", vipllava, plain_shot, refuses={"fastervlm": "patch features cannot be read"}),
+    Specimen("fast_vlm", fast_vlm, plain_shot, refuses={"fastervlm": "has 0 attention layers"}),
     Specimen("llava_next", llava_next, next_shot),
     Specimen("llava_onevision", llava_onevision, next_shot),
-    Specimen("llava_onevision-video", llava_onevision, onevision_video, several=False),
+    Specimen(
+        "llava_onevision-video",
+        llava_onevision,
+        onevision_video,
+        several=False,
+        refuses={"fastervlm": "known of pictures in tiles only"},
+    ),
     Specimen("paligemma", paligemma, plain_shot, finish=prefix_types),
-    Specimen("gemma3", gemma3, gemma3_shot, finish=image_types, layers=(4, 7), refuses=RENUMBER),
+    Specimen("gemma3", gemma3, gemma3_shot, finish=image_types, layers=(4, 7), refuses=RENUMBER, static=False),
 ]

@@ -58,6 +58,43 @@ def timed_video(number):
     return Shot([token for time in range(FRAMES) for token in (20 + time, *frame)], found.tensors, VIDEO)
 
 
+def framed_video(number):
+    """Frames in image placeholders, each between its marks, all between those of a video."""
+    found = video(number)
+    frame = [START, *[IMAGE] * (found.ids.count(VIDEO) // FRAMES), END]
+    return Shot([294, *frame * FRAMES, 295], found.tensors)
+
+
+def mark_framed(inputs, extra):
+    ids = inputs["input_ids"]
+    inside = (ids == 294).cumsum(1) > (ids == 295).cumsum(1)
+    return {**inputs, "mm_token_type_ids": (ids == IMAGE).long() * (1 + inside.long())}
+
+
+def paired_video(number):
+    """Two frames make one."""
+    rows, cols = GRIDS[number % 3]
+    pixels = noise(number, 4 * rows * cols, 3 * 4 * 4)
+    return Shot(
+        [START, *[VIDEO] * (2 * rows * cols // 4), END],
+        {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[4, rows, cols]])},
+        VIDEO,
+    )
+
+
+def llama_video(number):
+    rows, cols = GRIDS[number % 3]
+    return Shot(
+        [VIDEO] * (FRAMES * rows * cols // 4),
+        {
+            "pixel_values_videos": noise(number, FRAMES * rows * cols, 3 * 4 * 4),
+            "video_grid_thw": torch.tensor([[FRAMES, rows, cols]]),
+            "video_merge_sizes": torch.tensor([2]),
+        },
+        VIDEO,
+    )
+
+
 def qwen2_vl(attention):
     tower = {key: value for key, value in TOWER.items() if key not in ("out_hidden_size", "intermediate_size")}
     config = tf.Qwen2VLConfig(
@@ -223,6 +260,7 @@ EARLY += ["pyramiddrop-baseline"]
 
 SPECIMENS = [
     Specimen("qwen2_vl", qwen2_vl, shot, finish=mark_types, refuses=RENUMBER),
+    Specimen("qwen2_vl-video", qwen2_vl, video, finish=mark_types, refuses=RENUMBER),
     Specimen("qwen2_5_vl", qwen2_5_vl, shot, finish=mark_types, refuses=RENUMBER),
     Specimen("qwen2_5_vl-video", qwen2_5_vl, video, finish=mark_types, refuses=RENUMBER),
     Specimen("qwen3_vl", qwen3_vl, shot, finish=mark_types, refuses=RENUMBER),
@@ -237,6 +275,18 @@ SPECIMENS = [
         state=True,
         refuses={**dict.fromkeys(EARLY, LATE), "pyramiddrop": "no softmax attention"},
     ),
+    Specimen(
+        "qwen3_5-video",
+        qwen3_5,
+        timed_video,
+        finish=mark_types,
+        layers=(4, 6),
+        state=True,
+        refuses={**dict.fromkeys(EARLY, LATE), "pyramiddrop": "no softmax attention"},
+    ),
+    Specimen("glm4v-video", glm4v, framed_video, finish=mark_framed, refuses=RENUMBER),
+    Specimen("ernie4_5_vl_moe-video", ernie, paired_video, finish=ernie_types, refuses=RENUMBER),
+    Specimen("video_llama_3-video", video_llama_3, llama_video),
     Specimen("glm4v", glm4v, shot, finish=mark_types, refuses=RENUMBER),
     Specimen("ernie4_5_vl_moe", ernie, ernie_shot, finish=ernie_types, refuses=RENUMBER),
     Specimen("video_llama_3", video_llama_3, llama_shot),

@@ -165,14 +165,16 @@ def perceived_video(number):
     return Shot([VIDEO] * 27, {"pixel_values_videos": noise(number, 1, 3, 3, 48, 48)}, VIDEO)
 
 
+LLAMA4 = {"fastervlm": "296 states for 72 tokens"}
+
 SPECIMENS = [
     Specimen("internvl", internvl, unmarked),
     Specimen("aya_vision", aya_vision, marked),
     Specimen("cohere2_vision", cohere2_vision, broken),
     Specimen("idefics3", idefics3, marked, join=by_sample),
     Specimen("smolvlm", lambda attention: idefics3(attention, "SmolVLM"), marked, join=by_sample),
-    Specimen("llama4", llama4, separated, layers=(4, 7), refuses={"pyramiddrop": "positions='preserve'"}),
+    Specimen("llama4", llama4, separated, layers=(4, 7), refuses=LLAMA4, static=False),
     Specimen("ovis2", ovis2, overview_first),
-    Specimen("perception_lm", perception_lm, perceived),
-    Specimen("perception_lm-video", perception_lm, perceived_video),
+    Specimen("perception_lm", perception_lm, perceived, refuses={"fastervlm": "has 0 attention layers"}),
+    Specimen("perception_lm-video", perception_lm, perceived_video, refuses={"fastervlm": "has 0 attention layers"}),
 ]

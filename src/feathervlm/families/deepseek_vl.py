@@ -1,0 +1,41 @@
+"""DeepSeek-VL, with one tower or two, and Janus where it looks at pictures: one square grid per image, in raster order.
+
+The processor fills a picture up to a square; `shown` tells the margin, which counts as picture.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.core.layout import Box
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run, grid
+
+
+class DeepseekVL(Placeholders):
+    """`DeepseekVLForConditionalGeneration`, its `Hybrid` form, and `JanusForConditionalGeneration`."""
+
+    title = "DeepSeek-VL, Janus"
+    model_types = ("deepseek_vl", "deepseek_vl_hybrid", "janus")
+    limits = "the margin that fills up the square counts as picture"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """One square per image."""
+        pixels = visual.given["pixel_values"]
+        patch = self.model.config.vision_config.patch_size
+        return [grid(*(side // patch for side in pixels.shape[-2:]))] * len(pixels)
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The last layer of the tower, of the one for low resolution where there are two."""
+        states: Tensor = output.last_hidden_state
+        return states.flatten(0, 1)
+
+    @classmethod
+    def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
+        """The square around the picture."""
+        if not getattr(getattr(processor, "image_processor", processor), "do_pad", True):
+            return super().shown(processor, size)
+        width, height = size
+        side = max(size)
+        return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2

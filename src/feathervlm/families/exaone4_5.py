@@ -1,0 +1,16 @@
+"""EXAONE 4.5: Qwen2.5-VL's geometry and tower, one position per token, sliding windows between full layers.
+
+Layers of full attention do not rotate: there scores with and without RoPE are the same. Only they see the whole
+picture, so a criterion reads the nearest one before its stage.
+"""
+
+from feathervlm.families.qwen2_5_vl import Qwen25VL
+
+
+class Exaone45(Qwen25VL):
+    """`Exaone4_5_ForConditionalGeneration`."""
+
+    title = "EXAONE 4.5"
+    model_types = ("exaone4_5",)
+    decoder = "sliding windows, every fourth layer full"
+    caches = ("dynamic",)

@@ -1,0 +1,42 @@
+"""Granite 4 Vision: LLaVA-NeXT's two views, shrunk by a window query-former, with features added in many layers.
+
+Embeddings of visual tokens start at zero. Each entry of `deepstack_layer_map`, and each of four shifted samples of one
+layer of the tower, is added in front of a decoder layer of its own, so hidden states have to be whole there.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.core.errors import Unprunable
+from feathervlm.engine.family import Visual
+from feathervlm.families.base import Run
+from feathervlm.families.llava_next import LlavaNext
+
+
+class Granite4Vision(LlavaNext):
+    """`Granite4VisionForConditionalGeneration`."""
+
+    title = "Granite 4 Vision"
+    model_types = ("granite4_vision",)
+    decoder = "full attention; features added in front of many layers"
+
+    @property
+    def side(self) -> int:
+        """Rows, and columns, of a tile that the query-former has shrunk."""
+        return int(super().side * Fraction(self.model.config.downsample_rate))
+
+    @property
+    def injected(self) -> int:
+        """The layer in front of the last one that features are added before."""
+        config = self.model.config
+        return max(*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers) - 1
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """Of several layers, none of which stands for all."""
+        raise Unprunable(
+            "Granite 4 Vision takes features of several layers of its tower; use the projected ones "
+            "(features=projected)."
+        )

@@ -1,0 +1,54 @@
+"""Granite Docling: tiles marked with their row and column, then an overview, with features added in early layers.
+
+A page of one tile has no overview. The fine route of the connector makes four tokens of one; the length of the runs
+of placeholders tells. Features of middle layers of the tower are added after the first decoder layers.
+"""
+
+from collections.abc import Sequence
+from math import isqrt
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run
+from feathervlm.families.features import merge_square
+from feathervlm.families.tiles import Span, arrangements, joined, prompts, sketch, spans_of
+
+
+class GraniteDocling(Placeholders):
+    """`GraniteDoclingForConditionalGeneration`."""
+
+    title = "Granite Docling"
+    model_types = ("granite_docling",)
+    decoder = "full attention; features added after the first layers"
+    geometry = "equal tiles, joined to one plane, and an overview if they are several"
+
+    @property
+    def injected(self) -> int:
+        """The last layer after which features are added."""
+        return len(self.model.config.vision_config.deepstack_visual_indexes) - 1
+
+    def look(self, modality: str, arguments: dict[str, Any]) -> Any:
+        """A sketch of every tile that is not there to fill up the batch."""
+        return sketch(arguments["pixel_values"][arguments["pixel_attention_mask"].bool()])
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """Tiles and overview of every page."""
+        tiles = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
+        spans = [spans_of(ids, self.token("image")) for ids in prompts(call, visual)]
+        counts = [n for ids, found in zip(prompts(call, visual), spans, strict=True) for n in pages(ids, found)]
+        side = isqrt(max((length for found in spans for _, length in found), default=0))
+        return [joined(side, *shape) for shape in arrangements(tiles.split(counts))]
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer, merged."""
+        return merge_square(output.last_hidden_state, runs[0].picture[-1].shape[1])
+
+
+def pages(ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
+    """Runs of placeholders of every page of a prompt: a page begins with the mark of the first row and column."""
+    if not spans:
+        return []
+    begins = [number for number, (start, _) in enumerate(spans) if ids[start - 1] == ids[spans[0][0] - 1]]
+    return [end - begin for begin, end in zip(begins, [*begins[1:], len(spans)], strict=True)]

@@ -1,0 +1,42 @@
+"""HunYuan-VL: one grid of the picture's own shape, with features of its own for the begin, each end of a row, the end.
+
+All of them stand in `<image>` placeholders; those that show no part of the picture are text here. Rotary positions have
+axes for rows, columns and images; they are made before the decoder layers, so pruned tokens simply keep theirs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.layout import Plane
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run
+from feathervlm.families.features import merge_blocks
+
+
+class HunYuanVL(Placeholders):
+    """`HunYuanVLForConditionalGeneration`."""
+
+    title = "HunYuan-VL"
+    model_types = ("hunyuan_vl",)
+    geometry = "one grid of the picture's own shape; line breaks, begin and end are text"
+    limits = "in a batch the model itself counts pictures over all prompts"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """One grid per image and the placeholders around its rows."""
+        merge = self.model.config.vision_config.spatial_merge_size
+        found = []
+        for _, high, wide in visual.given["image_grid_thw"].tolist():
+            rows, cols = high // merge, wide // merge
+            breaks = ((row + 1) * (cols + 1) for row in range(rows))
+            found.append(Run((Plane((1, rows, cols)),), (0, *breaks, rows * (cols + 1) + 1)))
+        return found
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer in raster order, merged."""
+        merge = self.model.config.vision_config.spatial_merge_size
+        shapes = [run.picture[0].shape for run in runs]
+        states = output.last_hidden_state[0].split([rows * cols * merge**2 for _, rows, cols in shapes])
+        return torch.cat([merge_blocks(one, *shape, merge) for one, shape in zip(states, shapes, strict=True)])

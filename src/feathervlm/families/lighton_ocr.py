@@ -1,0 +1,27 @@
+"""LightOnOCR: one grid of the picture's own shape, as Mistral 3 has it, but with nothing between the rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feathervlm.engine.family import Visual
+from feathervlm.families.base import Run
+from feathervlm.families.features import merge_blocks
+from feathervlm.families.mistral3 import Mistral3
+
+
+class LightOnOcr(Mistral3):
+    """`LightOnOcrForConditionalGeneration`."""
+
+    title = "LightOnOCR"
+    model_types = ("lighton_ocr",)
+    geometry = "one grid of the picture's own shape"
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer in raster order, merged."""
+        merge = self.model.config.spatial_merge_size
+        states = output.last_hidden_state.flatten(0, -2).split([run.length * merge**2 for run in runs])
+        shapes = [run.picture[0].shape for run in runs]
+        return torch.cat([merge_blocks(one, *shape, merge) for one, shape in zip(states, shapes, strict=True)])

@@ -1,0 +1,35 @@
+"""LLaVA-NeXT-Video: images as LLaVA-NeXT has them; frames of a video are pooled and stand one after the other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Run, grid
+from feathervlm.families.features import merge_square
+from feathervlm.families.llava import selected
+from feathervlm.families.llava_next import LlavaNext
+
+
+class LlavaNextVideo(LlavaNext):
+    """`LlavaNextVideoForConditionalGeneration`."""
+
+    title = "LLaVA-NeXT-Video"
+    model_types = ("llava_next_video",)
+    modalities = ("image", "video")
+    geometry = "an overview and an unpadded view in tiles; line breaks are text; video frames pooled"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """Two planes per image, one with several frames per video."""
+        if visual.modality == "image":
+            return super().runs(visual, call)
+        videos, frames = visual.given["pixel_values_videos"].shape[:2]
+        side = self.side // self.model.config.spatial_pool_stride
+        return [grid(side, side, frames)] * videos
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The selected layer of the tower; that of frames pooled."""
+        if visual.modality == "image":
+            return super().features(visual, output, runs)
+        return merge_square(selected(output, self.model.config), runs[0].picture[0].shape[1])

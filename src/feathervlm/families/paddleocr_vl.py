@@ -1,0 +1,28 @@
+"""PaddleOCR-VL: one grid of the picture's own shape, as Qwen2-VL has it, and no videos."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feathervlm.engine.family import Visual
+from feathervlm.families.base import Run
+from feathervlm.families.features import merge_blocks
+from feathervlm.families.qwen2_vl import Qwen2VL
+
+
+class PaddleOCRVL(Qwen2VL):
+    """`PaddleOCRVLForConditionalGeneration`."""
+
+    title = "PaddleOCR-VL"
+    model_types = ("paddleocr_vl",)
+    modalities = ("image",)
+    geometry = "one grid of the picture's own shape"
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's last layer in raster order, merged."""
+        merge = self.model.config.vision_config.spatial_merge_size
+        states = output.last_hidden_state.flatten(0, -2).split([run.length * merge**2 for run in runs])
+        shapes = [run.picture[0].shape for run in runs]
+        return torch.cat([merge_blocks(one, *shape, merge) for one, shape in zip(states, shapes, strict=True)])

@@ -1,0 +1,37 @@
+"""Video-LLaVA: one square grid per image; videos frame by frame, each behind a token for the frame as a whole.
+
+That token ([CLS] of the tower) shows no part of the picture: text here.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.core.layout import Plane
+from feathervlm.engine.family import Call, Visual
+from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.families.llava import selected
+
+
+class VideoLlava(Placeholders):
+    """`VideoLlavaForConditionalGeneration`."""
+
+    title = "Video-LLaVA"
+    model_types = ("video_llava",)
+    modalities = ("image", "video")
+    geometry = "one square grid; videos one per frame, whose [CLS] is text"
+
+    def runs(self, visual: Visual, call: Call) -> list[Run]:
+        """One square per image; frames of a video in one plane."""
+        config = self.model.config
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        if visual.modality == "image":
+            return [grid(side, side)] * len(visual.given["pixel_values"])
+        videos, frames = visual.given["pixel_values_videos"].shape[:2]
+        whole = tuple(frame * (side**2 + 1) for frame in range(frames))
+        return [Run((Plane((frames, side, side)),), whole)] * videos
+
+    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+        """The tower's selected layer, without [CLS]."""
+        return selected(output, self.model.config).flatten(0, 1)
