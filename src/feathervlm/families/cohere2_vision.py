@@ -1,4 +1,7 @@
-"""Command A Vision (Cohere2 Vision): tiles with a line break after each, the overview last."""
+"""Command A Vision (Cohere2 Vision): tiles with a line break after each, the overview last.
+
+Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
+"""
 
 from collections.abc import Sequence
 from typing import Any

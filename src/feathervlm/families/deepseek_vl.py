@@ -1,6 +1,7 @@
 """DeepSeek-VL, with one tower or two, and Janus where it looks at pictures: one square grid per image, in raster order.
 
-The processor fills a picture up to a square; `shown` tells the margin, which counts as picture.
+The processor fills a picture up to a square; `shown` tells the margin, which counts as picture. The
+tests prepare pictures by hand and without that margin.
 """
 
 from collections.abc import Sequence

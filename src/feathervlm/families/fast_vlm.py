@@ -1,4 +1,7 @@
-"""FastVLM: one square grid from a convolutional tower."""
+"""FastVLM: one square grid from a convolutional tower.
+
+The tower needs timm, which needs torchvision; in the tests a convolution of the same form stands in for it.
+"""
 
 from collections.abc import Sequence
 from math import isqrt

@@ -3,6 +3,7 @@
 Pictures come as rows of flattened patches, `spatial_shapes` holds (rows, cols) of each. How tiles lie is told by the
 thumbnail, which shows the same picture. Most decoder layers are short convolutions, which run over the tokens that are
 left; only layers of full attention can score, so a criterion reads the nearest one before its stage.
+Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
 """
 
 from collections.abc import Sequence

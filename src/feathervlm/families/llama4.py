@@ -2,6 +2,7 @@
 
 Three of four decoder layers see chunks of the sequence only; a criterion reads the nearest layer of full attention,
 which has no rotary positions: there scores with and without RoPE are the same.
+Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
 """
 
 from collections.abc import Sequence

@@ -67,10 +67,10 @@ def selected(output: Any, config: Any) -> Tensor:
     Raises:
         Unprunable: if it names several, or the tower's layers were not kept.
     """
-    states = getattr(output, "hidden_states", None)
-    if states is None or not isinstance(config.vision_feature_layer, int):
+    states, layer = getattr(output, "hidden_states", None), getattr(config, "vision_feature_layer", None)
+    if states is None or not isinstance(layer, int):
         raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
-    chosen: Tensor = states[config.vision_feature_layer]
+    chosen: Tensor = states[layer]
     return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
 
 

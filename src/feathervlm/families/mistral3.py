@@ -1,4 +1,7 @@
-"""Mistral Small 3 (Pixtral tower): one grid of the picture's own shape; rows end with `[IMG_BREAK]`, which is text."""
+"""Mistral Small 3 (Pixtral tower): one grid of the picture's own shape; rows end with `[IMG_BREAK]`, which is text.
+
+Its processor class needs torchvision; the tests use its image processor and write the text by hand.
+"""
 
 from collections.abc import Sequence
 from typing import Any

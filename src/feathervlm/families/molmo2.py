@@ -3,6 +3,7 @@
 The sharper view is cut into overlapping crops, but its tokens come in raster order over the whole: `image_grids` holds
 (rows, cols) of both views. Each token pools a window of patches, listed in `image_token_pooling` and padded with -1
 where a window reaches over the edge. Marks at the ends of rows have ids of their own and are text.
+Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,8 @@
 """Perception LM: the overview first, then tiles one after the other without a mark; videos frame by frame.
 
 All images of a batch have the same number of tiles. Tokens of a tile are what the run of placeholders leaves for each.
+Its image processor and its tower need torchvision: the tests prepare pictures by hand, and a convolution stands in for
+the tower.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Video-LLaVA: one square grid per image; videos frame by frame, each behind a token for the frame as a whole.
 
 That token ([CLS] of the tower) shows no part of the picture: text here.
+Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
 """
 
 from collections.abc import Sequence
