@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessor, LlavaImageProcessorPil, SiglipImage
 import feathervlm
 import zoo
 from feathervlm import PruningError, Unprunable, methods
-from feathervlm.engine.family import Call
+from feathervlm.engine.call import Call
 from feathervlm.families.llava import Llava
 
 PROMPTS = [zoo.prompt(2, seed=1), zoo.prompt(0, seed=2), zoo.prompt(1, seed=3)]

@@ -1,161 +1,19 @@
 """What the engine asks of a model family. Families implement it; the engine imports none of them.
 
 A family knows geometry and quirks of one kind of model: which tokens are visual, which grid they form, and where the
-vision encoder's features are. Here is also what a family is told about a call of the model.
+vision encoder's features are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
-from weakref import ref
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from feathervlm.core.boxes import BoxFormat
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, VisualLayout
-
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-"""The argument that brings the pixels of each modality."""
-
-
-@dataclass(frozen=True, eq=False)
-class Encoding:
-    """One run of the vision encoder.
-
-    Attributes:
-        modality: "image" or "video".
-        arguments: what it was given, by name; pixels as tensors of the same shape without content.
-        output: gives what came out, None once nobody uses that any more.
-        count: entries of its `pooler_output` at that time.
-        facts: what the family took down of the pixels.
-        attention: inside the encoder, by layer, laid out as its states; see `vision.EncoderTap.scores`.
-    """
-
-    modality: str
-    arguments: dict[str, Any]
-    output: Callable[[], Any]
-    count: int
-    facts: Any = None
-    attention: dict[int, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any, attention: dict[int, Tensor]
-    ) -> "Encoding":
-        """From a call of the encoder, without holding on to its tensors."""
-        given = {key: _hollow(value) for key, value in arguments.items()}
-        return cls(modality, given, ref(output), entries(output), facts, attention)
-
-
-@dataclass(frozen=True, eq=False)
-class Visual:
-    """The images, or the videos, that a call brings.
-
-    Attributes:
-        modality: "image" or "video".
-        given: what the encoder was or will be given, by name; empty if nobody saw it run.
-        output: what it returned, None if it has yet to run.
-        repeats: how often each image occurs, for beams and several answers.
-        facts: what the family took down of the pixels when the encoder ran; None if it has yet to run.
-    """
-
-    modality: str
-    given: dict[str, Any]
-    output: Any = None
-    repeats: int = 1
-    facts: Any = None
-
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """The tensors they come in: pixels or projected features."""
-        if self.output is None:
-            return (self.given[PIXELS[self.modality]],)
-        projected = _projected(self.output)
-        return tuple(self.output.last_hidden_state if projected is None else projected)
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of the base model: its arguments by name, and what is known around it.
-
-    Attributes:
-        arguments: of the base model's forward.
-        logits_to_keep: of the full model's forward: how many trailing positions are asked for (0: all).
-        labels: of the full model's forward, in training.
-        encodings: recent runs of the vision encoder, before the call (as `generate` does it) and during it.
-        encoded: what the encoder returned during the call, by modality.
-    """
-
-    arguments: dict[str, Any]
-    logits_to_keep: Any = 0
-    labels: Tensor | None = None
-    encodings: list[Encoding] = field(default_factory=list)
-    encoded: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def tokens(self) -> Tensor:
-        """`input_ids` or `inputs_embeds`, whichever was given."""
-        ids = self.arguments.get("input_ids")
-        given = ids if ids is not None else self.arguments.get("inputs_embeds")
-        if given is None:
-            raise Unprunable("The model was called with neither input_ids nor inputs_embeds.")
-        return given
-
-    def ids(self) -> Tensor:
-        """`input_ids`.
-
-        Raises:
-            Unprunable: if only embeddings were given.
-        """
-        ids: Tensor | None = self.arguments.get("input_ids")
-        if ids is None:
-            raise Unprunable(
-                "The marks between the tiles of an image are read from input_ids, and only inputs_embeds were given; "
-                "pass input_ids, or tell prune() with layout=VisualLayout(mask, grids)."
-            )
-        return ids
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(batch, sequence)."""
-        return self.tokens.shape[0], self.tokens.shape[1]
-
-    def visual(self, modality: str) -> Visual | None:
-        """The images or videos that the call brings; None if it brings none."""
-        if self.arguments.get(PIXELS[modality]) is not None:
-            return Visual(modality, self.arguments)
-        output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
-        if output is None:
-            return None
-        for encoding in self.encodings:
-            if encoding.modality == modality and encoding.output() is output:
-                repeats = max(entries(output) // max(encoding.count, 1), 1)
-                return Visual(modality, encoding.arguments, output, repeats, encoding.facts)
-        return Visual(modality, {}, output)
-
-    def encoder_output(self, modality: str) -> Any:
-        """What the vision encoder returned for this call; None before it has run."""
-        output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
-        return output if output is not None else self.encoded.get(modality)
-
-    def encoder_attention(self, modality: str, layer: int) -> Tensor:
-        """Attention inside the encoder, laid out as its states.
-
-        Raises:
-            Unprunable: if nobody looked when it ran.
-        """
-        output = self.encoder_output(modality)
-        for encoding in self.encodings:
-            if encoding.modality == modality and encoding.output() is output and layer in encoding.attention:
-                return encoding.attention[layer]
-        raise Unprunable(
-            "The features of these images were made before feathervlm.prune was called, so the attention inside the "
-            "vision encoder is not known; make them inside."
-        )
+from feathervlm.engine.call import Call
 
 
 class Family(ABC):
@@ -279,21 +137,3 @@ class GivenLayout(Family):
         raise Unprunable(
             "With layout= the vision encoder's features are not known; use the projected ones (knn:features=projected)."
         )
-
-
-def entries(output: Any) -> int:
-    """Entries of an encoder's projected features: images, or tiles of images."""
-    projected = _projected(output)
-    return 0 if projected is None else len(projected)
-
-
-def _projected(output: Any) -> Any:
-    """Projected features of every entry: those that become embeddings, else those for the first decoder layer."""
-    pooled, layers = getattr(output, "pooler_output", None), getattr(output, "deepstack_features", None)
-    return layers[0][1] if pooled is None and layers else pooled
-
-
-def _hollow(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return torch.empty_like(value, device="meta")
-    return [_hollow(part) for part in value] if isinstance(value, list) else value

@@ -22,8 +22,9 @@ from feathervlm.core.signals import Attention, EncoderAttention, Features, Signa
 from feathervlm.engine.anatomy import FLASH, Anatomy, rows, tree_rows
 from feathervlm.engine.attention import QueryKeyTap
 from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
+from feathervlm.engine.call import Call
 from feathervlm.engine.decode import Decode
-from feathervlm.engine.family import Call, Family
+from feathervlm.engine.family import Family
 from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.query import check_labels, query_position
 from feathervlm.engine.records import Record, StageRecord, Stopwatch

@@ -27,8 +27,9 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import Attention, EncoderAttention, Survivors
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
+from feathervlm.engine.call import PIXELS, Call, Encoding
 from feathervlm.engine.decode import Decode, needs_hooks
-from feathervlm.engine.family import PIXELS, Call, Encoding, Family
+from feathervlm.engine.family import Family
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report import Report
 from feathervlm.engine.rotation import rotation

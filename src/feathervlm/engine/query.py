@@ -5,7 +5,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
-from feathervlm.engine.family import Call
+from feathervlm.engine.call import Call
 
 
 def query_position(call: Call, layout: VisualLayout, attended: Tensor | None) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Picture, Plane, VisualLayout, tokens_of
-from feathervlm.engine.family import Call, Family, Visual
+from feathervlm.engine.call import Call, Visual
+from feathervlm.engine.family import Family
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ frames are merged two by two behind the vision tower.
 """
 
 from feathervlm.core.boxes import THOUSANDTHS_JSON
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Run, grid
 from feathervlm.families.qwen2_vl import Qwen2VL
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
 from feathervlm.families.llava import square
 from feathervlm.families.tiles import prompts, spans_of

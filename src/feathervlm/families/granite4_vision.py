@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.family import Visual
+from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
 from feathervlm.families.llava_next import LlavaNext
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
 from feathervlm.families.features import merge_square
 from feathervlm.families.tiles import Span, arrangements, joined, prompts, sketch, spans_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.layout import Plane
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
 from feathervlm.families.features import merge_blocks
 

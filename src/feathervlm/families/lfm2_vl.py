@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Plane
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 from feathervlm.families.features import merge_blocks
 from feathervlm.families.tiles import Span, arrangements, mosaic, prompts, sketch, spans_of

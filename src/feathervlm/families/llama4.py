@@ -13,7 +13,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
 from feathervlm.families.tiles import Span, joined, prompts, spans_of, up_to_overview
 

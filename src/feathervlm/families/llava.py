@@ -13,7 +13,7 @@ from torch import Tensor
 from feathervlm.core.boxes import FRACTIONS_OF_SQUARE
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 
 

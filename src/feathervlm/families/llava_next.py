@@ -13,7 +13,7 @@ from transformers.image_processing_utils import select_best_resolution
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, Plane
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
 from feathervlm.families.llava import selected
 

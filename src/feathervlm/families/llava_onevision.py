@@ -12,7 +12,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Plane
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Run
 from feathervlm.families.llava_next import LlavaNext
 

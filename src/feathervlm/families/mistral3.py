@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 from feathervlm.families.features import merge_blocks
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.layout import Box, Plane
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
 
 

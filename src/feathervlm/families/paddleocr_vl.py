@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feathervlm.engine.family import Visual
+from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
 from feathervlm.families.features import merge_blocks
 from feathervlm.families.qwen2_vl import Qwen2VL

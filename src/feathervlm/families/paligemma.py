@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.boxes import BoxFormat
-from feathervlm.engine.family import Visual
+from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
 from feathervlm.families.llava import Llava
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
-from feathervlm.engine.family import Visual
+from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
 from feathervlm.families.qwen2_vl import Qwen2VL
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from feathervlm.core.boxes import PAIRS, REGION, BoxFormat
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 from feathervlm.families.features import merge_groups
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Plane
-from feathervlm.engine.family import PIXELS, Call, Visual
+from feathervlm.engine.call import PIXELS, Call, Visual
 from feathervlm.families.base import Placeholders, Run
 from feathervlm.families.features import merge_square
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.layout import Plane
-from feathervlm.engine.family import Call, Visual
+from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
 from feathervlm.families.llava import selected
 
