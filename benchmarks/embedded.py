@@ -29,21 +29,24 @@ from feathervlm.embedded.result import Result
 from feathervlm.embedded.tasks import TASKS
 
 CRITERIA = ("fastv:{at},keep={keep}", "fastv:{at},keep={keep},rope=false", "ensemble:{at},keep={keep}")
-METHODS = [
-    *(
-        form.format(at=f"layer={layer}", keep=keep)
-        for form in CRITERIA
-        for keep in (0.25, 0.1)
-        for layer in (1, 3, 6, 7)
-    ),
-    *(f"uniform:layer={layer},stride={stride}" for stride in (2, 3) for layer in (1, 3, 6)),
-    *(f"random:layer=3,keep=0.25,seed={seed}" for seed in range(3)),
-    "pyramiddrop",
-    "feather",
-    "feather:layers=3+7",
-    "feather:layers=4+7",
-]
+DEPTHS = (0.1, 0.25, 0.5, 0.58)
+"""Shares of the depth at which criteria are tried; the last is where the shipped model's scores begin to tell."""
 SHIPPED = "embedded"
+
+
+def methods(depth: int) -> list[str]:
+    """Criteria by depth, and whole methods."""
+    layers = [max(1, round(depth * share)) for share in DEPTHS]
+    _, quarter, _, late = layers
+    return [
+        *(form.format(at=f"layer={at}", keep=keep) for form in CRITERIA for keep in (0.25, 0.1) for at in layers),
+        *(f"uniform:layer={at},stride={stride}" for stride in (2, 3) for at in layers[:3]),
+        *(f"random:layer={quarter},keep=0.25,seed={seed}" for seed in range(3)),
+        "pyramiddrop",
+        "feather",
+        f"feather:layers={quarter}+{late}",
+        f"feather:layers={quarter + 1}+{late}",
+    ]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,17 @@ def ask(
     return list(track(pool.imap(do, jobs), title, len(jobs)))
 
 
+def folder_of(weights: str) -> Path:
+    """The model directory."""
+    return WEIGHTS if weights == SHIPPED else Path(weights)
+
+
+def depth(weights: str) -> int:
+    """Layers of the decoder."""
+    config = json.loads((folder_of(weights) / "config.json").read_text())
+    return int(config["text_config"]["num_hidden_layers"])
+
+
 def quality(pool: Pool, arguments: argparse.Namespace, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Unpruned, unseen (a quarter as many questions), and text alone."""
     unpruned = ask(pool, arguments)
@@ -124,15 +138,16 @@ def pruning(pool: Pool, arguments: argparse.Namespace, found: dict[str, Any]) ->
     """Every method against the unpruned run."""
     unpruned = ask(pool, arguments)
     rows = {row["method"]: row for row in found.get("methods", [])}
-    for number, method in enumerate(METHODS, 1):
+    planned = methods(depth(arguments.weights))
+    for number, method in enumerate(planned, 1):
         if method not in rows:
             result = Result.join(ask(pool, arguments, method, unpruned))
             rows[method] = result.to_dict()
-            place = f"{number} of {len(METHODS)}"
+            place = f"{number} of {len(planned)}"
             print(f"{place}: localization {result.localization}  others {result.others}", flush=True)
         yield {
             "unpruned": Result.join(unpruned).to_dict(),
-            "methods": [rows[name] for name in METHODS if name in rows],
+            "methods": [rows[name] for name in planned if name in rows],
         }
 
 
@@ -148,8 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.n = arguments.n or {"quality": 2000, "pruning": 150}[arguments.what]
     out = arguments.out or Path("results/embedded") / f"{arguments.what}.json"
-    folder = WEIGHTS if arguments.weights == SHIPPED else Path(arguments.weights)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256((folder_of(arguments.weights) / "model.safetensors").read_bytes()).hexdigest()
     same = {"weights_sha256": weights, "n": arguments.n, "seed": arguments.seed}
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     if any(found.get("provenance", {}).get(key) != value for key, value in same.items()):
