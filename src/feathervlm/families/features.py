@@ -3,11 +3,14 @@
 A merged token's feature is the mean of its patches. Plain tensors: knows no model.
 """
 
+from collections.abc import Sequence
 from math import isqrt
 
+import torch
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
+from feathervlm.core.layout import GridShape
 
 
 def merge_square(states: Tensor, side: int) -> Tensor:
@@ -28,6 +31,13 @@ def merge_square(states: Tensor, side: int) -> Tensor:
 def merge_blocks(states: Tensor, tiles: int, rows: int, cols: int, block: int) -> Tensor:
     """Blocks of `block` x `block` patches in raster order: (tiles * rows * cols, dim)."""
     return states.view(tiles, rows, block, cols, block, -1).mean((2, 4)).flatten(0, 2)
+
+
+def merge_pictures(states: Tensor, shapes: Sequence[GridShape], block: int) -> Tensor:
+    """Pictures of so many (1, rows, cols) tokens one after the other, each in raster order: (tokens, dim)."""
+    pictures = states.split([rows * cols * block**2 for _, rows, cols in shapes])
+    merged = [merge_blocks(one, *shape, block) for one, shape in zip(pictures, shapes, strict=True)]
+    return torch.cat(merged)
 
 
 def merge_groups(states: Tensor, tokens: int) -> Tensor:

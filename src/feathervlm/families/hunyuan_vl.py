@@ -7,13 +7,12 @@ axes for rows, columns and images; they are made before the decoder layers, so p
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
-from feathervlm.families.features import merge_blocks
+from feathervlm.families.features import merge_pictures
 
 
 class HunYuanVL(Placeholders):
@@ -37,6 +36,4 @@ class HunYuanVL(Placeholders):
     def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
         """The tower's last layer in raster order, merged."""
         merge = self.model.config.vision_config.spatial_merge_size
-        shapes = [run.picture[0].shape for run in runs]
-        states = output.last_hidden_state[0].split([rows * cols * merge**2 for _, rows, cols in shapes])
-        return torch.cat([merge_blocks(one, *shape, merge) for one, shape in zip(states, shapes, strict=True)])
+        return merge_pictures(output.last_hidden_state[0], [run.picture[0].shape for run in runs], merge)

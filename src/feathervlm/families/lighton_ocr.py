@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
-from feathervlm.families.features import merge_blocks
+from feathervlm.families.features import merge_pictures
 from feathervlm.families.mistral3 import Mistral3
 
 
@@ -22,6 +21,4 @@ class LightOnOcr(Mistral3):
     def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
         """The tower's last layer in raster order, merged."""
         merge = self.model.config.spatial_merge_size
-        states = output.last_hidden_state.flatten(0, -2).split([run.length * merge**2 for run in runs])
-        shapes = [run.picture[0].shape for run in runs]
-        return torch.cat([merge_blocks(one, *shape, merge) for one, shape in zip(states, shapes, strict=True)])
+        return merge_pictures(output.last_hidden_state.flatten(0, -2), [run.picture[0].shape for run in runs], merge)

@@ -6,13 +6,12 @@ Its processor class needs torchvision; the tests use its image processor and wri
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
-from feathervlm.families.features import merge_blocks
+from feathervlm.families.features import merge_pictures
 
 
 class Mistral3(Placeholders):
@@ -33,8 +32,5 @@ class Mistral3(Placeholders):
         layer, merge = self.model.config.vision_feature_layer, self.model.config.spatial_merge_size
         if not isinstance(layer, int):
             raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
-        patches = output.hidden_states[layer].flatten(0, 1).split([run.length * merge**2 for run in runs])
-        shapes = [run.picture[0].shape for run in runs]
-        return torch.cat(
-            [merge_blocks(p, 1, rows, cols, merge) for p, (_, rows, cols) in zip(patches, shapes, strict=True)]
-        )
+        patches = output.hidden_states[layer].flatten(0, 1)
+        return merge_pictures(patches, [run.picture[0].shape for run in runs], merge)

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
-from feathervlm.families.features import merge_blocks
+from feathervlm.families.features import merge_pictures
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 
@@ -23,6 +22,4 @@ class PaddleOCRVL(Qwen2VL):
     def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
         """The tower's last layer in raster order, merged."""
         merge = self.model.config.vision_config.spatial_merge_size
-        states = output.last_hidden_state.flatten(0, -2).split([run.length * merge**2 for run in runs])
-        shapes = [run.picture[0].shape for run in runs]
-        return torch.cat([merge_blocks(one, *shape, merge) for one, shape in zip(states, shapes, strict=True)])
+        return merge_pictures(output.last_hidden_state.flatten(0, -2), [run.picture[0].shape for run in runs], merge)
