@@ -16,6 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import feathervlm
+from families.processors import PROCESSORS
+from families.specimens import SPECIMENS
 from feathervlm import methods, running
 from feathervlm.cli import app
 from feathervlm.families import FAMILIES, REFUSED
@@ -224,6 +226,22 @@ def test_two_images_and_their_overlay(demo: Path, tmp_path: Path) -> None:
         assert picture.width > 3 * 384  # three stages side by side
         assert picture.height > 288 + 384  # two pictures
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.png", "other.jpg"]
+
+
+def test_a_model_that_cuts_pictures_into_tiles(tmp_path: Path) -> None:
+    processor, model = PROCESSORS["llava_next"](), SPECIMENS["llava_next"].model()
+    processor.chat_template = (
+        "{% for message in messages %}{% for part in message.content %}"
+        "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    Image.new("RGB", (150, 70), "white").save(tmp_path / "wide.png")
+    changes = {"image": tmp_path / "wide.png", "prompt": "word7 word8", "overlay": tmp_path / "kept.png"}
+    found = document(ask(tmp_path, "--json", **changes))
+    assert found["report"]["grids"] == [[[[1, 6, 6], [1, 6, 12]]]]
+    panel, row = 384, 384 * 70 // 150 + 24
+    assert Image.open(tmp_path / "kept.png").size == (2 * panel + 12, 2 * row)
 
 
 def test_a_prompt_with_its_own_placeholders(bare: Path) -> None:
