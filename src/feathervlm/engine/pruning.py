@@ -8,8 +8,6 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -27,13 +25,13 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import Attention, EncoderAttention, Survivors
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
-from feathervlm.engine.call import PIXELS, Call, Encoding
+from feathervlm.engine.call import Call, Encoding
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.family import Family
+from feathervlm.engine.listening import Listener
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report import Report
 from feathervlm.engine.rotation import rotation
-from feathervlm.engine.vision import EncoderTap
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -63,7 +61,6 @@ class _ThreadState(threading.local):
     """What one thread's call of the model says to the hooks of its base."""
 
     heard: tuple[Any, Any] = (0, None)
-    encodings: Sequence[Encoding] = ()
     suspended = False
     turned_away = False
 
@@ -97,7 +94,7 @@ class Pruning:
         self.model, self.schedule, self.name, self.strict = model, schedule, name, strict
         self.attachment = Attachment()
         self._handles: list[RemovableHandle] = []
-        self._wrapped: list[tuple[nn.Module, str]] = []
+        self._listener: Listener | None = None
         self._forward: Prefill | Decode | None = None
         self._lasting: Decode | None = None
         self._frozen: Frozen | None = None
@@ -162,8 +159,8 @@ class Pruning:
         ]
         if self.model is not base:
             self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
-        for modality in PIXELS:
-            self._wrap_encoder(modality)
+        looked_at = [signal.layer for signal in self.schedule.signals() if isinstance(signal, EncoderAttention)]
+        self._listener = Listener(base, self.family, looked_at, self._hear)
         if hasattr(self.model, "generate"):
             self._wrap_generate()
         _pruned.add(self.anatomy.decoder)
@@ -188,39 +185,17 @@ class Pruning:
         if self._handles:
             self._handles = []
             _pruned.discard(self.anatomy.decoder)
-            for module, name in self._wrapped:
-                module.__dict__.pop(name, None)
-            self._wrapped = []
+            self.model.__dict__.pop("generate", None)
+            if self._listener is not None:
+                self._listener.remove()
+                self._listener = None
 
-    def _wrap_encoder(self, modality: str) -> None:
-        """Note what the vision encoder is given and returns: `generate` runs it by itself and hands on the features,
-        which no longer tell their grids."""
-        name, base = f"get_{modality}_features", self.anatomy.base
-        original: Any = getattr(base, name, None)
-        if original is None:
-            return
-        signature = inspect.signature(original)
-        wanted = [signal.layer for signal in self.schedule.signals() if isinstance(signal, EncoderAttention)]
-        tap = EncoderTap(base, wanted) if wanted else None
-
-        @functools.wraps(original)  # generate() reads the signature
-        def listening(*args: Any, **kwargs: Any) -> Any:
-            with tap.looking() if tap else nullcontext():
-                output = original(*args, **kwargs)
-            if not hasattr(output, "pooler_output"):
-                return output
-            given = signature.bind(*args, **kwargs).arguments
-            facts = self.family.look(modality, given)
-            encoding = Encoding.of(modality, given, output, facts, tap.scores() if tap else {})
-            self._own.encodings = [*(known for known in self._own.encodings if known.output() is not None), encoding]
-            if self._call is not None and self._owner == threading.get_ident():
-                self._call.encoded[modality] = output
-                self._call.encodings.append(encoding)
-                self.family.check(self._call, modality, output)
-            return output
-
-        base.__dict__[name] = listening
-        self._wrapped.append((base, name))
+    def _hear(self, encoding: Encoding, output: Any) -> None:
+        """The encoder has run; if it did so inside a forward of this thread, what it made must fit the layout."""
+        if self._call is not None and self._owner == threading.get_ident():
+            self._call.encoded[encoding.modality] = output
+            self._call.encodings.append(encoding)
+            self.family.check(self._call, encoding.modality, output)
 
     def _wrap_generate(self) -> None:
         """Chunked prefill can only be seen here: each of its forwards looks like a short prompt."""
@@ -247,7 +222,6 @@ class Pruning:
                     self._release()
 
         self.model.__dict__["generate"] = guarded
-        self._wrapped.append((self.model, "generate"))
 
     def _refuse(self, error: Unprunable) -> None:
         if self.strict:
@@ -282,7 +256,7 @@ class Pruning:
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         if self.model is base:
             self._own.heard = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
-        call = Call(arguments, *self._own.heard, list(self._own.encodings))
+        call = Call(arguments, *self._own.heard, self._listener.recent() if self._listener else [])
         cache = arguments.get("past_key_values")
         new = call.shape[1]
         refused = self._own.suspended

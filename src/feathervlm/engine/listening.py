@@ -1,0 +1,84 @@
+"""Hearing what the vision encoder is given and what it returns, whoever runs it.
+
+`generate` runs the encoder by itself and hands on the features, which no longer tell their grids. Knows no layers of
+the decoder and no method.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from torch import nn
+
+from feathervlm.engine.call import PIXELS, Encoding
+from feathervlm.engine.family import Family
+from feathervlm.engine.vision import EncoderTap
+
+Heard = Callable[[Encoding, Any], None]
+"""Is told of an encoding and of what the encoder returned."""
+
+
+class _ThreadState(threading.local):
+    """What one thread has had encoded."""
+
+    encodings: Sequence[Encoding] = ()
+
+
+class Listener:
+    """Listens to the encoders of a model for images and videos until it is removed.
+
+    Args:
+        base: the model without its head.
+        family: that may take something down of the pixels.
+        layers: of the encoder whose attention is asked for.
+        heard: called after every run of an encoder.
+
+    Raises:
+        Unprunable: if a layer of the encoder cannot be looked at.
+    """
+
+    def __init__(self, base: nn.Module, family: Family, layers: Sequence[int], heard: Heard) -> None:
+        self.base, self.family, self.heard = base, family, heard
+        self.layers = layers
+        self._own = _ThreadState()
+        self._replaced: dict[str, Any] = {}
+        for modality in PIXELS:
+            original = getattr(base, f"get_{modality}_features", None)
+            if original is not None:
+                self._wrap(modality, f"get_{modality}_features", original)
+
+    def recent(self) -> list[Encoding]:
+        """What this thread has had encoded and still uses."""
+        return list(self._own.encodings)
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        for name, before in self._replaced.items():
+            if before is None:
+                self.base.__dict__.pop(name, None)
+            else:
+                self.base.__dict__[name] = before
+        self._replaced = {}
+
+    def _wrap(self, modality: str, name: str, original: Callable[..., Any]) -> None:
+        signature = inspect.signature(original)
+        tap = EncoderTap(self.base, self.layers) if self.layers else None  # one each: videos may go through images
+
+        @functools.wraps(original)  # generate() reads the signature
+        def listening(*args: Any, **kwargs: Any) -> Any:
+            with tap.looking() if tap else nullcontext():
+                output = original(*args, **kwargs)
+            if hasattr(output, "pooler_output"):
+                given = signature.bind(*args, **kwargs).arguments
+                attention = tap.scores() if tap else {}
+                encoding = Encoding.of(modality, given, output, self.family.look(modality, given), attention)
+                alive = [known for known in self._own.encodings if known.output() is not None]
+                self._own.encodings = [*alive, encoding]
+                self.heard(encoding, output)
+            return output
+
+        self._replaced[name] = self.base.__dict__.get(name)
+        self.base.__dict__[name] = listening
