@@ -20,7 +20,6 @@ from families.processors import PROCESSORS
 from families.specimens import SPECIMENS
 from feathervlm import methods, running
 from feathervlm.cli import app
-from feathervlm.families import FAMILIES, REFUSED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -143,37 +142,6 @@ def test_methods_refuses_an_unknown_name() -> None:
 
 
 # -- run --------------------------------------------------------------------------------------------------------------
-
-
-def test_models_lists_every_family_and_what_is_refused() -> None:
-    shown = cli("models")
-    assert shown.exit_code == 0
-    for kind in (*FAMILIES, *REFUSED):
-        assert kind in shown.stdout
-    document = json.loads(cli("models", "--json").stdout)
-    assert {kind for family in document["families"] for kind in family["model_types"]} == set(FAMILIES)
-    assert document["refused"] == REFUSED
-
-
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "Qwen2.5-VL", "qwen2.5-vl"])
-def test_one_family_in_words_and_as_json(name: str) -> None:
-    assert "Qwen2_5_VLForConditionalGeneration" in cli("models", name).stdout
-    document = json.loads(cli("models", name, "--json").stdout)
-    assert document["model_types"] == ["qwen2_5_vl"]
-    assert document["input"] == ["image", "video"]
-    assert document["box_format"]
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("martian", "no model family 'martian'; `feathervlm models` lists all"),
-        ("qwen3", "did you mean qwen3_5 or"),
-        ("mllama", "mllama cannot be pruned: pictures enter by cross-attention"),
-    ],
-)
-def test_models_refuses_in_one_sentence(name: str, said: str) -> None:
-    assert said in sentence(cli("models", name))
 
 
 def test_run_in_words(demo: Path) -> None:

@@ -77,6 +77,16 @@ def test_an_encoder_that_fails_is_put_back():
     assert all(one is two for one, two in zip(configs, now, strict=True))
 
 
+@torch.no_grad()
+def test_one_layer_may_be_asked_for_from_both_ends():
+    llava, inputs = zoo.llava(), zoo.batch(PROMPTS[2])
+    both = Schedule(*(Stage(at=at, select=Top(VisionAttention(layer), 30 - at)) for at, layer in ((1, 1), (2, -1))))
+    with feathervlm.prune(llava, both) as pruning:
+        llava(**inputs)
+    one, two = pruning.report.stages
+    assert torch.equal(one.scores[0][one.kept[0]], two.scores[0])
+
+
 def test_a_layer_that_is_not_there_is_refused():
     with pytest.raises(Unprunable, match=r"has 2 attention layers that can be looked at; layers \[-3\]"):
         feathervlm.prune(zoo.llava(), "fastervlm:encoder_layer=-3")

@@ -42,8 +42,9 @@ def test_a_run_that_is_no_square_is_refused():
         model(**inputs)
 
 
+@pytest.mark.parametrize("way", ["forward", "generate"])
 @torch.no_grad()
-def test_squares_that_are_not_the_features_are_an_error():
+def test_squares_that_are_not_the_features_are_an_error(way):
     model = stranger()
     ids = [1, 7, *[zoo.IMAGE] * 25, 8, *[zoo.IMAGE] * 9, 8, 9]
     inputs = {"input_ids": torch.tensor([ids]), "pixel_values": torch.randn(1, 3, 48, 48)}
@@ -51,7 +52,7 @@ def test_squares_that_are_not_the_features_are_an_error():
         feathervlm.prune(model, "feather:layers=2+4"),
         pytest.raises(PruningError, match="made 36 features where its image grids say 34"),
     ):
-        model(**inputs)
+        model(**inputs) if way == "forward" else model.generate(**inputs, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -70,8 +70,8 @@ class Visual:
         """The tensors they come in: pixels or projected features."""
         if self.output is None:
             return (self.given[PIXELS[self.modality]],)
-        projected = _projected(self.output)
-        return tuple(self.output.last_hidden_state if projected is None else projected)
+        features = projected(self.output)
+        return tuple(self.output.last_hidden_state if features is None else features)
 
 
 @dataclass(eq=False)
@@ -84,6 +84,7 @@ class Call:
         labels: of the full model's forward, in training.
         encodings: recent runs of the vision encoder, before the call (as `generate` does it) and during it.
         encoded: what the encoder returned during the call, by modality.
+        found: what the family has found out about the call, by modality.
     """
 
     arguments: dict[str, Any]
@@ -91,6 +92,7 @@ class Call:
     labels: Tensor | None = None
     encodings: list[Encoding] = field(default_factory=list)
     encoded: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Tensor:
@@ -156,11 +158,11 @@ class Call:
 
 def entries(output: Any) -> int:
     """Entries of an encoder's projected features: images, or tiles of images."""
-    projected = _projected(output)
-    return 0 if projected is None else len(projected)
+    features = projected(output)
+    return 0 if features is None else len(features)
 
 
-def _projected(output: Any) -> Any:
+def projected(output: Any) -> Any:
     """Projected features of every entry: those that become embeddings, else those for the first decoder layer."""
     pooled, layers = getattr(output, "pooler_output", None), getattr(output, "deepstack_features", None)
     return layers[0][1] if pooled is None and layers else pooled

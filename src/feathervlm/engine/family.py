@@ -37,6 +37,8 @@ class Family(ABC):
     """How the models are asked for a box and answer, never inherited; None where nobody documents it."""
     notes: ClassVar[tuple[str, ...]] = ()
     """What every report should say."""
+    row_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the decoder layers of shape (batch, sequence) that have to follow the rows that are left."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -44,9 +46,6 @@ class Family(ABC):
     def __init_subclass__(cls) -> None:
         # A family that borrows another's geometry was trained on boxes of its own, if on any.
         cls.boxes = cls.__dict__.get("boxes")
-
-    row_arguments: ClassVar[tuple[str, ...]] = ()
-    """Arguments of the decoder layers of shape (batch, sequence) that have to follow the rows that are left."""
 
     @property
     def injected(self) -> int:

@@ -82,10 +82,12 @@ class EncoderTap:
     def _look(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
     ) -> Any:
-        layer = next(layer for layer, known in self.modules.items() if known is module)
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
         with torch.no_grad():
-            self.found[layer].append(received(query, key, attention_mask, scaling, self.first))
+            seen = received(query, key, attention_mask, scaling, self.first)
+        for layer, known in self.modules.items():  # one layer may be asked for from both ends
+            if known is module:
+                self.found[layer].append(seen)
         return self._run(self.usual[id(module)], module)(module, query, key, value, attention_mask, **kwargs)
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Picture, Plane, VisualLayout, tokens_of
-from feathervlm.engine.call import Call, Visual
+from feathervlm.engine.call import Call, Visual, projected
 from feathervlm.engine.family import Family
 
 
@@ -139,14 +139,12 @@ class Placeholders(Family):
 
     def layout(self, call: Call) -> VisualLayout:
         """The layout of a call that brings images or videos."""
-        found = [
-            (
-                self._placeholders(call, visual.modality),
-                self._runs(visual, call),
-                visual.repeats,
-            )
-            for visual in self._visuals(call)
-        ]
+        found = []
+        for visual in self._visuals(call):
+            runs = self._runs(visual, call)
+            if visual.output is not None and visual.given:
+                self._compare(runs, visual.modality, visual.output, visual.repeats)
+            found.append((self._placeholders(call, visual.modality), runs, visual.repeats))
         shared = [self._share(*part) for part in found]
         if len(found) == 1:
             mask, samples = found[0][0], shared[0]
@@ -160,11 +158,15 @@ class Placeholders(Family):
     def check(self, call: Call, modality: str, output: Any) -> None:
         """As many features as the runs say."""
         visual = call.visual(modality)
-        pooled = getattr(output, "pooler_output", None)
-        if visual is None or visual.output is not None or pooled is None:
+        if visual is not None and visual.output is None:
+            self._compare(self._runs(visual, call), modality, output, 1)
+
+    def _compare(self, runs: Sequence[Run], modality: str, output: Any, repeats: int) -> None:
+        made = projected(output)
+        if made is None:
             return
-        features = sum(part.shape[:-1].numel() for part in pooled)
-        expected = sum(run.length for run in self.runs(visual, call))
+        features = sum(part.shape[:-1].numel() for part in made) // repeats
+        expected = sum(run.length for run in runs)
         if features != expected:
             raise PruningError(
                 f"{type(self.model).__name__} made {features} features where its {modality} grids say {expected}; "
@@ -172,7 +174,10 @@ class Placeholders(Family):
             )
 
     def _runs(self, visual: Visual, call: Call) -> list[Run]:
-        return self.runs(visual, call) if visual.given else self.runs_of_features(visual)
+        if visual.modality not in call.found:
+            call.found[visual.modality] = self.runs(visual, call) if visual.given else self.runs_of_features(visual)
+        runs: list[Run] = call.found[visual.modality]
+        return runs
 
     def _visuals(self, call: Call) -> list[Visual]:
         found = [call.visual(modality) for modality in self.modalities]
