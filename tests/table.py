@@ -18,6 +18,10 @@ METHODS = {
     "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4)),
     "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), form="baseline"),
     "random": m.RandomKeep(layer=2),
+    "pool": m.AveragePool(),
+    "pool-later": m.AveragePool(layer=3, stride=4),
+    "shuffled-positions": m.ShuffledPositions(),
+    "shuffled-feather": m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1),
     "before-llm": m.BeforeLLM(m.Feather(layers=(1, 3), keep=0.5)),
     "text-only": m.TextOnly(),
 }
@@ -34,5 +38,7 @@ KEEP_ALL = {
     "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4), keep=1.0),
     "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), keep=1.0, form="baseline"),
     "random": m.RandomKeep(layer=2, keep=1.0),
+    "pool": m.AveragePool(stride=1),
+    "pool-later": m.AveragePool(layer=3, stride=1),
     "before-llm": m.BeforeLLM(m.FastV(layer=2, keep=1.0)),
 }

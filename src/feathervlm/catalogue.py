@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from fractions import Fraction
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from feathervlm.core.layout import picture_of
@@ -34,7 +35,7 @@ def describe(method: Method) -> dict[str, Any]:
         "doc": inspect.cleandoc(method.__doc__ or ""),
         "parameters": _parameters(method),
         "stages": _stages(schedule),
-        "needs": list(dict.fromkeys(_need(stage.select.signals()) for stage in schedule)),
+        "needs": list(dict.fromkeys(_need(stage.signals()) for stage in schedule)),
         "needs_text": any(isinstance(signal, Attention) for signal in signals),
         "count_known": all(stage["exact"] for stage in _stages(schedule)),
         "examples": _examples(method),
@@ -61,6 +62,7 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
                 "layer_of_32": layer,
                 "tokens_of_576": round(tokens),
                 "exact": exact,
+                "merged": stage.merge is not None,
                 "positions": stage.positions,
             }
         )
@@ -84,7 +86,7 @@ def _signal(signal: Signal) -> str:
         return "projected features, as they enter the language model"
     if isinstance(signal, EncoderAttention):
         return f"attention inside the vision encoder, layer {signal.layer}"
-    inner = dict.fromkeys(_need(stage.select.signals()) for stage in signal.schedule)
+    inner = dict.fromkeys(_need(stage.signals()) for stage in signal.schedule)
     return f"a scoring pass of its own, which needs {'; '.join(inner)}"
 
 
@@ -94,10 +96,16 @@ def _parameters(method: Method) -> list[dict[str, str]]:
         {
             "name": field.name,
             "type": _written_type(hints[field.name]),
-            "default": f"({field.default})" if isinstance(field.default, Method) else write_value(field.default),
+            "default": _written(field.default),
         }
         for field in fields(method)
     ]
+
+
+def _written(default: Any) -> str:
+    if default is None:
+        return "none"
+    return f"({default})" if isinstance(default, Method) else write_value(default)
 
 
 def _written_type(hint: Any) -> str:
@@ -108,7 +116,7 @@ def _written_type(hint: Any) -> str:
         return f"list of {_written_type(inner[0])}"
     if inner:
         return " | ".join(map(_written_type, inner))
-    return "method" if hint is Method else str(getattr(hint, "__name__", hint))
+    return {Method: "method", NoneType: "none"}.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def _examples(method: Method) -> list[str]:

@@ -2,7 +2,17 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from feathervlm.core import Grid, KNNDensity, LastTokenAttention, Nothing, Random, RandomScore, Top, VisualLayout
+from feathervlm.core import (
+    Everything,
+    Grid,
+    KNNDensity,
+    LastTokenAttention,
+    Nothing,
+    Random,
+    RandomScore,
+    Top,
+    VisualLayout,
+)
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.selectors import Fill, Intersection, Union
 
@@ -62,7 +72,7 @@ RANKED = st.builds(Top, st.sampled_from([ROPE, NO_ROPE, DENSITY, RandomScore(3)]
     Random, KEEPS, seed=st.integers(0, 3), of=OF
 )
 STRIDES = st.integers(1, 4) | st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
-LEAVES = RANKED | st.builds(Grid, STRIDES) | st.builds(Nothing)
+LEAVES = RANKED | st.builds(Grid, STRIDES) | st.builds(Nothing) | st.builds(Everything)
 
 
 def compose(inner):

@@ -92,6 +92,10 @@ def test_a_layer_as_a_float_says_what_to_write():
         (lambda: Stage(3, Grid(2), positions="keep"), "positions='keep'"),
         (lambda: Stage(3, ROPE), "LastTokenAttention"),
         (lambda: Stage(3, None), "None"),
+        (lambda: Stage(3, Grid(2), merge=Grid(2)), "Grid(stride=2)"),
+        (lambda: Stage(3, Grid(2), merge="mean"), "'mean'"),
+        (lambda: Stage(3, Grid(2), seed=-1), "seed=-1"),
+        (lambda: Stage(3, Grid(2), seed=2**63), f"seed={2**63}"),
         (lambda: Schedule(Grid(2)), "Grid(stride=2)"),
         (lambda: Schedule([Stage(3, Grid(2))]), "[Stage("),
     ],
@@ -129,6 +133,13 @@ def test_layer_0_has_no_layer_before_it_to_score_with(select):
 )
 def test_layer_0_may_score_without_a_layer_before_it(select):
     assert Schedule(Stage(0, select)).at_layers(32) == (0,)
+
+
+def test_a_range_that_was_closed_cannot_be_stretched_over():
+    closed, spread = Stage(3, Grid(2), positions="renumber"), Stage(8, Grid(4), positions="stretch")
+    with pytest.raises(PruningError, match="positions='renumber' has closed before"):
+        Schedule(closed, Stage(5, Grid(2)), spread)
+    assert len(Schedule(replace(spread, at=2), closed).stages) == 2
 
 
 def test_a_schedule_is_its_stages():

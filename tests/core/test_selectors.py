@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from feathervlm.core import (
+    Everything,
     Given,
     Grid,
     KNNDensity,
@@ -271,7 +272,9 @@ def test_operators_nest_from_left_to_right():
 
 def test_nothing_keeps_nothing(candidates):
     image = ImageTokens(picture_of((1, 2, 2)), 4.0)
-    assert not Nothing().select(candidates([[(1, 2, 2)]])).any()
+    tokens = candidates([[(1, 2, 2)]], present=[[True, False, True, True]])
+    assert not Nothing().select(tokens).any()
+    assert torch.equal(Everything().select(tokens), tokens.present)
     assert Nothing().size(image) == Nothing().expected(image) == 0
 
 

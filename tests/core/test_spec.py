@@ -6,7 +6,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feathervlm.core import Criterion, Given, Grid, LastTokenAttention, PruningError, Schedule, Selector, Stage, Top
+from feathervlm.core import (
+    Criterion,
+    Given,
+    Grid,
+    LastTokenAttention,
+    Pool,
+    PruningError,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+)
 from feathervlm.core.selectors import LeftBy
 from feathervlm.core.signals import Survivors
 from feathervlm.core.spec import VERSION, build, from_json, parse, to_json, write_value
@@ -112,8 +123,9 @@ def test_build_names_what_it_does_not_understand(cls, parameters, named):
 
 def schedules(selectors):
     def stages(select):
-        positions = st.sampled_from(["preserve", "renumber"])
-        stage = st.builds(Stage, LAYERS, select, positions=positions)
+        positions = st.sampled_from(["preserve", "renumber", "shuffle"])
+        merge = st.none() | st.builds(Pool, st.integers(1, 9) | st.tuples(*[st.integers(1, 9)] * 3))
+        stage = st.builds(Stage, LAYERS, select, positions=positions, merge=merge, seed=st.integers(0, 9))
         return st.lists(stage, max_size=3).map(lambda found: Schedule(*found))
 
     nested = st.recursive(selectors, lambda inner: stages(inner).map(lambda found: LeftBy(Survivors(found))))
@@ -160,7 +172,7 @@ def test_classes_made_elsewhere_are_covered():
             return torch.zeros(tokens.present.shape)
 
     @dataclass(frozen=True)
-    class Everything(Selector):
+    class Anything(Selector):
         why: str = "because"
 
         def select(self, tokens):
@@ -169,7 +181,7 @@ def test_classes_made_elsewhere_are_covered():
         def expected(self, image):
             return image.current
 
-    schedule = Schedule(Stage(2, Everything("we can") | Top(Brightness(3.0), 0.5)))
+    schedule = Schedule(Stage(2, Anything("we can") | Top(Brightness(3.0), 0.5)))
     assert from_json(to_json(schedule)) == schedule
 
 
@@ -207,6 +219,8 @@ ATTENTION = {"type": "LastTokenAttention"}
         (stage({"type": "Top", "criterion": {**ATTENTION, "over": "text"}, "keep": 0.5}), ["over='text'"]),
         (stage(ATTENTION), ["LastTokenAttention"]),
         (stage(None), ["None"]),
+        (stage({"type": "Merger"}), ["'Merger'"]),
+        (stage({"type": "Pool", "stride": 2}), ["Pool(stride=2)"]),
     ],
 )
 def test_a_bad_document_is_named(text, named):

@@ -1,5 +1,6 @@
 """The laws of pruning: every method, on LLaVA with several towers and text models and on a bare Llama."""
 
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -82,21 +83,53 @@ def attention(request):
 def frozen(report, method):
     """The schedule that keeps what a report says was kept."""
     stages = zip(report.stages, method.schedule().stages, strict=True)
-    return Schedule(*(Stage(done.layer, Given(done.kept), stage.positions) for done, stage in stages))
+    return Schedule(*(replace(stage, at=done.layer, select=Given(done.kept)) for done, stage in stages))
+
+
+def exchanged(places, seed):
+    """Where each visual token of a sample goes if those of every image exchange places at random."""
+    draws = torch.rand(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
+    taken = list(places)
+    for start in range(0, len(places), zoo.SIDE**2):
+        image = range(start, start + zoo.SIDE**2)
+        for place, token in zip(image, sorted(image, key=lambda token: draws[token]), strict=True):
+            taken[token] = places[place]
+    return taken
+
+
+def pooled(states, places, stride):
+    """The states of a sample with the mean of every block in place of its first cell, image by image."""
+    side, states = zoo.SIDE, states.clone()
+    for start in range(0, len(places), side**2):
+        image = torch.tensor(places[start : start + side**2])
+        blocks = states[image].T.reshape(1, -1, side, side)
+        means = torch.nn.functional.avg_pool2d(blocks, stride, ceil_mode=True)[0].flatten(1).T
+        states[image.view(side, side)[::stride, ::stride].flatten()] = means
+    return states
 
 
 def hide(model, prompts, report, method):
-    """Hooks that make the unpruned model ignore dropped tokens, and move positions where the method does."""
+    """Hooks that make the unpruned model ignore dropped tokens, and move positions or merge where the method does."""
     attended = zoo.batch(*prompts)["attention_mask"].bool()
     visual = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
     decoder = model.get_decoder()
-    hidden, shifts = {}, {}
+    hidden, merged, moved = {}, {}, {}
     for stage, planned in zip(report.stages, method.schedule().stages, strict=True):
         dropped = visual.clone()
         for sample, kept in enumerate(stage.kept):
             dropped[sample, visual[sample].nonzero()[:, 0][kept]] = False
         hidden[stage.layer] = dropped
-        shifts[stage.layer] = dropped.long().cumsum(1) if planned.positions == "renumber" else None
+        if planned.positions == "renumber":
+            shift = dropped.long().cumsum(1)
+            moved[stage.layer] = lambda ids, shift=shift: ids - shift
+        elif planned.positions == "shuffle":
+            places = torch.arange(visual.shape[1]).repeat(len(visual), 1)
+            for sample, row in enumerate(visual):
+                images = row.nonzero()[:, 0].tolist()
+                places[sample, images] = torch.tensor(exchanged(images, planned.seed), dtype=torch.long)
+            moved[stage.layer] = lambda ids, places=places: ids.expand_as(places).gather(1, places)
+        if planned.merge is not None:
+            merged[stage.layer] = planned.merge.stride
 
     def mask_from(index):
         def hook(module, args, kwargs):
@@ -112,9 +145,14 @@ def hide(model, prompts, report, method):
             if model.config.get_text_config()._attn_implementation == "eager":
                 allowed = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
             kwargs = {**kwargs, "attention_mask": allowed}
-            if shifts[layer] is not None:
-                ids = kwargs["position_ids"] - shifts[layer]
-                kwargs["position_embeddings"] = decoder.rotary_emb(args[0], position_ids=ids)
+            move = moved.get(max((at for at in moved if at <= index), default=None))
+            if move is not None:
+                tables = decoder.rotary_emb(args[0], position_ids=move(kwargs["position_ids"]))
+                kwargs["position_embeddings"] = tables
+            if index in merged:
+                places = [row.nonzero()[:, 0].tolist() for row in visual]
+                states = [pooled(*each, merged[index]) for each in zip(args[0], places, strict=True)]
+                args = (torch.stack(states), *args[1:])
             return args, kwargs
 
         return hook

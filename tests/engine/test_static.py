@@ -18,6 +18,8 @@ METHODS = {
     "fixed": methods.Feather(layers=(2, 4), keep=0.4, fixed=True),
     "layer-0": methods.Uniform(layer=0),
     "renumbered": methods.PyramidDrop(layers=(1, 3, 4)),
+    "shuffled": methods.ShuffledPositions(),
+    "merged": methods.AveragePool(layer=2),
 }
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 IMAGE = zoo.IMAGE

@@ -61,6 +61,9 @@ KNOWN = {
     "uniform": methods.Uniform(layer=0),
     "pyramiddrop": methods.PyramidDrop(layers=(1, 3, 4)),
     "random": methods.RandomKeep(layer=2),
+    "pool": methods.AveragePool(layer=2),
+    "shuffled": methods.ShuffledPositions(methods.FastV(layer=2)),
+    "stretched": Schedule(Stage(2, Grid(3), "stretch")),
 }
 OPEN = {
     "feather": (methods.Feather(layers=(2, 4), keep=0.4), 1),  # the second stage keeps a share of what is known by then

@@ -1,5 +1,6 @@
 """The laws of pruning on every family: tiny random models, prompts with two, one and no pictures in one batch."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import feathervlm
 import zoo
 from families.specimens import SPECIMENS
-from feathervlm import Schedule, Stage, Unprunable, methods
+from feathervlm import Schedule, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.families import FAMILIES
@@ -30,12 +31,14 @@ def specimen(request):
 
 
 def ways(specimen):
-    """One method that asks for scores, one that does not; of the latter a stage before the first layer."""
+    """Methods that ask for scores, that do not, that merge, that move positions; some before the first layer."""
     first, second = specimen.layers
     return {
         "feather": methods.Feather(layers=(first, second), keep=0.5, stride=2),
         "uniform-0": methods.Uniform(layer=0, stride=2),
         "random": methods.RandomKeep(layer=1, keep=0.4),
+        "pool": methods.AveragePool(layer=5, stride=2),
+        "shuffled": methods.ShuffledPositions(),
     }
 
 
@@ -86,7 +89,7 @@ def test_keeping_everything_changes_no_bit(case, keep):
     assert torch.equal(steps, scores)
 
 
-@pytest.mark.parametrize("way", ["feather", "uniform-0", "random"])
+@pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool"])
 def test_pruning_changes_logits_and_counts_hold(case, way):
     specimen, attention = case
     logits, report, _, _, generated = pruned(specimen, attention, way)
@@ -108,7 +111,7 @@ def test_pruning_changes_logits_and_counts_hold(case, way):
         )
 
 
-@pytest.mark.parametrize("way", ["feather", "uniform-0", "random"])
+@pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool", "shuffled"])
 def test_a_batch_is_the_same_as_one_by_one(case, way):
     specimen, attention = case
     model = specimen.model(attention)
@@ -126,18 +129,19 @@ def test_a_batch_is_the_same_as_one_by_one(case, way):
                 assert one.kept[0].tolist() == many.kept[sample].tolist()
 
 
-def frozen(report):
-    return Schedule(*(Stage(stage.layer, Given(stage.kept)) for stage in report.stages))
+def frozen(report, method):
+    stages = zip(report.stages, method.schedule(), strict=True)
+    return Schedule(*(replace(stage, at=done.layer, select=Given(done.kept)) for done, stage in stages))
 
 
-@pytest.mark.parametrize("way", ["feather", "uniform-0", "random"])
+@pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool", "shuffled"])
 def test_decoding_with_a_cache_is_a_prefill_of_everything(case, way):
     specimen, attention = case
     model = specimen.model(attention)
     _, _, sequences, scores, report = pruned(specimen, attention, way)
     extra = sequences[:, :-1].tolist()
     inputs = specimen.inputs(*specimen.prompts(), extra=extra)
-    with feathervlm.prune(model, frozen(report)), torch.no_grad():
+    with feathervlm.prune(model, frozen(report, ways(specimen)[way])), torch.no_grad():
         logits = model(**inputs, use_cache=False).logits
     torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=specimen.tolerance, rtol=1e-3)
 
@@ -188,6 +192,42 @@ def test_pruning_is_hiding_tokens_from_later_layers(case, way):
             handle.remove()
     text = there & ~layout.mask
     torch.testing.assert_close(logits[text], expected[text], atol=specimen.tolerance, rtol=1e-3)
+
+
+def exchange(model, taken):
+    """Let the unpruned model give each token the position ids of the one that it has taken over from."""
+
+    def hook(module, args, kwargs):
+        given = {**dict(zip(("x", "position_ids", "layer_type"), args, strict=False)), **kwargs}
+        axes = given["position_ids"].shape[:-2]
+        ids = given["position_ids"].expand(*axes, *taken.shape).take_along_dim(taken.expand(*axes, -1, -1), -1)
+        return (given.pop("x"),), {**given, "position_ids": ids}
+
+    parts = [part for name, part in Anatomy(model).decoder.named_children() if name.startswith("rotary_emb")]
+    return [part.register_forward_pre_hook(hook, with_kwargs=True) for part in parts]
+
+
+def test_shuffled_positions_are_permuted_position_ids(specimen):
+    model, (logits, report, *_) = specimen.model(), pruned(specimen, "sdpa", "shuffled")
+    layout, slots = report.record.layout, report.record.layout.positions()
+    taken = torch.arange(layout.mask.shape[1]).repeat(len(slots), 1)
+    draws = torch.rand(layout.width, generator=torch.Generator().manual_seed(0))
+    for sample, pictures in enumerate(layout.pictures):
+        start = 0
+        for picture in pictures:
+            here = range(start, start := start + sum(plane.size for plane in picture))
+            takers = sorted(here, key=lambda token: float(draws[token]))
+            taken[sample, slots[sample, takers]] = slots[sample, list(here)]
+    handles = exchange(model, taken)
+    try:
+        expected = run(model, specimen.inputs(*specimen.prompts()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    there = attended(specimen)
+    torch.testing.assert_close(logits[there], expected[there], atol=specimen.tolerance, rtol=1e-3)
+    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-3
+    assert changed == specimen.rotates
 
 
 @pytest.mark.parametrize("rope", [True, False])
@@ -254,7 +294,8 @@ def test_every_method_runs_or_is_refused_in_words(specimen, name):
     with feathervlm.prune(model, method) as pruning:
         logits = run(model, inputs)
     assert pruning.report.pruned
-    assert (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-4
+    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-4
+    assert changed or (name == "shuffled-positions" and not specimen.rotates)
 
 
 @pytest.mark.parametrize("way", ["feather", "random"])

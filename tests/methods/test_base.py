@@ -6,7 +6,18 @@ import pytest
 
 from feathervlm import methods
 from feathervlm.core import Grid, LastTokenAttention, PruningError, Schedule, Stage, Top
-from feathervlm.methods import BeforeLLM, FastV, Feather, Method, PyramidDrop, Uniform, available, get
+from feathervlm.methods import (
+    AveragePool,
+    BeforeLLM,
+    FastV,
+    Feather,
+    Method,
+    PyramidDrop,
+    ShuffledPositions,
+    Uniform,
+    available,
+    get,
+)
 from feathervlm.methods.base import REGISTRY
 
 
@@ -139,6 +150,13 @@ def test_a_method_is_abstract():
         ("pyramiddrop:layers=[]", ["layers=()"]),
         ("pyramiddrop:form=paper", ["form='paper'"]),
         ("before-llm:method=3", ["method=3"]),
+        ("pool:stride=0", ["stride=0"]),
+        ("pool:keep=0.5", ["pool", "'keep'", "layer, stride"]),
+        ("shuffled-positions:method=3", ["method=3"]),
+        ("shuffled-positions:method=fether", ["'fether'"]),
+        ("shuffled-positions:method=(uniform:layer=0)", ["uniform:layer=0 has a stage at layer 0"]),
+        ("shuffled-positions:seed=-1", ["seed=-1"]),
+        ("fastervlm:positions=keep", ["positions='keep'", "preserve, renumber, stretch"]),
         ("before-llm:method=fether", ["'fether'"]),
         ("before-llm:method=(fastv:keep=2.5)", ["keep=2.5"]),
     ],
@@ -157,6 +175,9 @@ def test_a_bad_request_is_named(spec, named):
         (Feather(fixed=True), "feather:fixed=true"),
         (PyramidDrop(layers=(8,)), "pyramiddrop:layers=[8]"),
         (FastV(layer=3, rope=False, over="all"), "fastv:layer=3,rope=false,over=all"),
+        (AveragePool(layer=3, stride=3), "pool:layer=3,stride=3"),
+        (ShuffledPositions(), "shuffled-positions"),
+        (ShuffledPositions(Feather(keep=0.4), seed=2), "shuffled-positions:method=(feather:keep=0.4),seed=2"),
         (BeforeLLM(), "before-llm"),
         (BeforeLLM(FastV(keep=0.5)), "before-llm:method=(fastv:keep=0.5)"),
         (BeforeLLM(BeforeLLM(Uniform())), "before-llm:method=(before-llm:method=(uniform))"),
@@ -189,7 +210,7 @@ def test_solve_is_a_method_of_the_same_kind():
     assert solved.schedule().average_tokens([(1, 24, 24)], 32) == pytest.approx(192, abs=0.5)
 
 
-@pytest.mark.parametrize("spec", ["uniform", "knn", "text-only", "before-llm"])
+@pytest.mark.parametrize("spec", ["uniform", "knn", "text-only", "before-llm", "pool", "shuffled-positions"])
 def test_methods_without_a_free_parameter_say_so(spec):
     with pytest.raises(PruningError, match=f"{spec} has no free parameter"):
         get(spec).solve(192, grids=[(1, 24, 24)], depth=32)

@@ -5,18 +5,33 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feathervlm import methods
-from feathervlm.core import Grid, KNNDensity, LastTokenAttention, Nothing, PruningError, Random, Schedule, Stage, Top
+from feathervlm.catalogue import describe
+from feathervlm.core import (
+    Everything,
+    Grid,
+    KNNDensity,
+    LastTokenAttention,
+    Nothing,
+    Pool,
+    PruningError,
+    Random,
+    Schedule,
+    Stage,
+    Top,
+)
 from feathervlm.core.selectors import LeftBy, Union
 from feathervlm.core.signals import Attention, Features, Survivors
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.methods import (
     KNN,
+    AveragePool,
     BeforeLLM,
     Ensemble,
     FastV,
     Feather,
     PyramidDrop,
     RandomKeep,
+    ShuffledPositions,
     TextOnly,
     Uniform,
     available,
@@ -34,8 +49,10 @@ PUBLISHED_LAYERS = {
     "fastv": (3,),
     "feather": (8, 16),
     "knn": (3,),
+    "pool": (0,),
     "pyramiddrop": (8, 16, 24),
     "random": (3,),
+    "shuffled-positions": (0,),
     "text-only": (0,),
     "uniform": (3,),
 }
@@ -57,9 +74,14 @@ OTHERS = (
     | st.builds(KNN, LAYERS, st.integers(2, 3000), st.integers(1, 9), st.sampled_from(["vision", "projected"]))
     | st.builds(RandomKeep, LAYERS, KEEPS, st.integers(0, 2**40))
     | st.builds(Uniform, LAYERS, STRIDES | st.tuples(STRIDES, STRIDES, STRIDES))
+    | st.builds(AveragePool, LAYERS, STRIDES)
     | st.builds(TextOnly)
 )
-METHODS = st.recursive(FEATHERS | FASTVS | PYRAMIDS | OTHERS, lambda inner: st.builds(BeforeLLM, inner), max_leaves=3)
+LATER = (FEATHERS | FASTVS | PYRAMIDS).filter(lambda method: all(stage.at > 0 for stage in method.schedule()))
+SHUFFLED = st.builds(ShuffledPositions, st.none() | LATER, st.integers(0, 2**40))
+METHODS = st.recursive(
+    FEATHERS | FASTVS | PYRAMIDS | OTHERS | SHUFFLED, lambda inner: st.builds(BeforeLLM, inner), max_leaves=3
+)
 
 
 @settings(relaxed, max_examples=150)
@@ -172,6 +194,9 @@ def test_pyramiddrop_as_the_baseline_of_feather(keep, counts):
         (RandomKeep(layer=3), Stage(3, Random(0.25, seed=0))),
         (RandomKeep(layer=8, keep=196, seed=7), Stage(8, Random(196, seed=7))),
         (TextOnly(), Stage(0, Nothing())),
+        (AveragePool(), Stage(0, Grid(2), merge=Pool(2))),
+        (AveragePool(layer=8, stride=3), Stage(8, Grid(3), merge=Pool(3))),
+        (ShuffledPositions(seed=7), Stage(0, Everything(), positions="shuffle", seed=7)),
         (BeforeLLM(FastV()), Stage(0, LeftBy(Survivors(FastV().schedule())))),
     ],
 )
@@ -205,11 +230,42 @@ def test_before_llm_costs_the_survivors_from_the_first_layer_on(inner):
         (Uniform(), set()),
         (RandomKeep(), set()),
         (TextOnly(), set()),
+        (AveragePool(), set()),
+        (ShuffledPositions(), set()),
+        (ShuffledPositions(FastV()), {Attention("K-1", rope=True, over="visual")}),
         (BeforeLLM(), {Survivors(FastV().schedule())}),
     ],
 )
 def test_methods_ask_for_no_more_than_their_criteria(method, signals):
-    assert {signal for stage in method.schedule() for signal in stage.select.signals()} == signals
+    assert {signal for stage in method.schedule() for signal in stage.signals()} == signals
+
+
+def test_shuffled_positions_prune_as_the_method_inside():
+    shuffle = Stage(0, Everything(), positions="shuffle")
+    assert ShuffledPositions(Feather()).schedule() == Schedule(shuffle, *Feather().schedule())
+    tokens = ShuffledPositions(Feather()).schedule().tokens_per_layer(PRISMATIC, 32)
+    assert tokens == Feather().schedule().tokens_per_layer(PRISMATIC, 32)
+    assert ShuffledPositions().schedule().average_tokens(PRISMATIC, 32) == 729
+
+
+@pytest.mark.parametrize("inner", [Uniform(layer=0), FastV(layer=0.0), TextOnly(), BeforeLLM(), ShuffledPositions()])
+def test_shuffled_positions_have_layer_0_to_themselves(inner):
+    with pytest.raises(PruningError, match=f"{inner.name}.* has a stage at layer 0"):
+        ShuffledPositions(inner)
+
+
+def test_merging_and_moving_are_described():
+    (pool,), (shuffle, prune) = (
+        describe(get(spec))["stages"] for spec in ("pool", "shuffled-positions:method=(fastv)")
+    )
+    assert (pool["tokens_of_576"], pool["merged"], pool["positions"]) == (144, True, "preserve")
+    assert (shuffle["tokens_of_576"], shuffle["merged"], shuffle["positions"]) == (576, False, "shuffle")
+    assert (prune["tokens_of_576"], prune["exact"]) == (144, True)
+    assert describe(get("shuffled-positions"))["parameters"][0] == {
+        "name": "method",
+        "type": "method | none",
+        "default": "none",
+    }
 
 
 def test_layers_in_the_wrong_order_are_refused_by_the_model():

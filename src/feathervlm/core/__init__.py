@@ -6,16 +6,20 @@ Plain tensors in, plain tensors out. Nothing here imports transformers or knows 
 from feathervlm.core.criteria import Criterion, KNNDensity, LastTokenAttention, RandomScore
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
+from feathervlm.core.merging import Merger, Pool
 from feathervlm.core.schedule import Schedule, Stage, solve
-from feathervlm.core.selectors import Given, Grid, Nothing, Random, Selector, Top
+from feathervlm.core.selectors import Everything, Given, Grid, Nothing, Random, Selector, Top
 
 __all__ = [
     "Criterion",
+    "Everything",
     "Given",
     "Grid",
     "KNNDensity",
     "LastTokenAttention",
+    "Merger",
     "Nothing",
+    "Pool",
     "PruningError",
     "Random",
     "RandomScore",

@@ -1,5 +1,6 @@
 """What a selector sees at a stage: the visual tokens still present, their geometry, and signals on demand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,26 @@ class Candidates:
         return counts.scatter_add_(1, self.geometry.image, which.long())
 
 
+def ordered(keys: Sequence[Tensor], order: Tensor | None = None) -> Tensor:
+    """Order by the first key, then the second, ..., ascending; equals stay in `order`, by default that of the indices.
+
+    Args:
+        keys: (batch, n) each.
+        order: long (batch, n).
+
+    Returns:
+        long (batch, n), indices in order.
+
+    >>> ordered([torch.tensor([[1, 0, 1]]), torch.tensor([[5, 6, 4]])])
+    tensor([[1, 2, 0]])
+    """
+    if order is None:
+        order = torch.arange(keys[0].shape[1], device=keys[0].device).expand_as(keys[0])
+    for key in reversed(keys):  # stable sorts, so the least significant key goes first
+        order = order.gather(1, torch.sort(key.gather(1, order), dim=1, stable=True).indices)
+    return order
+
+
 def top(scores: Tensor, tokens: Candidates, budget: Tensor, first: Tensor | None = None) -> Tensor:
     """Keep the best tokens of every image; of equals, the one with the lowest index.
 
@@ -63,10 +84,8 @@ def top(scores: Tensor, tokens: Candidates, budget: Tensor, first: Tensor | None
     images = budget.shape[1]
     # Absent tokens rank among themselves, behind all images.
     group = torch.where(tokens.present, tokens.geometry.image, images)
-    # Least significant key first; stable sorts then leave equals in index order.
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    for key in (group,) if first is None else ((~first).to(torch.uint8), group):
-        order = order.gather(1, torch.sort(key.gather(1, order), dim=1, stable=True).indices)
+    best = torch.sort(scores, dim=1, descending=True, stable=True).indices
+    order = ordered([group] if first is None else [group, (~first).long()], best)
     sorted_group = group.gather(1, order)
     sizes = torch.zeros(group.shape[0], images + 1, dtype=torch.long, device=group.device)
     sizes.scatter_add_(1, group, torch.ones_like(group))

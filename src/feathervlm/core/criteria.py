@@ -38,6 +38,20 @@ def check_whole(value: object, name: str, least: int = 1) -> None:
         raise PruningError(f"{name}={value!r} must be a whole number of at least {least}.")
 
 
+def check_seed(seed: object) -> None:
+    """Raise `PruningError` unless `seed` is one."""
+    check_whole(seed, "seed", least=0)
+    if isinstance(seed, int) and seed >= 2**63:
+        raise PruningError(f"seed={seed} is too large; seeds are below 2**63.")
+
+
+def draws(like: Tensor, seed: int) -> Tensor:
+    """Random numbers in [0, 1) for tokens (batch, visual), the same for every sample and in any batch."""
+    # Drawn one by one in order, so a wider batch extends the sequence instead of changing it.
+    numbers = torch.rand(like.shape[1], generator=torch.Generator().manual_seed(seed))
+    return numbers.to(like.device).expand(like.shape)
+
+
 @dataclass(frozen=True)
 class LastTokenAttention(Criterion):
     """Attention from the last prompt token to each visual token, mean over heads (FastV, arXiv 2403.06764).
@@ -168,13 +182,8 @@ class RandomScore(Criterion):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self.seed, "seed", least=0)
-        if self.seed >= 2**63:
-            raise PruningError(f"seed={self.seed} is too large; seeds are below 2**63.")
+        check_seed(self.seed)
 
     def score(self, tokens: Candidates) -> Tensor:
         """Numbers in [0, 1): (batch, visual)."""
-        generator = torch.Generator().manual_seed(self.seed)
-        # Drawn one by one in order, so a wider batch extends the sequence instead of changing it.
-        scores = torch.rand(tokens.present.shape[1], generator=generator)
-        return scores.to(tokens.present.device).expand(tokens.present.shape)
+        return draws(tokens.present, self.seed)

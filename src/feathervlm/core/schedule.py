@@ -6,17 +6,18 @@ one schedule fits models of any depth.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal, Protocol, TypeVar
+from itertools import combinations, pairwise
+from typing import Any, Protocol, TypeVar, get_args
 
-from feathervlm.core.criteria import choose
+from feathervlm.core.criteria import check_seed, choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
+from feathervlm.core.merging import Merger
+from feathervlm.core.positions import Positions
 from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import Attention, Signal, Survivors
 
 Layer = int | float
-Positions = Literal["preserve", "renumber"]
 
 
 def check_layer(layer: Layer, name: str = "layer") -> None:
@@ -53,19 +54,31 @@ class Stage:
     Args:
         at: layer index, or fraction of the depth. 0 is before the language model.
         select: which tokens stay.
-        positions: `preserve` original position ids, or `renumber` what is left from there on without gaps (as some
-            published methods do; it costs localization).
+        positions: `preserve` original position ids, or move them from there on; see `feathervlm.core.positions`.
+        merge: what becomes of the tokens that do not stay; None drops them.
+        seed: of the permutation, if positions are to `shuffle`.
     """
 
     at: Layer
     select: Selector
     positions: Positions = "preserve"
+    merge: Merger | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_layer(self.at, "at")
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        choose(self.positions, get_args(Positions), "positions")
+        check_seed(self.seed)
         if not isinstance(self.select, Selector):
             raise PruningError(f"A stage needs a selector such as Top(...) or Grid(...), not {self.select!r}.")
+        if self.merge is not None and not isinstance(self.merge, Merger):
+            raise PruningError(f"A stage merges by a merger such as Pool(...), not by {self.merge!r}.")
+
+    def signals(self) -> Iterator[Signal]:
+        """Every signal that is read here."""
+        yield from self.select.signals()
+        if self.merge is not None:
+            yield from self.merge.signals()
 
 
 @dataclass(frozen=True, init=False)
@@ -83,6 +96,10 @@ class Schedule:
         for stage in stages:
             if not isinstance(stage, Stage):
                 raise PruningError(f"A schedule is made of stages, not of {stage!r}.")
+        if any(pair == ("renumber", "stretch") for pair in combinations([stage.positions for stage in stages], 2)):
+            raise PruningError(
+                "A stage stretches positions over a range that positions='renumber' has closed before; use one of them."
+            )
         object.__setattr__(self, "stages", stages)
 
     def __iter__(self) -> Iterator[Stage]:
@@ -91,7 +108,7 @@ class Schedule:
     def signals(self) -> Iterator[Signal]:
         """Every signal that is read, by schedules inside this one, too."""
         for stage in self.stages:
-            for signal in stage.select.signals():
+            for signal in stage.signals():
                 yield signal
                 if isinstance(signal, Survivors):
                     yield from signal.schedule.signals()
@@ -109,7 +126,7 @@ class Schedule:
                 found = ", ".join(map(str, layers))
                 raise PruningError(f"The stages fall on layers {found} of {depth}; each must be deeper than the last.")
         for layer, stage in zip(layers, self.stages, strict=True):
-            if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.select.signals()):
+            if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.signals()):
                 raise PruningError(
                     "A stage at layer 0 has no layer before it to score with; prune at layer 1 or later, or score with "
                     'layer="K".'

@@ -312,6 +312,23 @@ class Fill(Selector):
 
 
 @dataclass(frozen=True)
+class Everything(Selector):
+    """Keep every visual token: for stages that only move positions."""
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """All that are still there."""
+        return tokens.present
+
+    def expected(self, image: ImageTokens) -> float:
+        """All."""
+        return image.current
+
+    def size(self, image: ImageTokens) -> int | None:
+        """All, if their number is known."""
+        return int(image.current)
+
+
+@dataclass(frozen=True)
 class Nothing(Selector):
     """Keep no visual token: the text-only control."""
 

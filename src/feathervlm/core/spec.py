@@ -13,6 +13,7 @@ from typing import Any
 from feathervlm.core import selectors, signals
 from feathervlm.core.criteria import Criterion
 from feathervlm.core.errors import PruningError
+from feathervlm.core.merging import Merger
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.selectors import Selector
 
@@ -29,8 +30,8 @@ def _algebra() -> dict[str, type]:
             found |= subclasses(child)
         return found
 
-    known = {Stage, signals.Survivors, *subclasses(Criterion), *subclasses(Selector)}
-    return {cls.__name__: cls for cls in known - {Criterion, Selector, selectors.Ranked, selectors.Given}}
+    known = {Stage, signals.Survivors, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger)}
+    return {cls.__name__: cls for cls in known - {Criterion, Selector, Merger, selectors.Ranked, selectors.Given}}
 
 
 def to_json(schedule: Schedule) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from feathervlm.core.cost import LayerCost
 from feathervlm.core.errors import Unprunable
+from feathervlm.core.positions import Positions
 
 FLASH = "flash"
 KEYS = ("full_attention", "sliding_attention", "chunked_attention")
@@ -128,19 +129,27 @@ class Anatomy:
         dim = getattr(module, "head_dim", None) or self.config.hidden_size // heads
         return heads, getattr(self.config, "num_key_value_heads", None) or heads, dim
 
-    def rotary_tables(self, hidden: Tensor, position_ids: Tensor) -> Any:
-        """cos and sin for new position ids (batch, sequence).
+    def check_positions(self, policy: Positions) -> None:
+        """Refuse a position policy that this model's positions do not allow.
 
         Raises:
-            Unprunable: if the model's positions are not one number per token.
+            Unprunable: naming it.
         """
-        rotary = getattr(self.decoder, "rotary_emb", None)
-        mixed = self.rotary_types != self.layer_types and len(set(self.rotary_types)) > 1
-        if rotary is None or mixed or list(inspect.signature(rotary.forward).parameters) != ["x", "position_ids"]:
+        rotary: Any = getattr(self.decoder, "rotary_emb", None)
+        able = policy == "preserve" or rotary is not None
+        if policy in ("renumber", "stretch"):  # a place between two others means something along a line only
+            declared = getattr(self.config, "rope_parameters", None) or {}
+            kinds = [declared, *(kind for kind in declared.values() if isinstance(kind, dict))]
+            axes = getattr(rotary, "mrope_section", None) or any(kind.get("mrope_section") for kind in kinds)
+            able = able and not axes
+        if able and policy == "renumber":  # decoding makes tables for positions of its own
+            mixed = self.rotary_types != self.layer_types and len(set(self.rotary_types)) > 1
+            able = not mixed and list(inspect.signature(rotary.forward).parameters) == ["x", "position_ids"]
+        if not able:
             raise Unprunable(
-                f"{type(self.model).__name__} does not let positions be renumbered; use positions='preserve'."
+                f"{type(self.model).__name__} does not let positions be moved by positions={policy!r}; use "
+                "positions='preserve'."
             )
-        return rotary(hidden, position_ids=position_ids)
 
     @cached_property
     def costs(self) -> list[LayerCost]:
@@ -161,6 +170,17 @@ class Anatomy:
             chosen = getattr(self.config, "num_experts_per_tok", None) or experts
             count += weight.numel() * min(chosen, experts) // experts if experts else weight.numel()
         return count
+
+
+def line_ids(ids: Any) -> Tensor:
+    """Position ids (batch, sequence), which are one number per token.
+
+    Raises:
+        Unprunable: if they are not.
+    """
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        raise Unprunable("Positions of this model are not one number per token; use positions='preserve'.")
+    return ids
 
 
 def rows(tensor: Tensor, index: Tensor, dim: int) -> Tensor:

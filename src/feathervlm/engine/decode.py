@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feathervlm.core.errors import Unprunable
-from feathervlm.engine.anatomy import Anatomy
+from feathervlm.engine.anatomy import Anatomy, line_ids
 from feathervlm.engine.cache import PrunedLayer, PrunedStaticLayer
 from feathervlm.engine.masks import pruned_mask
 
@@ -84,9 +83,8 @@ class Decode:
         return pruned_mask(mask, None, query, columns, valid, offset, self.anatomy.attention, hidden.dtype)
 
     def _tables(self, shift: Tensor, ids: Any, hidden: Tensor) -> Any:
-        if not isinstance(ids, Tensor) or ids.dim() != 2:
-            raise Unprunable("Positions of this model are not one number per token; use positions='preserve'.")
-        return self.anatomy.rotary_tables(hidden, ids - shift.to(ids.device))
+        ids = line_ids(ids)
+        return self.anatomy.decoder.rotary_emb(hidden, position_ids=ids - shift.to(ids.device))
 
 
 def needs_hooks(cache: Any, call_mask: Any, new: int, anatomy: Anatomy) -> bool:

@@ -19,7 +19,7 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.signals import Attention, EncoderAttention, Features, Signal, Survivors
-from feathervlm.engine.anatomy import FLASH, Anatomy, rows, tree_rows
+from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows, tree_rows
 from feathervlm.engine.attention import QueryKeyTap
 from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
 from feathervlm.engine.call import Call
@@ -101,7 +101,7 @@ class Prefill:
                     layers[index].register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
                 )
             for at, stage in self.stages.items():
-                for signal in stage.select.signals():
+                for signal in stage.signals():
                     self._arm(signal, at)
             for index in [*range(self.starts[0], min(self.family.injected + 1, len(layers) - 1)), len(layers) - 1]:
                 self.handles.append(layers[index].register_forward_hook(self._restore))
@@ -119,7 +119,7 @@ class Prefill:
     def _check_first_prompt_only(self) -> None:
         if any(stage.positions == "renumber" for stage in self.stages.values()):
             raise Unprunable("positions='renumber' works on the first prompt of a conversation only.")
-        signals = [signal for stage in self.stages.values() for signal in stage.select.signals()]
+        signals = [signal for stage in self.stages.values() for signal in stage.signals()]
         if any(isinstance(signal, Attention) and signal.over == "all" for signal in signals):
             raise Unprunable("over='all' needs the keys of earlier turns, which are cached rotated; use over='visual'.")
 
@@ -195,18 +195,35 @@ class Prefill:
                 chosen = stage.select.select(tokens) & tokens.present
             else:
                 chosen = self.given[self.stage].to(tokens.present.device) & tokens.present
+            scores = next(iter(tokens.scores.values()), None)
+        groups, merged = self._merge(stage, tokens, chosen, hidden)
+        with torch.no_grad():
             order = self.left.drop(stage, chosen, plan=self.given is None)
             if self.refuse is not None:
                 self.left.check()  # while there is still time to run unpruned
-            self.record.stages.append(
-                StageRecord(index, tokens.present, chosen, next(iter(tokens.scores.values()), None), watch.stop())
-            )
+        left = rows(hidden, order, -2)
+        if merged is not None:
+            # Tokens that are gone go to a row that is cut off again.
+            place = torch.where(self.left.present, self.left.slots, left.shape[1]).to(left.device)
+            longer = torch.nn.functional.pad(left, (0, 0, 0, 1))
+            left = longer.scatter(1, place[..., None].expand_as(merged), merged)[:, :-1]
+        self.record.stages.append(StageRecord(index, tokens.present, chosen, scores, groups, watch.stop()))
         self._note_scoring(stage, index)
         del self.entering
-        return rows(hidden, order, -2)
+        return left
+
+    def _merge(
+        self, stage: Stage, tokens: Candidates, chosen: Tensor, hidden: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Where every token goes, (batch, visual), and the states of the tokens that stay, (batch, visual, dim)."""
+        if stage.merge is None:
+            return None, None
+        with torch.no_grad():
+            groups = stage.merge.groups(tokens, chosen)
+        return groups, stage.merge.combine(rows(hidden, self.left.slots, -2), groups, tokens)
 
     def _note_scoring(self, stage: Stage, index: int) -> None:
-        for signal in stage.select.signals():
+        for signal in stage.signals():
             if isinstance(signal, Attention) and signal.layer == "K-1":
                 note = self.anatomy.scoring_layer(index - 1)[1]
                 if note and note not in self.record.notes:
@@ -237,7 +254,7 @@ class Prefill:
             place, attention = self.left.positions, self.anatomy.attention
             given = kwargs.get("attention_mask")
             mask = pruned_mask(given, place, place, place, self.left.valid, 0, attention, hidden.dtype)
-        tap.project(hidden, self._tables(kwargs, hidden), mask)
+        tap.project(hidden, self._tables(kwargs), mask)
         return tap.scores(signal, self.left.present)
 
     # -- a layer ------------------------------------------------------------------------------------------------
@@ -251,9 +268,11 @@ class Prefill:
         unrotated = kwargs.get("position_embeddings") is None  # some layers of a kind may not rotate
         key = ("tables", self.stage, self.anatomy.rotary_types[index], unrotated)
         if key not in self.memo:
-            self.memo[key] = self._tables(kwargs, hidden)
+            self.memo[key] = self._tables(kwargs)
         kwargs["position_embeddings"] = self.memo[key]
         ids = kwargs.get("position_ids")
+        if self.left.renumbered:
+            line_ids(ids)  # which decoding will shift
         if isinstance(ids, Tensor):
             kwargs["position_ids"] = self._position_ids(ids)
         for name in self.family.row_arguments:
@@ -261,23 +280,17 @@ class Prefill:
                 kwargs[name] = rows(kwargs[name], self.left.positions, -1)
         return kwargs
 
-    def _tables(self, kwargs: dict[str, Any], hidden: Tensor) -> Any:
+    def _tables(self, kwargs: dict[str, Any]) -> Any:
         tables = kwargs.get("position_embeddings")
         if tables is None:
             return None
-        if self.left.shift is None:
-            return tree_rows(tables, self.left.positions)
-        ids = kwargs.get("position_ids")
-        if not isinstance(ids, Tensor) or ids.dim() != 2:
-            raise Unprunable("Positions of this model are not one number per token; use positions='preserve'.")
-        return self.anatomy.rotary_tables(hidden, rows(ids, self.left.positions, -1) - self.left.shift.to(ids.device))
+        return tree_rows(tables, self.left.places)
 
     def _position_ids(self, ids: Tensor) -> Tensor:
         if FLASH in self.anatomy.attention:
             # Flash attention takes ids with gaps for packed sequences; the rotation is in the tables already.
             return torch.arange(self.left.positions.shape[1], device=ids.device)[None]
-        taken = rows(ids, self.left.positions, -1)
-        return taken if self.left.shift is None else taken - self.left.shift.to(ids.device)
+        return rows(ids, self.left.places, -1)
 
     def _check_unknown(self, kwargs: dict[str, Any]) -> None:
         known = {"attention_mask", "position_ids", "position_embeddings", "hidden_states", *self.family.row_arguments}
@@ -325,9 +338,6 @@ class Prefill:
         past = int(layer.get_seq_length()) if layer.is_initialized else 0
         offset = layer.get_mask_sizes(self.sequence)[1]
         index, valid = self.left.positions + past, self.left.valid
-        shift = None
-        if self.left.shift is not None:
-            shift = self.left.shift.amax(1, keepdim=True)
         if past:
             before, before_valid = layer.columns(0, device)
             before = before.expand(self.batch, -1)
@@ -338,7 +348,7 @@ class Prefill:
                 ]
                 valid = torch.cat(pair, 1)
             index = torch.cat([before, index], 1)
-        prefix = Prefix(index, valid, past + self.sequence, shift, left=not past)
+        prefix = Prefix(index, valid, past + self.sequence, self.left.shift, left=not past)
         if isinstance(layer, PrunedStaticLayer):
             layer.pending = prefix
             return (*layer.columns(0, device), prefix, offset, past)

@@ -110,7 +110,7 @@ class Pruning:
         try:
             self.anatomy = Anatomy(model)
             self.starts = list(schedule.at_layers(len(self.anatomy.layers)))
-            self._check_signals()
+            self._check(schedule)
             self._attach()
         except Unprunable as error:
             self._detach()
@@ -165,15 +165,24 @@ class Pruning:
             self._wrap_generate()
         _pruned.add(self.anatomy.decoder)
 
-    def _check_signals(self) -> None:
+    def _check(self, schedule: Schedule) -> None:
         """Refuse now what a prompt would only find out."""
-        for at, stage in zip(self.starts, self.schedule, strict=True):
-            for signal in stage.select.signals():
+        for at, stage in zip(schedule.at_layers(len(self.anatomy.layers)), schedule, strict=True):
+            if stage.merge is not None and at <= self.family.injected:
+                raise Unprunable(
+                    f"{type(self.model).__name__} adds features to visual tokens until after layer "
+                    f"{self.family.injected}, of which a merged token would get those of one of its tokens only; "
+                    f"merge at layer {self.family.injected + 1} or later."
+                )
+            for signal in stage.signals():
+                if isinstance(signal, Survivors):
+                    self._check(signal.schedule)
                 if isinstance(signal, Attention):
                     layer = self.anatomy.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at
                     self.anatomy.head_counts(layer)
                     if signal.rope:
                         rotation(self.anatomy, layer)
+            self.anatomy.check_positions(stage.positions)
 
     def _detach(self) -> None:
         for part in (self._forward, self._lasting):
@@ -327,7 +336,7 @@ class Pruning:
 
     def _survivors(self, schedule: Schedule, call: Call, layout: Any) -> dict[Survivors, Tensor]:
         """Run every schedule whose survivors are asked for, each in a pass of its own without a cache."""
-        wanted = {s for stage in schedule for s in stage.select.signals() if isinstance(s, Survivors)}
+        wanted = {s for stage in schedule for s in stage.signals() if isinstance(s, Survivors)}
         found = {}
         for signal in wanted:
             cache, mask = call.arguments.get("past_key_values"), call.arguments.get("attention_mask")

@@ -61,6 +61,7 @@ class StageRecord:
         entered: bool (batch, visual).
         kept: bool (batch, visual).
         scores: float32 (batch, visual), or None if nothing was scored.
+        groups: long (batch, visual), the token that each went into, -1 for none; None if nothing merges.
         seconds: reads the time that scoring and selecting took.
         past: how many slots earlier turns filled in these layers, and which are real; None if none.
     """
@@ -69,6 +70,7 @@ class StageRecord:
     entered: Tensor
     kept: Tensor
     scores: Tensor | None
+    groups: Tensor | None
     seconds: Callable[[], float]
     past: tuple[int, Tensor | None] | None = None
 

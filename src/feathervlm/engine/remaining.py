@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Picture, VisualLayout, tokens_of
+from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
 from feathervlm.core.selectors import ImageTokens
 from feathervlm.engine.attention import Row
@@ -36,7 +37,8 @@ class Remaining:
         query: long (batch,), row that asks.
         slots: long (batch, visual), row of every visual token; anything where it is gone.
         present: bool (batch, visual), the tokens that are left.
-        shift: long (batch, rows), by how much position ids are reduced; None if they are not.
+        places: long (batch, rows), original position whose row of the position tables every row takes.
+        renumbered: whether positions were closed up, so that what follows the input moves, too.
     """
 
     def __init__(self, layout: VisualLayout, attended: Tensor | None, query: Tensor) -> None:
@@ -45,7 +47,9 @@ class Remaining:
         self.positions = torch.arange(self.sequence, device=layout.mask.device)[None].expand(self.batch, -1)
         self.valid, self.query = attended, query
         self.slots, self.present = layout.positions(), self.geometry.exists
-        self.shift: Tensor | None = None
+        self.places = self.positions
+        self._places: Tensor | None = None  # (batch, sequence), for every original position; None if none has moved
+        self.renumbered = False
         self._sizes = [list(map(tokens_of, sample)) for sample in layout.pictures]
         self._ends_inside: Later | None = None
 
@@ -53,6 +57,13 @@ class Remaining:
     def dropped(self) -> int:
         """How many rows are gone."""
         return self.sequence - self.positions.shape[1]
+
+    @property
+    def shift(self) -> Tensor | None:
+        """By how much the positions of what follows the input are reduced, long (batch, 1); None if they are not."""
+        if self._places is None or not self.renumbered:
+            return None
+        return self.sequence - 1 - self._places.amax(1, keepdim=True)
 
     def row(self) -> Row:
         """Where things are now."""
@@ -123,16 +134,16 @@ class Remaining:
 
     def _follow(self, stage: Stage, chosen: Tensor, order: Tensor) -> None:
         """Move everything that points at rows to the rows that are left."""
-        if stage.positions == "renumber":
-            gone = torch.zeros(self.batch, self.sequence, dtype=torch.long, device=order.device)
-            original = torch.where(self.geometry.exists, self.layout.positions(), self.sequence - 1)
-            gone.scatter_add_(1, original, (self.geometry.exists & ~chosen).long())
-            self.shift = gone.cumsum(1).gather(1, self.positions.gather(1, order))
-        elif self.shift is not None:
-            self.shift = self.shift.gather(1, order)
+        if stage.positions != "preserve":
+            if self._places is None:
+                self._places = torch.arange(self.sequence, device=order.device).repeat(self.batch, 1)
+            visual = self.layout.positions()
+            self._places = moved(stage.positions, self._places, visual, self.geometry, chosen, stage.seed)
+            self.renumbered = self.renumbered or stage.positions == "renumber"
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         place = torch.zeros_like(self.positions).scatter(1, order, ranks)
         self.positions = self.positions.gather(1, order)
+        self.places = self.positions if self._places is None else self._places.gather(1, self.positions)
         self.slots = place.gather(1, self.slots)
         self.query = place.gather(1, self.query[:, None])[:, 0]
         self.present = chosen

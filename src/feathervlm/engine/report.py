@@ -29,20 +29,27 @@ class StageReport:
         kept: for each sample, original visual indices that stayed, long and ascending.
         scores: for each sample, float32 scores of the tokens that entered, in their order; None if nothing was
             scored. With several criteria, those of the first.
+        groups: for each sample, the original visual index that each token which entered went to, long: its own if it
+            stayed, -1 if it was dropped without merging. None where nothing merges.
     """
 
     layer: int
     kept: list[Tensor]
     scores: list[Tensor] | None
+    groups: list[Tensor] | None
 
     @classmethod
     def of(cls, record: StageRecord) -> "StageReport":
         """From a record, on the CPU."""
-        entered, kept = record.entered.cpu(), record.kept.cpu()
-        scores = None
-        if record.scores is not None:
-            scores = [row[mask] for row, mask in zip(record.scores.cpu(), entered, strict=True)]
-        return cls(record.layer, [row.nonzero()[:, 0] for row in kept], scores)
+        entered = record.entered.cpu()
+
+        def of_those(values: Tensor | None) -> list[Tensor] | None:
+            if values is None:
+                return None
+            return [row[mask] for row, mask in zip(values.cpu(), entered, strict=True)]
+
+        kept = [row.nonzero()[:, 0] for row in record.kept.cpu()]
+        return cls(record.layer, kept, of_those(record.scores), of_those(record.groups))
 
 
 class Report:
@@ -190,6 +197,7 @@ class Report:
                     "layer": stage.layer,
                     "kept": [kept.tolist() for kept in stage.kept],
                     "scores": None if stage.scores is None else [scores.tolist() for scores in stage.scores],
+                    "groups": None if stage.groups is None else [groups.tolist() for groups in stage.groups],
                 }
                 for stage in self.stages
             ],

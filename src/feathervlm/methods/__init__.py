@@ -10,13 +10,16 @@ from feathervlm.methods.fastervlm import FasterVLM
 from feathervlm.methods.fastv import FastV
 from feathervlm.methods.feather import Feather
 from feathervlm.methods.knn import KNN
+from feathervlm.methods.pool import AveragePool
 from feathervlm.methods.pyramiddrop import PyramidDrop
 from feathervlm.methods.random_keep import RandomKeep
+from feathervlm.methods.shuffled import ShuffledPositions
 from feathervlm.methods.text_only import TextOnly
 from feathervlm.methods.uniform import Uniform
 
 __all__ = [
     "KNN",
+    "AveragePool",
     "BeforeLLM",
     "Ensemble",
     "FastV",
@@ -25,6 +28,7 @@ __all__ = [
     "Method",
     "PyramidDrop",
     "RandomKeep",
+    "ShuffledPositions",
     "TextOnly",
     "Uniform",
     "available",

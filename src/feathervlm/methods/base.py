@@ -98,7 +98,7 @@ def get(spec: str) -> Method:
     cls = REGISTRY[name]
     for field in fields(cls):
         nested = parameters.get(field.name)
-        if field.type in (Method, "Method") and isinstance(nested, str):
+        if field.type in (Method, Method | None, "Method", "Method | None") and isinstance(nested, str):
             parameters[field.name] = get(nested)
     method: Method = build(cls, parameters, name)
     return method

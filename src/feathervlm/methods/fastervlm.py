@@ -1,11 +1,11 @@
 """Attention of the vision encoder's [CLS] token as the criterion, before the language model."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import VisionAttention
-from feathervlm.core.schedule import Layer, Positions, Schedule, Stage
+from feathervlm.core.criteria import VisionAttention, choose
+from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors import Top
 from feathervlm.methods.base import Method
 
@@ -24,7 +24,7 @@ class FasterVLM(Method):
         keep: fraction or number of visual tokens kept.
         encoder_layer: of the vision encoder; -2 is the last but one. A layer whose patches see a window only compares
             those of one window; take one of full attention there (Qwen2.5-VL: -1).
-        positions: `preserve` or `renumber`.
+        positions: `preserve`, `renumber` or `stretch`.
     """
 
     name: ClassVar[str] = "fastervlm"
@@ -33,8 +33,9 @@ class FasterVLM(Method):
     layer: Layer = 0
     keep: Keep = 0.25
     encoder_layer: int = -2
-    positions: Positions = "preserve"
+    positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
         """One stage."""
+        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
         return Schedule(Stage(self.layer, Top(VisionAttention(self.encoder_layer), self.keep), self.positions))

@@ -66,6 +66,7 @@ class Specimen:
         attention: implementations to test.
         refuses: methods (rows of the shared table) that must be refused, and what the refusal says.
         state: some layers carry a state instead of keys, so no mask can hide a token from them.
+        rotates: some layer rotates, so positions matter.
         static: a static cache can be pruned; otherwise it must be refused.
         several: prompts may hold more than one picture.
         mixed: batches may hold prompts without pictures.
@@ -81,6 +82,7 @@ class Specimen:
     attention: tuple[str, ...] = ("sdpa", "eager")
     refuses: dict[str, str] = field(default_factory=dict)
     state: bool = False
+    rotates: bool = True
     static: bool = True
     several: bool = True
     mixed: bool = True

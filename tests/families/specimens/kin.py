@@ -4,7 +4,7 @@ import transformers as tf
 
 import zoo
 from families.specimens.base import Shot, Specimen, build, mark_types
-from families.specimens.qwen import IDS, MROPE, RENUMBER, qwen3_tower, shot, timed_video
+from families.specimens.qwen import DEEPSTACK, IDS, MROPE, RENUMBER, qwen3_tower, shot, timed_video
 
 
 def cosmos3_omni(attention):
@@ -44,8 +44,8 @@ def without_time(made):
 
 
 SPECIMENS = [
-    Specimen("cosmos3_omni", cosmos3_omni, shot, finish=mark_types, refuses=RENUMBER),
-    Specimen("cosmos3_omni-video", cosmos3_omni, timed_video, finish=mark_types, refuses=RENUMBER),
+    Specimen("cosmos3_omni", cosmos3_omni, shot, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
+    Specimen("cosmos3_omni-video", cosmos3_omni, timed_video, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
     Specimen("cosmos3_edge", cosmos3_edge, without_time(shot), finish=mark_types, refuses=RENUMBER),
     Specimen("cosmos3_edge-video", cosmos3_edge, without_time(timed_video), finish=mark_types, refuses=RENUMBER),
 ]

@@ -119,14 +119,7 @@ RENUMBER = {"pyramiddrop": "positions='preserve'"}
 
 SPECIMENS = [
     Specimen("molmo2", molmo2, molmo2_shot, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),
-    Specimen(
-        "molmo2-o",
-        molmo2_o,
-        molmo2_shot,
-        join=pooled_after,
-        finish=molmo2_types,
-        refuses={"pyramiddrop": "no norm in front"},
-    ),
+    Specimen("molmo2-o", molmo2_o, molmo2_shot, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),
     Specimen(
         "molmo2-video", molmo2, molmo2_video, join=pooled_after, finish=molmo2_types, refuses=RENUMBER, several=False
     ),

@@ -6,6 +6,7 @@ import transformers as tf
 import zoo
 from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, build, tiles
 from families.specimens.llava import PINPOINTS, next_shot
+from families.specimens.qwen import DEEPSTACK
 from families.specimens.tiled import unmarked
 
 OVERVIEW = 294
@@ -144,12 +145,19 @@ def qianfan_ocr(attention):
 
 LATE = "has full attention to score with; prune at layer 3 or later"
 EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "ensemble", "before-llm", "pyramiddrop-baseline"]
+EARLY += ["shuffled-feather"]
+ADDED = "merge at layer 5 or later"
 
 SPECIMENS = [
     Specimen("qianfan_ocr", qianfan_ocr, unmarked),
-    Specimen("granite4_vision", granite4_vision, next_shot, refuses={"fastervlm": "does not return its states"}),
-    Specimen("granite_docling", granite_docling, page, join=by_sample),
-    Specimen("granite_docling-fine", granite_docling, fine_page, join=finely),
+    Specimen(
+        "granite4_vision",
+        granite4_vision,
+        next_shot,
+        refuses={"fastervlm": "does not return its states", "pool": ADDED, "pool-later": ADDED},
+    ),
+    Specimen("granite_docling", granite_docling, page, join=by_sample, refuses=DEEPSTACK),
+    Specimen("granite_docling-fine", granite_docling, fine_page, join=finely, refuses=DEEPSTACK),
     Specimen(
         "lfm2_vl",
         lfm2_vl,

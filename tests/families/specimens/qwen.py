@@ -254,18 +254,19 @@ def mistral_shot(number):
 
 
 RENUMBER = {"pyramiddrop": "positions='preserve'"}
+DEEPSTACK = {"pool": "merge at layer 3 or later"}
 LATE = "has full attention to score with; prune at layer 4 or later"
 EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "fastv-no-rope", "ensemble", "before-llm"]
-EARLY += ["pyramiddrop-baseline"]
+EARLY += ["pyramiddrop-baseline", "shuffled-feather"]
 
 SPECIMENS = [
     Specimen("qwen2_vl", qwen2_vl, shot, finish=mark_types, refuses=RENUMBER),
     Specimen("qwen2_vl-video", qwen2_vl, video, finish=mark_types, refuses=RENUMBER),
     Specimen("qwen2_5_vl", qwen2_5_vl, shot, finish=mark_types, refuses=RENUMBER),
     Specimen("qwen2_5_vl-video", qwen2_5_vl, video, finish=mark_types, refuses=RENUMBER),
-    Specimen("qwen3_vl", qwen3_vl, shot, finish=mark_types, refuses=RENUMBER),
-    Specimen("qwen3_vl-video", qwen3_vl, timed_video, finish=mark_types, refuses=RENUMBER),
-    Specimen("qwen3_vl_moe", qwen3_vl_moe, shot, finish=mark_types, refuses=RENUMBER),
+    Specimen("qwen3_vl", qwen3_vl, shot, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
+    Specimen("qwen3_vl-video", qwen3_vl, timed_video, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
+    Specimen("qwen3_vl_moe", qwen3_vl_moe, shot, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
     Specimen(
         "qwen3_5",
         qwen3_5,

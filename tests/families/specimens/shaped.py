@@ -6,6 +6,7 @@ import transformers as tf
 import zoo
 from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, build, mark_types, noise
 from families.specimens.qwen import (
+    DEEPSTACK,
     GRIDS,
     IDS,
     LATE,
@@ -195,7 +196,7 @@ class Counting(Specimen):
 
 NO_KEYS = {
     **dict.fromkeys(["fastv-no-rope", "ensemble", "before-llm", "pyramiddrop-baseline"], LATE),
-    "pyramiddrop": "no softmax attention",
+    **RENUMBER,
 }
 
 SPECIMENS = [
@@ -209,7 +210,15 @@ SPECIMENS = [
     Specimen("lfm3_vl-video", lfm3_vl, timed_video, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),
     Specimen("hyperclovax_vision_v2", hyperclovax, shot),
     Specimen("hyperclovax_vision_v2-video", hyperclovax, video),
-    Specimen("cohere_compass", cohere_compass, shot, finish=mark_types, layers=(4, 6), static=False, refuses=RENUMBER),
+    Specimen(
+        "cohere_compass",
+        cohere_compass,
+        shot,
+        finish=mark_types,
+        layers=(4, 6),
+        static=False,
+        refuses=RENUMBER | DEEPSTACK,
+    ),
     Specimen(
         "cohere_compass-video",
         cohere_compass,
@@ -217,11 +226,11 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         static=False,
-        refuses=RENUMBER,
+        refuses=RENUMBER | DEEPSTACK,
     ),
     Specimen("lighton_ocr", lighton_ocr, unbroken),
     Specimen("qwen2_5_omni_thinker", qwen2_5_omni, shot, refuses=RENUMBER),
     Specimen("qwen2_5_omni_thinker-video", qwen2_5_omni, timeless, refuses=RENUMBER),
-    Specimen("qwen3_omni_moe_thinker", qwen3_omni, shot, refuses=RENUMBER),
-    Specimen("qwen3_omni_moe_thinker-video", qwen3_omni, timeless, refuses=RENUMBER),
+    Specimen("qwen3_omni_moe_thinker", qwen3_omni, shot, refuses=RENUMBER | DEEPSTACK),
+    Specimen("qwen3_omni_moe_thinker-video", qwen3_omni, timeless, refuses=RENUMBER | DEEPSTACK),
 ]

@@ -169,8 +169,8 @@ LLAMA4 = {"fastervlm": "296 states for 72 tokens"}
 
 SPECIMENS = [
     Specimen("internvl", internvl, unmarked),
-    Specimen("aya_vision", aya_vision, marked),
-    Specimen("cohere2_vision", cohere2_vision, broken),
+    Specimen("aya_vision", aya_vision, marked, rotates=False),
+    Specimen("cohere2_vision", cohere2_vision, broken, rotates=False),
     Specimen("idefics3", idefics3, marked, join=by_sample),
     Specimen("smolvlm", lambda attention: idefics3(attention, "SmolVLM"), marked, join=by_sample),
     Specimen("llama4", llama4, separated, layers=(4, 7), refuses=LLAMA4, static=False),

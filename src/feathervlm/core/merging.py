@@ -1,0 +1,116 @@
+"""Mergers: what becomes of the tokens that do not stay. Each goes into a kept token of its image, or nowhere.
+
+A merger says where tokens go and with which share they enter there; it knows neither layers nor who selected. The
+merged token keeps the position of the token that it went into.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.candidates import Candidates, ordered
+from feathervlm.core.selectors import Grid
+from feathervlm.core.signals import Signal
+
+
+class Merger(ABC):
+    """Base of all mergers: a frozen dataclass whose fields are its parameters.
+
+    A subclass says where tokens go (`targets`) and, unless it takes means, with which `shares`. One in which a token
+    enters several others replaces `combine`.
+    """
+
+    def signals(self) -> Sequence[Signal]:
+        """The signals that are read, so that the engine can arm itself in time."""
+        return ()
+
+    @abstractmethod
+    def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
+        """The kept token of its image that each token goes into.
+
+        Args:
+            tokens: that entered the stage.
+            kept: bool (batch, visual), those that stay.
+
+        Returns:
+            long (batch, visual), -1 for a token that goes nowhere. What it says of tokens that stay or are gone already
+            does not count, nor does a target that is not kept or of another image.
+        """
+
+    def shares(self, tokens: Candidates, groups: Tensor) -> Tensor:
+        """The weight with which each token enters its group, float32 (batch, visual); by default that of a mean."""
+        return 1 / group_sizes(groups)
+
+    def groups(self, tokens: Candidates, kept: Tensor) -> Tensor:
+        """Where every token is now, long (batch, visual): itself if kept, -1 if it went nowhere or was gone before."""
+        wanted = self.targets(tokens, kept)
+        target, image = wanted.clamp(min=0), tokens.geometry.image
+        fits = (wanted >= 0) & tokens.present & kept.gather(1, target) & (image.gather(1, target) == image)
+        index = torch.arange(kept.shape[1], device=kept.device)
+        return torch.where(kept, index, torch.where(fits, wanted, -1))
+
+    def combine(self, states: Tensor, groups: Tensor, tokens: Candidates) -> Tensor:
+        """States of the groups, from those of their members: the sums of their shares, in float32 or wider.
+
+        A group of one is left as it is to the last bit. On CUDA the order of a sum, and so its last bit, is open unless
+        `torch.use_deterministic_algorithms(True)`.
+
+        Args:
+            states: (batch, visual, dim); anything for tokens that went nowhere.
+            groups: long (batch, visual), as `groups` gives them.
+            tokens: that entered the stage.
+
+        Returns:
+            (batch, visual, dim) in the type of `states`, at the places of kept tokens; zeros elsewhere.
+        """
+        batch, visual, dim = states.shape
+        wide = torch.promote_types(states.dtype, torch.float32)
+        parts = states.to(wide) * self.shares(tokens, groups)[..., None].to(states.device, wide)
+        groups = groups.to(states.device)
+        # Tokens that go nowhere gather in a row of their own behind each sample, which is cut off.
+        row = _or_last(groups) + torch.arange(batch, device=groups.device)[:, None] * (visual + 1)
+        sums = parts.new_zeros(batch * (visual + 1), dim).index_add(0, row.flatten(), parts.flatten(0, 1))
+        return sums.view(batch, visual + 1, dim)[:, :visual].to(states.dtype)
+
+
+def group_sizes(groups: Tensor) -> Tensor:
+    """How many tokens share the group of each, long (batch, visual); meaningless where a token went nowhere."""
+    row = _or_last(groups)
+    counts = row.new_zeros(row.shape[0], row.shape[1] + 1)
+    return counts.scatter_add_(1, row, torch.ones_like(row)).gather(1, row)
+
+
+def _or_last(groups: Tensor) -> Tensor:
+    """The groups, with a number behind all others for "nowhere"."""
+    return torch.where(groups < 0, groups.shape[1], groups)
+
+
+@dataclass(frozen=True)
+class Pool(Merger):
+    """Average every s x s block: each token goes into the first kept token of its block, image, plane and frame.
+
+    With `Grid(stride)` as the selector that is the block's first cell, and the merge average pooling.
+
+    Args:
+        stride: s, or (frame, row, column) strides. An int keeps frames apart.
+    """
+
+    stride: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stride", Grid(self.stride).stride)  # which checks it
+
+    def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
+        """The first kept token of the block."""
+        place, (frame, row, col) = tokens.geometry, Grid(self.stride).strides
+        block = [place.image, place.plane, place.frame // frame, place.row // row, place.col // col]
+        order = ordered([*block, (~kept).long()])
+        sides = torch.stack(block).gather(2, order.expand(len(block), -1, -1))
+        starts = torch.ones_like(order)
+        starts[:, 1:] = (sides[..., 1:] != sides[..., :-1]).any(0)
+        index = torch.arange(order.shape[1], device=order.device)
+        first = order.gather(1, (starts * index).cummax(1).values)
+        return torch.zeros_like(order).scatter(1, order, first)
