@@ -1,5 +1,24 @@
-"""Settings for all tests: one thread, for tiny models lose more by sharing work than they gain."""
+"""Settings for all tests: one thread, for tiny models lose more by sharing work than they gain. And a tiny model."""
 
+import importlib.util
+from pathlib import Path
+
+import pytest
 import torch
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA with random weights, four layers and 8 x 8 visual tokens, its processor, and scene.png."""
+    spec = importlib.util.spec_from_file_location("make_demo_model", EXAMPLES / "make_demo_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    directory = tmp_path_factory.mktemp("demo")
+    module.make(directory, tiny=True)
+    return directory

@@ -1,6 +1,5 @@
 """The command line on a tiny random model: results, JSON, files, and one clear sentence for every bad input."""
 
-import importlib.util
 import json
 import os
 import re
@@ -20,20 +19,6 @@ from families.processors import PROCESSORS
 from families.specimens import SPECIMENS
 from feathervlm import methods, running
 from feathervlm.cli import app
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = importlib.util.spec_from_file_location("make_demo_model", EXAMPLES / "make_demo_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    directory = tmp_path_factory.mktemp("demo")
-    module.make(directory, tiny=True)
-    return directory
 
 
 @pytest.fixture
@@ -295,11 +280,11 @@ def test_a_process_without_network(demo: Path) -> None:
         ("method", "fastv:layer=99", "Layer 99"),
         ("image", "missing.png", "missing.png"),
         ("image", __file__, "test_cli.py"),
-        ("image", EXAMPLES, "examples"),
+        ("image", Path(__file__).parent, "tests"),
         ("model", "./missing", "./missing"),
         ("model", "missing", "missing"),
         ("model", "", "''"),
-        ("model", EXAMPLES, "examples"),
+        ("model", Path(__file__).parent, "tests"),
         ("prompt", "What is <image>?", "<image>"),
         ("dtype", "int8", "'int8'"),
         ("device", "toaster", "'toaster'"),

@@ -4,7 +4,6 @@ By default the embedded model looks at one of its own scenes. Another picture, p
 is no true box to compare with, and no benchmark. Knows nothing of the terminal.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,8 @@ from feathervlm.embedded.measure import Progress, benchmark
 from feathervlm.embedded.model import WEIGHTS
 from feathervlm.embedded.result import Result
 from feathervlm.embedded.scenes import SIDE
-from feathervlm.embedded.tasks import TASKS, WORDS, sample
+from feathervlm.embedded.tasks import TASKS, sample
+from feathervlm.embedded.words import check_words
 from feathervlm.engine.family import Family
 from feathervlm.engine.overlay import stack
 from feathervlm.engine.report import Report
@@ -142,7 +142,7 @@ def show(wish: Wish, say: Say = lambda now: None) -> Show:
         warn_of_missing(name, missing)
         model.to(loading.choose_device("auto" if wish.model else "cpu"))
         if not wish.model:
-            _check_words(processor, questions)
+            check_words(processor, [question.text for question in questions])
         replies = []
         for method in methods:
             for question in questions:
@@ -177,24 +177,6 @@ def _subject(wish: Wish) -> tuple[Image.Image, list[Question]]:
     if wish.model:
         questions = [Question("yours", question.text, "") for question in questions]
     return scene.image, questions
-
-
-def _check_words(processor: Any, questions: Sequence[Question]) -> None:
-    """The embedded model has few words; say so rather than let it answer to `<unk>`.
-
-    Raises:
-        PruningError: a question has other words.
-    """
-    for question in questions:
-        found = processor.tokenizer(question.text, return_offsets_mapping=True, add_special_tokens=False)
-        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
-        unknown = [question.text[a:b] for token, (a, b) in pairs if token == processor.tokenizer.unk_token_id]
-        if unknown:
-            known = " ".join(word for word in WORDS if word.isalpha())
-            raise PruningError(
-                f"The embedded model does not know {', '.join(map(repr, unknown))}; ask something like "
-                f"'where is the small red circle ?', in these words: {known}. For other questions give a --model."
-            )
 
 
 def _ask(

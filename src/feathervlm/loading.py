@@ -183,6 +183,21 @@ def prepare(processor: Any, prompt: str, pictures: Sequence[Image.Image]) -> Any
     return processor(images=images, text=prompt, return_tensors="pt")
 
 
+def prepare_all(processor: Any, asked: Sequence[tuple[Image.Image, str]]) -> Any:
+    """The model's inputs for several questions about a picture each, through the chat template, padded on the left."""
+    chats = [
+        [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
+        for picture, prompt in asked
+    ]
+    return processor.apply_chat_template(
+        chats,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        processor_kwargs={"padding": True, "padding_side": "left", "return_tensors": "pt"},
+    )
+
+
 def _brief(error: BaseException) -> str:
     """The first sentence of an error, without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__

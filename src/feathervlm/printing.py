@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from feathervlm.embedded.grading import Grade
     from feathervlm.embedded.result import Result
     from feathervlm.running import Outcome
+    from feathervlm.study.running import Study
 
 
 def print_show(shown: "Show", files: list[Path]) -> None:
@@ -84,8 +85,9 @@ def print_method(method: dict[str, Any]) -> None:
     lines += ["", "Stages, on a model of 32 layers and an image of 24 x 24 tokens:"]
     for stage in method["stages"]:
         kept = f"{'' if stage['exact'] else 'about '}{stage['tokens_of_576']} of 576 tokens stay"
-        renumbered = ", positions renumbered" if stage["positions"] == "renumber" else ""
-        lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{renumbered}")
+        merged = ", the others merged into them" if stage["merged"] else ""
+        moved = "" if stage["positions"] == "preserve" else f", positions: {stage['positions']}"
+        lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{merged}{moved}")
     lines += ["", "Needs:", *(f"    {need}" for need in method["needs"])]
     lines += ["", f"Needs text: {_yes(method['needs_text'])}"]
     lines += [f"Number of kept tokens known beforehand: {_yes(method['count_known'])}"]
@@ -128,6 +130,21 @@ def print_model(family: dict[str, Any]) -> None:
     typer.echo(f"{family['title']}\n\n{family['about']}\n")
     for name, value in rows.items():
         typer.echo(f"    {name + ':':<13}{value}")
+
+
+def print_study(done: "Study") -> None:
+    """The verdicts of a study, and where its report is."""
+    from feathervlm.study.report import estimate
+
+    table = Table("finding", "here", "verdict", show_edge=False, pad_edge=False)
+    for finding in done.findings:
+        measured = [f"{name}: {estimate(value)}" for name, value in finding["measured"].items()]
+        table.add_row(finding["claim"], "\n".join(measured), finding["verdict"])
+    terminal.out.print(table)
+    typer.echo("\nLook at the pictures and the rules behind the verdicts:")
+    for path in done.files:
+        if path.suffix in (".html", ".md"):
+            typer.echo(f"    {path}")
 
 
 def _yes(true: bool) -> str:

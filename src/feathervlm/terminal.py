@@ -53,12 +53,13 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
         A function that changes the spinner's text.
     """
     # A lazy spinner, because it draws while runs are timed.
-    with err.status(Text(what), refresh_per_second=4) as spinner, redirect_stdout(sys.stderr), _own_warnings():
+    with err.status(Text(what), refresh_per_second=4) as spinner, redirect_stdout(sys.stderr), own_warnings():
         yield lambda now: spinner.update(Text(now))
 
 
 @contextmanager
-def _own_warnings() -> Iterator[None]:
+def own_warnings() -> Iterator[None]:
+    """Show our own warnings, each once, as a line on stderr, and no others."""
     shown = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from feathervlm import loading
 from feathervlm.embedded.grading import Question, grade, iou
 from feathervlm.embedded.result import Measured, Result, TaskResult
 from feathervlm.embedded.scenes import SIDE, Scene
@@ -100,22 +101,8 @@ class Tally:
 
 def answer(model: Any, processor: Any, pairs: Sequence[tuple[Scene, Question]]) -> list[str]:
     """What the model answers, greedily, to questions about scenes."""
-    chats = [
-        [
-            {
-                "role": "user",
-                "content": [{"type": "image", "image": scene.image}, {"type": "text", "text": question.text}],
-            }
-        ]
-        for scene, question in pairs
-    ]
-    inputs = processor.apply_chat_template(
-        chats,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        processor_kwargs={"padding": True, "return_tensors": "pt"},
-    ).to(model.device, dtype=model.dtype)
+    asked = [(scene.image, question.text) for scene, question in pairs]
+    inputs = loading.prepare_all(processor, asked).to(model.device, dtype=model.dtype)
     output = model.generate(**inputs, max_new_tokens=5, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]

@@ -1,0 +1,29 @@
+"""Which words the embedded model knows: few, so that a question with others is refused rather than asked as `<unk>`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from feathervlm.core.errors import PruningError
+from feathervlm.embedded.tasks import WORDS
+
+
+def check_words(processor: Any, texts: Iterable[str]) -> None:
+    """Let only questions pass that the embedded model can read.
+
+    Args:
+        processor: of the embedded model, or of one from another training run.
+        texts: the questions.
+
+    Raises:
+        PruningError: if one has other words.
+    """
+    for text in texts:
+        found = processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        unknown = [text[a:b] for token, (a, b) in pairs if token == processor.tokenizer.unk_token_id]
+        if unknown:
+            known = " ".join(word for word in WORDS if word.isalpha())
+            raise PruningError(
+                f"The embedded model does not know {', '.join(map(repr, unknown))}; ask something like "
+                f"'where is the small red circle ?', in these words: {known}. For other questions give a --model."
+            )
