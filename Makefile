@@ -32,10 +32,10 @@ train: $(STAMP)
 	$(RUN)/python -m training all --folder runs/base-0
 	$(RUN)/python -m training export --folder runs/base-0
 
-# What the README and the model card say about the embedded model: about half an hour on two cores.
+# What README, model card and docs/study.md say about the embedded model: about an hour on two cores.
 quality: $(STAMP)
-	$(RUN)/python benchmarks/embedded.py quality
-	$(RUN)/python benchmarks/embedded.py pruning
+	$(RUN)/python benchmarks/embedded.py
+	$(RUN)/feathervlm study --out results/study
 	$(RUN)/python tools/readme_tables.py
 
 clean:

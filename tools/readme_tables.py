@@ -5,7 +5,6 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A test runs the che
 
 import json
 import re
-import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,16 +12,17 @@ from typing import Any
 
 from feathervlm import methods, models
 from feathervlm.methods.base import REGISTRY
+from feathervlm.study import report
+from feathervlm.study.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
 HEADLINE = (
     "unpruned",
-    "fastv:layer=3,keep=0.25",
-    "ensemble:layer=3,keep=0.25",
-    "feather:layers=3+7",
-    "feather",
-    "random:layer=3,keep=0.25,seed=0",
-    "uniform:layer=3,stride=2",
+    "fastv:layer=2",
+    "ensemble:layer=4",
+    "feather:layers=4+8",
+    "feather:layers=4+9",
+    "uniform:layer=2,stride=2",
 )
 
 
@@ -73,61 +73,61 @@ def quality_table() -> str:
     return "\n".join(lines)
 
 
+def _runs() -> list[dict[str, Any]]:
+    """Every run of the study of the embedded model."""
+    found: list[dict[str, Any]] = json.loads((ROOT / "results/study/runs.json").read_text())["runs"]
+    return found
+
+
 def pruning_table() -> str:
-    """What each method costs localization and the other tasks, from results/embedded/pruning.json."""
-    result = json.loads((ROOT / "results/embedded/pruning.json").read_text())
+    """What each method costs localization and the other tasks."""
     lines = [
-        f"| method (n = {result['unpruned']['n']} per task) | tokens per layer | in the bottom third (even: 0.33) "
-        "| localization | targets in the top half | bottom half | other tasks |",
+        "| method | tokens per layer | in the bottom third (even: 0.33) | localization | targets in the top half "
+        "| bottom half | other tasks |",
         "| --- " * 7 + "|",
-        _pruning_row(result["unpruned"], 256),
     ]
-    lines += [_pruning_row(row, row["average_tokens"]) for row in result["methods"]]
+    for row in _runs():
+        bottom = " → ".join(f"{share['value']:.2f}" for share in row["bottom_third"] if share["value"] is not None)
+        halves = " | ".join(f"{row[half]['value']:.3f}" for half in ("top_half", "bottom_half"))
+        located, others = (_changed(row, kind) for kind in ("localization", "other"))
+        lines.append(f"| `{row['method']}` | {_tokens(row)} | {bottom} | {located} | {halves} | {others} |")
     return "\n".join(lines)
 
 
 def headline_table() -> str:
-    """A few rows of the same file: cost and gain side by side."""
-    result = json.loads((ROOT / "results/embedded/pruning.json").read_text())
-    rows = {row["method"]: row for row in (result["unpruned"], *result["methods"])}
+    """A few of them: cost and gain side by side."""
+    rows = {row["method"]: row for row in _runs()}
     lines = [
         "| method | tokens per layer | prefill FLOPs | localization | other tasks |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in HEADLINE:
-        row = rows[name]
-        accuracy = _accuracies(row)
+    for row in (rows[name] for name in HEADLINE):
         flops = "1.00" if row["flops_ratio"] is None else f"{row['flops_ratio']:.2f}"
-        tokens = 256 if row["average_tokens"] is None else row["average_tokens"]
-        lines.append(f"| `{name}` | {tokens:.0f} | {flops} | {accuracy[0]} | {accuracy[1]} |")
+        located, others = (_changed(row, kind) for kind in ("localization", "other"))
+        lines.append(f"| `{row['method']}` | {_tokens(row)} | {flops} | {located} | {others} |")
     return "\n".join(lines)
 
 
-def _accuracies(row: dict[str, Any]) -> list[str]:
-    """Mean accuracy on localization and on the other tasks, with the change and its interval."""
-    changes = row["mean_difference"]
-    cells = []
-    for kind, located in (("localization", True), ("others", False)):
-        tasks = [task for task in row["tasks"].values() if ("mean_iou" in task) == located]
-        change = f" ({_signed(changes[kind])})" if kind in changes else ""
-        cells.append(f"{_mean(task['accuracy'] for task in tasks):.3f}{change}")
-    return cells
+def _tokens(row: dict[str, Any]) -> str:
+    return "256" if row["average_tokens"] is None else f"{row['average_tokens']:.0f}"
 
 
-def _pruning_row(row: dict[str, Any], tokens: float) -> str:
-    located = [task for task in row["tasks"].values() if "mean_iou" in task]
-    bottom = " → ".join(f"{share:.2f}" for share in row["kept_bottom_third"])
-    halves = " | ".join(f"{_mean(task[half] for task in located):.3f}" for half in ("top_half", "bottom_half"))
-    accuracy = _accuracies(row)
-    return f"| `{row['method']}` | {tokens:.0f} | {bottom} | {accuracy[0]} | {halves} | {accuracy[1]} |"
+def _changed(row: dict[str, Any], kind: str) -> str:
+    """Mean accuracy over the tasks of a kind, with the change to unpruned and its interval."""
+    change = row[f"{kind}_change"]
+    if row["method"] == "unpruned":
+        return f"{row[kind]['value']:.3f}"
+    return f"{row[kind]['value']:.3f} ({change['value']:+.3f}, {change['low']:+.3f} to {change['high']:+.3f})"
 
 
-def _mean(cells: Iterable[dict[str, float]]) -> float:
-    return statistics.mean(cell["value"] for cell in cells)
-
-
-def _signed(cell: dict[str, float]) -> str:
-    return f"{cell['value']:+.3f}, {cell['low']:+.3f} to {cell['high']:+.3f}"
+def study_page() -> str:
+    """The report of the committed study, with its figures where they lie."""
+    folder = ROOT / "results/study"
+    names = [experiment.name for experiment in EXPERIMENTS]
+    experiments = [json.loads((folder / f"{name}.json").read_text()) for name in names]
+    about, beside = experiments[0]["about"], sorted(ROOT.glob("results/study-seed-*"))
+    others = [report.read_findings(other) for other in beside]
+    return report.render("report.md.j2", about, experiments, others, place="../results/study/figures")
 
 
 def _bracket(cell: dict[str, float]) -> str:
@@ -177,6 +177,8 @@ FILES = {
     "docs/models.md": ("models", "refused"),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning"),
 }
+PAGES = {"docs/study.md": study_page}
+"""Files that are generated as a whole."""
 
 
 def render(text: str, tables: Iterable[str], where: str) -> str:
@@ -198,6 +200,11 @@ def main() -> None:
         if "--check" in sys.argv and new != text:
             raise SystemExit(f"{where} is out of date; run python tools/readme_tables.py.")
         (ROOT / where).write_text(new)
+    for where, make in PAGES.items():
+        path, new = ROOT / where, make()
+        if "--check" in sys.argv and (not path.exists() or path.read_text() != new):
+            raise SystemExit(f"{where} is out of date; run python tools/readme_tables.py.")
+        path.write_text(new)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import typer
 from training.build import build_model
 from training.export import export
 from training.language import train_language
-from training.recipe import RECIPES, find
+from training.recipe import RECIPE
 from training.stages import launch
 from training.vision import train_vision
 
@@ -23,76 +23,70 @@ SHIPPED = Path("src/feathervlm/embedded/weights")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Where checkpoints and logs are written, and found again.")]
 Seed = Annotated[int, typer.Option(help="Decides initial weights and all data.")]
-Name = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")]
 Processes = Annotated[int, typer.Option(min=1, help="One per core; the alignment stages share the work.")]
 
 StopAt = Annotated[int | None, typer.Option(help="End before this step.")]
 
 
 @app.command()
-def vision(folder: Folder, seed: Seed = 0, recipe: Name = "base") -> None:
+def vision(folder: Folder, seed: Seed = 0) -> None:
     """Stage 1: the vision tower."""
     torch.set_num_threads(1)
-    chosen = find(recipe)
-    model = build_model(chosen.size, seed)
+    model = build_model(RECIPE.size, seed)
     tower = model.model.vision_tower
-    size = chosen.size
-    train_vision(tower, size.patch, size.tower_width, folder, chosen.vision, batch=chosen.vision_batch, seed=seed)
+    size = RECIPE.size
+    train_vision(tower, size.patch, size.tower_width, folder, RECIPE.vision, batch=RECIPE.vision_batch, seed=seed)
 
 
 @app.command()
-def language(folder: Folder, seed: Seed = 0, recipe: Name = "base") -> None:
+def language(folder: Folder, seed: Seed = 0) -> None:
     """Stage 2: the decoder as a language model."""
     torch.set_num_threads(1)
-    chosen = find(recipe)
-    train_language(build_model(chosen.size, seed), folder, chosen.language, batch=chosen.language_batch, seed=seed)
+    train_language(build_model(RECIPE.size, seed), folder, RECIPE.language, batch=RECIPE.language_batch, seed=seed)
 
 
 @app.command()
 def align(
     folder: Folder,
     seed: Seed = 0,
-    recipe: Name = "base",
     processes: Processes = 2,
     stop_at: StopAt = None,
 ) -> None:
     """Stage 3: projector and later layers, after stages 1 and 2."""
-    launch("align", folder, seed, find(recipe), processes, stop_at)
+    launch("align", folder, seed, RECIPE, processes, stop_at)
 
 
 @app.command()
 def tune(
     folder: Folder,
     seed: Seed = 0,
-    recipe: Name = "base",
     processes: Processes = 2,
     stop_at: StopAt = None,
 ) -> None:
     """Stage 4: all layers, after stage 3."""
-    launch("tune", folder, seed, find(recipe), processes, stop_at)
+    launch("tune", folder, seed, RECIPE, processes, stop_at)
 
 
 @app.command(name="all")
-def everything(folder: Folder, seed: Seed = 0, recipe: Name = "base", processes: Processes = 2) -> None:
+def everything(folder: Folder, seed: Seed = 0, processes: Processes = 2) -> None:
     """All stages, one after the other; what is done already is not done again."""
-    vision(folder, seed, recipe)
-    language(folder, seed, recipe)
-    align(folder, seed, recipe, processes, None)
-    tune(folder, seed, recipe, processes, None)
+    vision(folder, seed)
+    language(folder, seed)
+    align(folder, seed, processes, None)
+    tune(folder, seed, processes, None)
 
 
 @app.command(name="export")
 def write(
     folder: Folder,
     target: Annotated[Path, typer.Option(help="The model directory to write.")] = SHIPPED,
-    recipe: Name = "base",
 ) -> None:
     """Write the model directory from the last checkpoint there is."""
     stages = [folder / f"{stage}.pt" for stage in ("tune", "align")]
     found = next((path for path in stages if path.exists()), None)
     if found is None:
         raise typer.BadParameter(f"there is no checkpoint in {folder}; train first")
-    step = export(found, find(recipe).size, target)
+    step = export(found, RECIPE.size, target)
     typer.echo(f"wrote {target} from {found}, step {step}")
 
 

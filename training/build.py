@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 class Size:
     """How large the model is."""
 
-    layers: int = 12
+    layers: int = 16
     width: int = 128
     heads: int = 2
     hidden: int = 256

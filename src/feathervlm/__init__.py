@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from feathervlm import embedded, methods
+from feathervlm import embedded, methods, study
 from feathervlm.core import (
     Grid,
     KNNDensity,
@@ -45,6 +45,7 @@ __all__ = [
     "embedded",
     "methods",
     "prune",
+    "study",
 ]
 
 

@@ -1,0 +1,102 @@
+"""Experiment 6: some scenes, chosen by a seed and not by hand, with what each method keeps and answers."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from feathervlm.methods import Ensemble, FastV
+from feathervlm.study.experiments.base import Experiment, Outcome
+from feathervlm.study.figures import axes
+from feathervlm.study.kept import unpack
+from feathervlm.study.ledger import UNPRUNED, Record
+from feathervlm.study.plan import Plan, feather
+from feathervlm.study.results import Results
+
+SCENES = 6
+TRUE, ANSWERED = "#00c853", "#ff1744"
+
+
+class Pictures(Experiment):
+    """The paper's Fig. 6."""
+
+    name = "6-pictures"
+    title = "Pictures"
+    question = "What does that look like? Scenes chosen by the seed, failures included."
+    source = "Fig. 6"
+
+    def _runs(self, plan: Plan) -> dict[str, str]:
+        runs = {"unpruned": UNPRUNED, "FastV": str(FastV(layer=plan.early))}
+        if not plan.quick:
+            runs["RoPE-free + uniform"] = str(Ensemble(layer=plan.quarter))
+            runs["FEATHER"] = str(feather(plan))
+            runs["FEATHER, later"] = str(feather(plan, second=9 / 16))
+        else:
+            runs["FEATHER"] = str(feather(plan))
+        return runs
+
+    def methods(self, plan: Plan) -> list[str]:
+        """FastV, the union with a grid, FEATHER."""
+        return list(self._runs(plan).values())
+
+    def evaluate(self, plan: Plan, results: Results) -> Outcome:
+        """One figure."""
+        runs = self._runs(plan)
+        tasks = results.tasks("localization") or results.tasks()
+        numbers = [number for task in tasks for number in results.numbers[task]]
+        chosen = np.random.default_rng(results.seed).permutation(numbers)[:SCENES]
+        figure, plots = axes(len(runs), rows=len(chosen), width=2.1, height=2.35 * len(chosen))
+        for row, number in enumerate(map(int, chosen)):
+            item = results.item(number)
+            for column, (name, spec) in enumerate(runs.items()):
+                plot = plots[row * len(runs) + column]
+                record = results.record(spec, number)
+                _show(plot, np.asarray(item.picture.convert("RGB")), record)
+                for box, colour in ((item.box, TRUE), (record.box, ANSWERED)):
+                    if box:
+                        _outline(plot, box, colour)
+                plot.set_title(f"{name}: {_verdict(record)}", fontsize=7)
+            plots[row * len(runs)].set_xlabel(_wrapped(item.prompt), fontsize=6.5)
+        caption = (
+            "Questions drawn from all localization questions by the seed. Bright: cells that are left after the last "
+            "stage. Green: the true box; red: the answer."
+        )
+        return Outcome([], [], {"pictures": (figure, caption)})
+
+
+def _show(plot: Axes, pixels: np.ndarray, record: Record) -> None:
+    height, width = pixels.shape[:2]
+    light = np.ones((height, width))
+    if record.shape is not None:
+        _, rows, cols = record.shape
+        mask = unpack(record.kept[-1], record.shape)[0]
+        covered = record.covers or (0.0, 0.0, float(width), float(height))
+        left, top, right, bottom = covered
+        y = ((np.arange(height) + 0.5 - top) / (bottom - top) * rows).astype(int).clip(0, rows - 1)
+        x = ((np.arange(width) + 0.5 - left) / (right - left) * cols).astype(int).clip(0, cols - 1)
+        light = np.where(mask[np.ix_(y, x)], 1.0, 0.25)
+    plot.imshow((pixels * light[..., None]).astype(np.uint8))
+    plot.set_xticks([])
+    plot.set_yticks([])
+    plot.grid(False)
+
+
+def _outline(plot: Axes, box: tuple[float, float, float, float], colour: str) -> None:
+    left, top, right, bottom = box
+    plot.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.5))
+
+
+def _verdict(record: Record) -> str:
+    if record.iou is not None:
+        return f"IoU {record.iou:.2f}" if record.box else "no box"
+    return "right" if record.right else "wrong"
+
+
+def _wrapped(text: str, width: int = 34) -> str:
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + len(word) >= width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    return "\n".join([*lines, line][:3])

@@ -1,0 +1,111 @@
+"""Which layers, budgets and methods a study tries on a model of a given depth, and how many questions it asks.
+
+The paper's layers are shares of its 32; a model of another depth gets the nearest ones. Knows no experiment.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import GridShape
+from feathervlm.core.schedule import layer_index
+from feathervlm.methods import AveragePool, FastV, Feather, Method, PyramidDrop, RandomKeep, Uniform
+
+EARLY = 3 / 32
+"""The paper's K=3, where FastV prunes."""
+QUARTER = 1 / 4
+"""The paper's K=8."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to try.
+
+    Attributes:
+        depth: layers of the decoder.
+        shape: (frames, rows, cols) of a typical picture's grid.
+        quick: fewer layers and budgets.
+    """
+
+    depth: int
+    shape: GridShape
+    quick: bool = False
+
+    def layer(self, share: float) -> int:
+        """The layer at that share of the depth."""
+        return layer_index(share, self.depth)
+
+    @property
+    def early(self) -> int:
+        """The layer at about a tenth of the depth."""
+        return self.layer(EARLY)
+
+    @property
+    def quarter(self) -> int:
+        """The layer at a quarter of the depth."""
+        return self.layer(QUARTER)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers before which criteria are tried."""
+        shares = (EARLY, 1 / 4, 1 / 2) if self.quick else (1 / 32, EARLY, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
+        return sorted({self.layer(share) for share in shares})
+
+    @property
+    def kept(self) -> list[float]:
+        """Shares of the tokens that FastV keeps; the paper removes 25, 50, 75 and 90 %."""
+        return [0.5, 0.25] if self.quick else [0.75, 0.5, 0.25, 0.1]
+
+    @property
+    def budgets(self) -> list[float]:
+        """`keep` of FEATHER at each budget: the paper's 64 % and 48 % of the FLOPs saved."""
+        return [0.3] if self.quick else [0.3, 0.6]
+
+    def average(self, method: Method) -> float:
+        """Visual tokens per layer that a method is expected to cost."""
+        return method.schedule().average_tokens([self.shape], self.depth)
+
+    def rivals(self, average: float) -> Iterator[tuple[str, Method]]:
+        """What FEATHER is compared with, at the same average number of tokens; what cannot reach it is left out."""
+        makers: list[tuple[str, Callable[[], Method]]] = [
+            ("FastV", lambda: FastV(layer=self.early).solve(average, [self.shape], self.depth)),
+            (
+                "PyramidDrop",
+                lambda: PyramidDrop(layers=tuple(map(self.layer, (1 / 4, 1 / 2, 3 / 4))), form="baseline").solve(
+                    average, [self.shape], self.depth
+                ),
+            ),
+            *(
+                (
+                    f"random {seed}",
+                    lambda seed=seed: RandomKeep(layer=self.early, seed=seed).solve(  # type: ignore[misc]
+                        average, [self.shape], self.depth
+                    ),
+                )
+                for seed in range(1 if self.quick else 3)
+            ),
+            ("uniform", lambda: self._nearest(average, lambda layer, stride: Uniform(layer=layer, stride=stride))),
+            ("pooling", lambda: self._nearest(average, lambda layer, stride: AveragePool(layer=layer, stride=stride))),
+        ]
+        for name, make in makers:
+            try:
+                yield name, rounded(make())
+            except PruningError:
+                continue
+
+    def _nearest(self, average: float, make: Callable[[int, int], Method]) -> Method:
+        """The layer and stride that come closest to an average; of equals the finer stride."""
+        found: Sequence[Method] = [make(layer, stride) for stride in range(2, 7) for layer in range(self.depth)]
+        return min(found, key=lambda method: abs(self.average(method) - average))
+
+
+def rounded(method: Method) -> Method:
+    """The method with a free parameter of four decimals, which no count of tokens notices."""
+    if method.free is None:
+        return method
+    return method.with_free(round(float(getattr(method, method.free)), 4))
+
+
+def feather(plan: Plan, keep: float = 0.3, second: float = 1 / 2) -> Feather:
+    """FEATHER with its second stage at that share of the depth."""
+    return Feather(layers=(plan.quarter, plan.layer(second)), keep=keep)
