@@ -11,6 +11,7 @@ import typer
 
 from feathervlm import terminal
 from feathervlm.commands.demo import demo
+from feathervlm.commands.diagnose import diagnose
 from feathervlm.commands.methods import methods
 from feathervlm.commands.models import models
 from feathervlm.commands.run import run
@@ -56,8 +57,9 @@ def about(
     feathervlm run --model llava-hf/llava-1.5-7b-hf --image cat.jpg
         --prompt "Where is the cat?" --method feather
     feathervlm study --quick
+    feathervlm diagnose --images photos --method fastv
     """
 
 
-for command in (demo, methods, models, run, study):
+for command in (demo, methods, models, run, study, diagnose):
     app.command()(command)

@@ -167,9 +167,10 @@ def largest_uncovered_square(mask: ArrayLike) -> int:
 
 
 def empty_blocks(mask: ArrayLike, block: int = 3) -> float:
-    """Share of the blocks of `block` x `block` cells without a kept token; those cut off by the border count alike.
+    """Share of the blocks of `block` x `block` cells, from the top left corner, without a kept token.
 
-    A uniform grid of that stride leaves none.
+    Blocks that the border cuts off do not count, so a uniform grid of that stride leaves none empty. On a grid of fewer
+    rows or columns a block has that many.
 
     Raises:
         PruningError: if `block` is below 1.
@@ -177,9 +178,10 @@ def empty_blocks(mask: ArrayLike, block: int = 3) -> float:
     if block < 1:
         raise PruningError(f"block={block} is no number of cells; give 1 or more.")
     grid = as_grid(mask)
-    rows, cols = (-(-side // block) for side in grid.shape[1:])
-    padded = np.pad(grid, ((0, 0), (0, rows * block - grid.shape[1]), (0, cols * block - grid.shape[2])))
-    kept = padded.reshape(-1, rows, block, cols, block).any((2, 4))
+    down, across = (min(block, side) for side in grid.shape[1:])
+    rows, cols = grid.shape[1] // down, grid.shape[2] // across
+    whole = grid[:, : rows * down, : cols * across]
+    kept = whole.reshape(-1, rows, down, cols, across).any((2, 4))
     return float(1 - kept.mean())
 
 

@@ -27,7 +27,7 @@ from feathervlm.study.kept import as_grid
 Floats = NDArray[np.float64]
 
 
-class NoPrior(PruningError):
+class NoPrior(PruningError):  # noqa: N818 - as Unprunable
     """A layer that does not rotate, or whose tables are not read; the message says which."""
 
 
@@ -86,14 +86,19 @@ def heard_tables(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict
             handle.remove()
 
 
-def prior_layer(anatomy: Anatomy, at: int) -> int:
-    """The layer whose attention a stage before layer `at` can be scored with: the one before, if that attends in full.
+def prior_layer(anatomy: Anatomy, at: int, own: bool = False) -> int:
+    """The layer whose attention a stage before layer `at` can be scored with.
+
+    Args:
+        anatomy: of the decoder.
+        at: layer of the stage.
+        own: it is scored with that layer itself; else with the one before, or the nearest that attends in full.
 
     Raises:
         NoPrior: if that layer does not rotate, or there is none.
     """
     try:
-        layer, _ = anatomy.scoring_layer(max(at - 1, 0))
+        layer = at if own else anatomy.scoring_layer(max(at - 1, 0))[0]
         module = anatomy.attention_module(layer)
     except PruningError as error:
         raise NoPrior(str(error)) from error

@@ -179,8 +179,9 @@ class Pictures:
         found = self._bootstrap.mean("pictures", np.asarray(values, float))
         if not np.isfinite(found.value):
             return Number(title, None, even=even, about=about)
-        alone = np.isfinite(values).sum() < 2
-        return Number(title, found.value, *((None, None) if alone else (found.low, found.high)), even, about)
+        if np.isfinite(values).sum() < 2:
+            return Number(title, found.value, even=even, about=about)
+        return Number(title, found.value, found.low, found.high, even, about)
 
     def spreads(self) -> list[Spread]:
         """Every stage."""
@@ -221,7 +222,10 @@ class Pictures:
         """How many of a picture's kept cells another picture keeps as well."""
         title, about = "same from picture to picture", "share of a picture's kept cells that another one keeps, too"
         shape = kept.heat_map(masks).shape
-        cells = np.array([kept.resample(mask.any(0), (shape[0], shape[1])).ravel() for mask in masks], float)
+        cells = np.stack(
+            [kept.resample(np.any(mask, 0, keepdims=True)[0], (shape[0], shape[1])).ravel() for mask in masks]
+        )
+        cells = cells.astype(np.float64)
         if len(cells) < 2:
             return Number(title, None, about=about)
         common, sizes = cells @ cells.T, cells.sum(1)
