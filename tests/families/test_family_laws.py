@@ -253,6 +253,31 @@ def test_scores_are_those_of_eager_attention(specimen, rope):
         torch.testing.assert_close(report.stages[0].scores[sample], weights[sample][mask], atol=1e-5, rtol=1e-3)
 
 
+def test_scores_of_the_layer_about_to_run_are_its_own(specimen):
+    """They are made from its projections before it runs, whatever else these bring (gates, norms, fused weights)."""
+    model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
+    with feathervlm.prune(model, methods.FastV(layer=specimen.layers[0])) as pruning:
+        layer = pruning.anatomy.scoring_layer(specimen.layers[0] - 1)[0]
+        module = pruning.anatomy.attention_module(layer)
+    stage = feathervlm.Stage(layer, feathervlm.Top(feathervlm.LastTokenAttention(layer="K", over="all"), keep=0.5))
+    try:
+        pruning = feathervlm.prune(model, feathervlm.Schedule(stage))
+    except Unprunable as error:
+        pytest.skip(str(error))
+    with pruning:
+        run(model, inputs)
+    seen = []
+    handle = module.register_forward_hook(lambda module, args, output: seen.append(output[1]))
+    try:
+        run(model, inputs)
+    finally:
+        handle.remove()
+    weights = seen[0][:, :, -1].float().mean(1)
+    for sample, mask in enumerate(pruning.report.record.layout.mask):
+        scores = pruning.report.stages[0].scores[sample]
+        torch.testing.assert_close(scores, weights[sample][mask], atol=1e-5, rtol=1e-3)
+
+
 def still(module, args, kwargs):
     """Positions all the same: no rotation is left between any two."""
     tables = kwargs["position_embeddings"]

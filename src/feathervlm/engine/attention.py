@@ -78,6 +78,8 @@ class QueryKeyTap:
         last = rows(normed, self.row.query[:, None], -2)
         for name, states, heads, see in (("q", last, self.heads, self._keep_query), ("k", normed, self.kv_heads, None)):
             out = getattr(module, f"{name}_proj")(states)
+            if out.shape[-1] == 2 * heads * self.dim:  # each head's query comes with a gate behind it
+                out = out.unflatten(-1, (heads, 2 * self.dim))[..., : self.dim].flatten(-2)
             norm = getattr(module, f"{name}_norm", None) or getattr(module, f"{name}_layernorm", None)
             if norm is not None:
                 by_head = norm.weight.shape[-1] == self.dim

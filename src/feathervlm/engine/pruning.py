@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import Attention, EncoderAttention, Survivors
+from feathervlm.core.signals import Attention, EncoderSignal, Survivors
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
 from feathervlm.engine.call import Call, Encoding
@@ -159,8 +159,8 @@ class Pruning:
         ]
         if self.model is not base:
             self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
-        looked_at = [signal.layer for signal in self.schedule.signals() if isinstance(signal, EncoderAttention)]
-        self._listener = Listener(base, self.family, looked_at, self._hear)
+        inside = [signal for signal in self.schedule.signals() if isinstance(signal, EncoderSignal)]
+        self._listener = Listener(base, self.family, inside, self._hear)
         if hasattr(self.model, "generate"):
             self._wrap_generate()
         _pruned.add(self.anatomy.decoder)
@@ -180,6 +180,8 @@ class Pruning:
                 if isinstance(signal, Attention):
                     layer = self.anatomy.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at
                     self.anatomy.head_counts(layer)
+                    if signal.layer == "K":
+                        self.anatomy.input_norm(layer)
                     if signal.rope:
                         rotation(self.anatomy, layer)
             self.anatomy.check_positions(stage.positions)

@@ -4,7 +4,7 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, build, noise
+from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, ahead, build, noise
 
 COL, LOW = 296, 297
 
@@ -119,7 +119,14 @@ RENUMBER = {"pyramiddrop": "positions='preserve'"}
 
 SPECIMENS = [
     Specimen("molmo2", molmo2, molmo2_shot, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),
-    Specimen("molmo2-o", molmo2_o, molmo2_shot, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),
+    Specimen(
+        "molmo2-o",
+        molmo2_o,
+        molmo2_shot,
+        join=pooled_after,
+        finish=molmo2_types,
+        refuses=RENUMBER | ahead("no norm in front"),
+    ),
     Specimen(
         "molmo2-video", molmo2, molmo2_video, join=pooled_after, finish=molmo2_types, refuses=RENUMBER, several=False
     ),
