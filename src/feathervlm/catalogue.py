@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from feathervlm.core.layout import picture_of
 from feathervlm.core.schedule import Layer, Schedule, layer_index
 from feathervlm.core.selectors import ImageTokens
-from feathervlm.core.signals import Attention, EncoderAttention, Features, Signal
+from feathervlm.core.signals import Attention, EncoderAttention, EncoderKeys, Features, Signal
 from feathervlm.core.spec import write_value
 from feathervlm.methods import Method
 
@@ -85,7 +85,9 @@ def _signal(signal: Signal) -> str:
             return "patch features of the vision encoder, before the projector"
         return "projected features, as they enter the language model"
     if isinstance(signal, EncoderAttention):
-        return f"attention inside the vision encoder, layer {signal.layer}"
+        return f"attention inside the vision encoder, layer {written_layer(signal.layer)}"
+    if isinstance(signal, EncoderKeys):
+        return f"keys inside the vision encoder, layer {written_layer(signal.layer)}"
     inner = dict.fromkeys(_need(stage.signals()) for stage in signal.schedule)
     return f"a scoring pass of its own, which needs {'; '.join(inner)}"
 

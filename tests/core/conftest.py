@@ -14,7 +14,12 @@ from feathervlm.core import (
     VisualLayout,
 )
 from feathervlm.core.candidates import Candidates
+from feathervlm.core.diversity import DPP, MaxMin
+from feathervlm.core.redundancy import Dedup, Far, Greedy
 from feathervlm.core.selectors import Fill, Intersection, Union
+from feathervlm.core.surroundings import Context, Dilate
+from feathervlm.core.thresholds import IQR, Threshold
+from feathervlm.core.zones import Zone
 
 ROPE, NO_ROPE, DENSITY = LastTokenAttention(), LastTokenAttention(rope=False), KNNDensity(3)
 
@@ -72,7 +77,48 @@ RANKED = st.builds(Top, st.sampled_from([ROPE, NO_ROPE, DENSITY, RandomScore(3)]
     Random, KEEPS, seed=st.integers(0, 3), of=OF
 )
 STRIDES = st.integers(1, 4) | st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
-LEAVES = RANKED | st.builds(Grid, STRIDES) | st.builds(Nothing) | st.builds(Everything)
+SCORES = st.sampled_from([ROPE, NO_ROPE, RandomScore(3)])
+ZONES = st.builds(
+    Zone,
+    SCORES,
+    KEEPS,
+    st.sampled_from(["window", "grid", "chunk"]),
+    st.integers(1, 4),
+    st.sampled_from(["equal", "proportional", "softmax"]),
+    st.none() | SCORES | st.just(Context(ROPE, "chunk", 3)),
+    st.sampled_from(["fraction", "weight"]),
+    OF,
+)
+DIVERSE = [
+    st.builds(MaxMin, KEEPS, of=OF),
+    st.builds(DPP, KEEPS, st.none() | SCORES, of=OF),
+    st.builds(Greedy, SCORES, KEEPS, st.floats(-1, 1), of=OF),
+    st.builds(Dedup, SCORES, KEEPS, per_round=st.integers(1, 9), of=OF),
+    st.builds(Far, RANKED, KEEPS, of=OF),
+    ZONES,
+]
+OPEN = [
+    st.builds(IQR, SCORES, st.floats(0, 2)),
+    st.builds(Threshold, SCORES, st.floats(-0.5, 0.5), st.just(0.5)),
+    st.builds(Dilate, RANKED),
+    st.builds(Grid, STRIDES),
+    st.just(Nothing()),
+    st.just(Everything()),
+]
+
+
+@st.composite
+def one_of_a_kind(draw, kinds):
+    """One kind, then one of that kind: `one_of` would flatten all and hardly ever compose. Hypothesis prints it short.
+
+    Args:
+        kinds: a function that gives the strategies.
+    """
+    return draw(draw(st.sampled_from(kinds())))
+
+
+BUDGETED = one_of_a_kind(lambda: [RANKED, *DIVERSE])
+LEAVES = one_of_a_kind(lambda: [RANKED, *DIVERSE, *OPEN])
 
 
 def compose(inner):
@@ -80,13 +126,12 @@ def compose(inner):
         st.builds(Union, inner, inner),
         st.builds(Union, RANKED, inner, st.just(True)) | st.builds(Union, inner, RANKED, st.just(True)),
         st.builds(Intersection, inner, inner),
-        st.builds(Fill, inner, RANKED),
+        st.builds(Fill, inner, BUDGETED),
     ]
-    return st.sampled_from(kinds).flatmap(lambda kind: kind)
+    return one_of_a_kind(lambda: kinds)
 
 
-# `one_of` would flatten all of this and hardly ever compose.
-SELECTORS = st.sampled_from([LEAVES, compose(LEAVES), compose(LEAVES), compose(compose(LEAVES))]).flatmap(lambda s: s)
+SELECTORS = one_of_a_kind(lambda: [LEAVES, compose(LEAVES), compose(LEAVES), compose(compose(LEAVES))])
 
 
 def slow_top(scores, tokens, budget, first=None):
@@ -112,6 +157,19 @@ def candidates():
 
 
 @pytest.fixture(scope="session")
+def random_tokens():
+    """Candidates with continuous random scores and features of 8 numbers, all present."""
+
+    def make(grids, seed=0, present=None):
+        generator, shape = torch.Generator().manual_seed(seed), make_candidates(grids).present.shape
+        answers = {ROPE.signal: torch.rand(shape, generator=generator)}
+        answers[DENSITY.signals()[0]] = torch.randn(*shape, 8, generator=generator)
+        return make_candidates(grids, present=present, answers=answers)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def alone():
     return take_sample
 
@@ -124,6 +182,11 @@ def batches():
 @pytest.fixture(scope="session")
 def ranked():
     return RANKED
+
+
+@pytest.fixture(scope="session")
+def budgeted():
+    return BUDGETED
 
 
 @pytest.fixture(scope="session")

@@ -9,36 +9,11 @@ from hypothesis import strategies as st
 from feathervlm.core import Grid, LastTokenAttention, Merger, Pool, PruningError, Stage, Top, VisualLayout
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.layout import Plane
-from feathervlm.core.merging import group_sizes
+from feathervlm.core.nearest import Nearest
 from feathervlm.core.signals import Attention, Features
 
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 STRIDES = st.integers(1, 4) | st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
-
-
-@dataclass(frozen=True)
-class Nearest(Merger):
-    """Into the kept token with the most similar features, as a mean."""
-
-    def signals(self):
-        return (Features(),)
-
-    def targets(self, tokens, kept):
-        features = tokens.signals.read(Features()).nan_to_num()
-        image = tokens.geometry.image
-        fits = kept[:, None, :] & (image[:, :, None] == image[:, None, :])
-        cosine = torch.nn.functional.cosine_similarity(features[:, :, None], features[:, None], dim=-1)
-        best = cosine.masked_fill(~fits, -2).max(-1)
-        return torch.where(best.values > -2, best.indices, -1)
-
-
-@dataclass(frozen=True)
-class OntoTarget(Nearest):
-    """The target and the mean of what was assigned to it, as VisionZip has it."""
-
-    def shares(self, tokens, groups):
-        index = torch.arange(groups.shape[1])
-        return torch.where(groups == index, 1.0, 1 / (group_sizes(groups) - 1))
 
 
 @dataclass(frozen=True)
@@ -147,7 +122,7 @@ def test_tiles_and_planes_are_pooled_by_the_cells_they_show():
 def test_groups_are_kept_tokens_of_the_same_image_whatever_a_merger_says(batches, data, seed):
     tokens = data.draw(some_batches(batches))
     kept = some_of(tokens, seed)
-    groups = data.draw(st.sampled_from([Anywhere(seed), Nearest(), Pool(2)])).groups(tokens, kept)
+    groups = data.draw(st.sampled_from([Anywhere(seed), Nearest(Features()), Pool(2)])).groups(tokens, kept)
     for b, v in np.ndindex(*groups.shape):
         target = int(groups[b, v])
         if kept[b, v]:
@@ -163,7 +138,7 @@ def test_groups_are_kept_tokens_of_the_same_image_whatever_a_merger_says(batches
 @given(st.data(), st.integers(0, 1000))
 def test_a_batch_is_its_samples_one_by_one(batches, alone, data, seed):
     tokens = data.draw(some_batches(batches))
-    merger = data.draw(st.sampled_from([Nearest(), OntoTarget(), Pool(2), Weighted(3)]))
+    merger = data.draw(st.sampled_from([Nearest(Features()), Nearest(Features(), "onto"), Pool(2), Weighted(3)]))
     tokens.signals.answers[Features()] = states_of(tokens, seed + 1, 4)
     kept, states = some_of(tokens, seed), states_of(tokens, seed)
     groups = merger.groups(tokens, kept)
@@ -185,13 +160,14 @@ def test_other_ways_to_combine_need_shares_alone(candidates):
     tokens = candidates([[(1, 1, 5)]], answers={Features(): features, Attention(): scores})
     kept = torch.tensor([[True, True, False, False, False]])
     states = torch.tensor([[[10.0], [20], [1], [3], [5]]])
-    groups = Nearest().groups(tokens, kept)
+    mean, onto = Nearest(Features()), Nearest(Features(), "onto")
+    groups = mean.groups(tokens, kept)
     assert groups.tolist() == [[0, 1, 0, 0, 1]]
-    assert Nearest().combine(states, groups, tokens)[0, :2, 0].tolist() == pytest.approx([14 / 3, 12.5])
-    assert OntoTarget().combine(states, groups, tokens)[0, :2, 0].tolist() == pytest.approx([12, 25])
+    assert mean.combine(states, groups, tokens)[0, :2, 0].tolist() == pytest.approx([14 / 3, 12.5])
+    assert onto.combine(states, groups, tokens)[0, :2, 0].tolist() == pytest.approx([12, 25])
     weighted = Weighted((1, 1, 3)).combine(states, groups, tokens)
     assert weighted[0, :2, 0].tolist() == pytest.approx([1 + 0.3 + 1.2, 4 + 2.5])
-    assert list(Stage(1, Top(LastTokenAttention(), 2), merge=Nearest()).signals()) == [Attention(), Features()]
+    assert list(Stage(1, Top(LastTokenAttention(), 2), merge=mean).signals()) == [Attention(), Features()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -10,8 +10,8 @@ import torch
 import feathervlm
 import zoo
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, VisualLayout
-from feathervlm.core import Given
-from feathervlm.core.signals import EncoderAttention
+from feathervlm.core import Given, Nearest, Pool
+from feathervlm.core.signals import EncoderSignal
 from table import KEEP_ALL, METHODS
 
 SUBJECTS = ["llava", "llava-siglip", "llava-qwen3", "llava-mistral-sliding", "llava-phi3", "bare-llama"]
@@ -39,7 +39,7 @@ class Subject(SimpleNamespace):
     def prune(self, method, *prompts):
         if self.name != "bare-llama":
             return feathervlm.prune(self.model, method)
-        if any(isinstance(signal, EncoderAttention) for signal in planned(method).signals()):
+        if any(isinstance(signal, EncoderSignal) for signal in planned(method).signals()):
             pytest.skip("a bare decoder has no vision encoder to look into")
         mask = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
         runs = [prompt.count(zoo.IMAGE) // zoo.SIDE**2 for prompt in prompts]
@@ -108,6 +108,18 @@ def pooled(states, places, stride):
     return states
 
 
+def gathered(states, places, groups, onto):
+    """The states of a sample with the mean of every group in place of its kept token, or added onto that."""
+    states, members = states.clone(), {}
+    for token, target in enumerate(groups.tolist()):
+        if target >= 0 and target != token:
+            members.setdefault(target, []).append(places[token])
+    for target, others in members.items():
+        own, mean = states[places[target]].clone(), states[others].mean(0)
+        states[places[target]] = own + mean if onto else (own + len(others) * mean) / (len(others) + 1)
+    return states
+
+
 def hide(model, prompts, report, method):
     """Hooks that make the unpruned model ignore dropped tokens, and move positions or merge where the method does."""
     attended = zoo.batch(*prompts)["attention_mask"].bool()
@@ -128,8 +140,16 @@ def hide(model, prompts, report, method):
                 images = row.nonzero()[:, 0].tolist()
                 places[sample, images] = torch.tensor(exchanged(images, planned.seed), dtype=torch.long)
             moved[stage.layer] = lambda ids, places=places: ids.expand_as(places).gather(1, places)
-        if planned.merge is not None:
-            merged[stage.layer] = planned.merge.stride
+        if isinstance(planned.merge, Pool):
+            stride = planned.merge.stride
+            merged[stage.layer] = lambda sample, states, places, stride=stride: pooled(states, places, stride)
+        elif isinstance(planned.merge, Nearest):
+            groups, onto = stage.groups, planned.merge.form == "onto"
+            merged[stage.layer] = lambda sample, states, places, groups=groups, onto=onto: gathered(
+                states, places, groups[sample], onto
+            )
+        elif planned.merge is not None:
+            pytest.skip("a token goes into several here; tests/methods/test_encoder_methods.py does so by hand")
 
     def mask_from(index):
         def hook(module, args, kwargs):
@@ -151,7 +171,7 @@ def hide(model, prompts, report, method):
                 kwargs["position_embeddings"] = tables
             if index in merged:
                 places = [row.nonzero()[:, 0].tolist() for row in visual]
-                states = [pooled(*each, merged[index]) for each in zip(args[0], places, strict=True)]
+                states = [merged[index](i, *each) for i, each in enumerate(zip(args[0], places, strict=True))]
                 args = (torch.stack(states), *args[1:])
             return args, kwargs
 

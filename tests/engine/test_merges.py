@@ -102,7 +102,7 @@ def test_half_precision_sums_in_single():
 
 
 @dataclass(frozen=True)
-class Nearest(Merger):
+class Attended(Merger):
     """Into the kept token with the most similar projected features, each as much as the prompt attends to it."""
 
     def signals(self):
@@ -122,7 +122,7 @@ class Nearest(Merger):
 def test_a_merger_of_ones_own_reads_signals_and_merges_what_is_left():
     llama, (embeds, layout, places) = model(), prompt_of(6, seed=3, images=2)
     attend = Schedule(Stage(1, Random(0.6)), Stage(3, Top(LastTokenAttention(), 30)))
-    schedule = Schedule(Stage(1, Random(0.6)), Stage(3, Grid(3), merge=Nearest()))
+    schedule = Schedule(Stage(1, Random(0.6)), Stage(3, Grid(3), merge=Attended()))
     with feathervlm.prune(llama, attend, layout=layout) as pruning:
         llama(inputs_embeds=embeds)
     first, second = pruning.report.stages

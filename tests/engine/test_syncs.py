@@ -63,6 +63,8 @@ KNOWN = {
     "random": methods.RandomKeep(layer=2),
     "pool": methods.AveragePool(layer=2),
     "shuffled": methods.ShuffledPositions(methods.FastV(layer=2)),
+    "divprune": methods.DivPrune(keep=0.25),
+    "greedyprune": methods.GreedyPrune(layer=2),
     "stretched": Schedule(Stage(2, Grid(3), "stretch")),
 }
 OPEN = {

@@ -1,15 +1,23 @@
 """Attention inside the vision encoder: equal to what eager attention gives, and gone without a trace."""
 
+import gc
+from dataclasses import dataclass
+
 import pytest
 import torch
 from helpers import traces
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+from transformers.vision_utils import get_vision_window_index
 
 import feathervlm
 import zoo
-from feathervlm import Schedule, Stage, Top, Unprunable, methods
+from families.specimens import SPECIMENS
+from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, methods
+from feathervlm.core import Everything
 from feathervlm.core.criteria import VisionAttention
-from feathervlm.engine.vision import received
+from feathervlm.core.signals import EncoderAttention, EncoderKeys
+from feathervlm.engine.vision import EncoderTap, received
 
 PROMPTS = [zoo.prompt(2, seed=1), zoo.prompt(0, seed=2), zoo.prompt(1, seed=3)]
 
@@ -116,3 +124,167 @@ def test_received_attention_by_hand(mask, from_first):
     wanted = weights[:, 0] if from_first else weights.mean(1)
     given = {"none": None, "additive": torch.where(allowed, 0.0, torch.finfo(torch.float32).min)}.get(mask, allowed)
     torch.testing.assert_close(received(query, key, given, 0.3, from_first), wanted, atol=1e-6, rtol=1e-4)
+
+
+@dataclass(frozen=True)
+class Reading(Everything):
+    """Keeps everything, and what it read of the encoder."""
+
+    signal: EncoderAttention | EncoderKeys
+    read: list
+
+    def signals(self):
+        yield self.signal
+
+    def select(self, tokens):
+        self.read[:] = [tokens.signals.read(self.signal)]
+        return super().select(tokens)
+
+
+def seen(model, inputs, *signals, way="forward"):
+    """What each signal is during a prompt: (batch, visual, ...)."""
+    read = [[] for _ in signals]
+    stages = [Stage(at, Reading(*each)) for at, each in enumerate(zip(signals, read, strict=True))]
+    with feathervlm.prune(model, Schedule(*stages)), torch.no_grad():
+        if way == "forward":
+            model(**inputs)
+        else:
+            model.generate(**inputs, max_new_tokens=2, num_return_sequences=2, do_sample=True)
+    return [each for [each] in read]
+
+
+def projections(llava, pixels, layer):
+    """What the q and k projections of a layer of the tower make: (images, 1 + patches, dim) each."""
+    found, module = {}, llava.model.vision_tower.encoder.layers[layer].self_attn
+    handles = [
+        part.register_forward_hook(lambda module, args, output, name=name: found.update({name: output}))
+        for name, part in (("q", module.q_proj), ("k", module.k_proj))
+    ]
+    llava.model.vision_tower(pixels)
+    for handle in handles:
+        handle.remove()
+    return found["q"], found["k"]
+
+
+@pytest.mark.parametrize("way", ["forward", "generate"])
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@torch.no_grad()
+def test_keys_received_attention_and_joint_heads_by_hand(tower, way):
+    llava, inputs = zoo.llava(tower=tower), zoo.batch(*PROMPTS)
+    asked = [EncoderKeys(-1), EncoderKeys(0, "joint"), EncoderAttention(-2, "received"), EncoderAttention(0)]
+    asked += [EncoderAttention(-1, heads="joint"), EncoderAttention(-1, "received", "joint")]
+    found = seen(llava, inputs, *asked, way=way)
+    first = int(tower == "clip")
+    for layer in (0, 1):
+        query, key = projections(llava, inputs["pixel_values"], layer)
+        split = [states.unflatten(-1, (2, 16)).transpose(1, 2) for states in (query, key)]
+        heads = (split[0] @ split[1].transpose(-1, -2) * 16**-0.5).softmax(-1).mean(1)
+        joint = (query @ key.transpose(-1, -2) * 32**-0.5).softmax(-1)
+        cls, all_, cls_joint, all_joint = heads[:, 0], heads.mean(1), joint[:, 0], joint.mean(1)
+        if not first:
+            cls, cls_joint = all_, all_joint
+        wanted = (
+            [None, key, all_, cls, None, None]
+            if layer == 0
+            else [split[1].mean(1), None, None, None, cls_joint, all_joint]
+        )
+        for one, other in zip(found, wanted, strict=True):
+            if other is not None:
+                repeats = len(one) // len(PROMPTS)
+                other = other[:, first:]
+                torch.testing.assert_close(one[0], other[:2].flatten(0, 1), atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(one[2 * repeats, :36], other[2], atol=1e-5, rtol=1e-4)
+    assert found[0].shape[2:] == (16,)
+    assert found[1].shape[2:] == (32,)
+    assert (found[2] - found[3]).abs().max() > 1e-4 or not first
+
+
+@torch.no_grad()
+def test_keys_of_windows_are_rotated_averaged_and_in_order():
+    specimen = SPECIMENS["qwen2_5_vl"]
+    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
+    given = []
+    module = [part for part in model.model.visual.modules() if type(part).__name__.endswith("Attention")][-1]
+    handle = module.register_forward_pre_hook(
+        lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+    )
+    [found] = seen(model, inputs, EncoderKeys(-1))
+    handle.remove()
+    (args, kwargs) = given[0]
+    states = args[0] if args else kwargs["hidden_states"]
+    query, key, _ = module.qkv(states).reshape(len(states), 3, module.num_heads, -1).unbind(1)
+    key = apply_rotary_pos_emb_vision(query, key, *kwargs["position_embeddings"])[1].mean(1)
+    config = model.config.vision_config
+    order, _ = get_vision_window_index(
+        inputs["image_grid_thw"],
+        spatial_merge_size=config.spatial_merge_size,
+        window_size=config.window_size,
+        patch_size=config.patch_size,
+    )
+    merged, wanted = key.unflatten(0, (-1, config.spatial_merge_size**2)).mean(1), torch.empty(len(order), key.shape[1])
+    wanted[order] = merged
+    assert order.tolist() != sorted(order.tolist())
+    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_layer_may_be_a_fraction_of_the_depth():
+    llava, inputs = zoo.llava(), zoo.batch(PROMPTS[2])
+    half, last, tenth, first = seen(llava, inputs, *map(EncoderKeys, (0.5, 1, 0.1, 0)))
+    assert torch.equal(half, last)
+    assert torch.equal(tenth, first)
+    assert not torch.equal(half, first)
+
+
+@pytest.mark.parametrize("options", [{"layer": 1.5}, {"layer": True}, {"source": "patch"}, {"heads": "max"}])
+def test_what_no_encoder_has_is_named(options):
+    (name,) = options
+    with pytest.raises(PruningError, match=f"{name}="):
+        VisionAttention(**options)
+
+
+@pytest.mark.parametrize("name", ["llava_next", "internvl", "qwen2_5_vl", "qwen2_5_vl-video", "qwen3_vl", "idefics3"])
+def test_what_is_read_of_a_batch_is_read_one_by_one(name):
+    specimen = SPECIMENS[name]
+    model, prompts = specimen.model(), specimen.prompts()
+    asked = EncoderKeys(-1), EncoderAttention(-1, "received"), EncoderAttention(0, heads="joint")
+    together = seen(model, specimen.inputs(*prompts), *asked)
+    for sample, prompt in enumerate(prompts):
+        if prompt[1]:
+            for one, many in zip(seen(model, specimen.inputs(prompt), *asked), together, strict=True):
+                width = one.shape[1]
+                torch.testing.assert_close(one[0], many[sample, :width], atol=1e-5, rtol=1e-4)
+                assert one.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_a_layer_that_the_encoder_leaves_out_is_refused():
+    llava, inputs = zoo.llava(), zoo.batch(PROMPTS[2])
+    tower = llava.model.vision_tower
+    tower.spare = type(tower.encoder.layers[0].self_attn)(tower.config)
+    with (
+        feathervlm.prune(llava, "fastervlm:encoder_layer=-1"),
+        pytest.raises(Unprunable, match="leaves out its layer -1"),
+    ):
+        llava(**inputs)
+
+
+def test_the_pooling_head_of_a_tower_is_no_layer():
+    specimen = SPECIMENS["lfm2_vl"]
+    tower = specimen.model().model.vision_tower
+    assert any("AttentionPooling" in type(part).__name__ and hasattr(part, "config") for part in tower.modules())
+    attention = [type(part).__name__ for part in EncoderTap(specimen.model().model, [EncoderKeys(-1)]).modules.values()]
+    assert attention == ["Siglip2Attention"]
+
+
+@torch.no_grad()
+def test_what_was_seen_is_let_go_with_the_encoder_s_output():
+    llava, inputs = zoo.llava(), zoo.batch(PROMPTS[2])
+    with feathervlm.prune(llava, "visionzip") as pruning:
+        output = llava.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
+        (encoding,) = pruning._listener.recent()
+        llava(**inputs, mm_encoder_outputs={"image": output})
+        assert set(encoding.inside) == {EncoderAttention(-2), EncoderKeys(-2)}
+        del output, inputs
+        gc.collect()
+        assert encoding.inside == {}

@@ -29,11 +29,14 @@ from feathervlm.methods import (
     Ensemble,
     FastV,
     Feather,
+    PruMerge,
     PyramidDrop,
     RandomKeep,
     ShuffledPositions,
     TextOnly,
     Uniform,
+    VisionZip,
+    VScan,
     available,
     get,
 )
@@ -44,17 +47,25 @@ PRISMATIC = [(1, 27, 27)]
 
 PUBLISHED_LAYERS = {
     "before-llm": (0,),
+    "divprune": (0,),
     "ensemble": (3,),
     "fastervlm": (0,),
     "fastv": (3,),
     "feather": (8, 16),
+    "greedyprune": (3,),
+    "hiprune": (0,),
+    "holov": (0,),
     "knn": (3,),
     "pool": (0,),
+    "prumerge": (0,),
     "pyramiddrop": (8, 16, 24),
     "random": (3,),
     "shuffled-positions": (0,),
     "text-only": (0,),
     "uniform": (3,),
+    "visionzip": (0,),
+    "vispruner": (0,),
+    "vscan": (0, 16),
 }
 
 LAYERS = st.integers(0, 80) | st.floats(0, 1, exclude_max=True)
@@ -77,10 +88,26 @@ OTHERS = (
     | st.builds(AveragePool, LAYERS, STRIDES)
     | st.builds(TextOnly)
 )
+POSITIONS, ENCODER_LAYERS = st.sampled_from(["preserve", "renumber"]), st.integers(-3, 30) | st.floats(0.01, 0.99)
+MERGING = (
+    st.builds(VisionZip, LAYERS, KEEPS, KEEPS, ENCODER_LAYERS, POSITIONS)
+    | st.builds(
+        VScan,
+        st.tuples(LAYERS, LAYERS),
+        KEEPS,
+        FRACTIONS,
+        st.sampled_from(["llava", "qwen"]),
+        st.none() | ENCODER_LAYERS,
+        st.none() | ENCODER_LAYERS,
+        st.none() | STRIDES,
+        POSITIONS,
+    )
+    | st.builds(PruMerge, LAYERS, st.booleans(), st.floats(0.1, 9), STRIDES, ENCODER_LAYERS, POSITIONS)
+)
 LATER = (FEATHERS | FASTVS | PYRAMIDS).filter(lambda method: all(stage.at > 0 for stage in method.schedule()))
 SHUFFLED = st.builds(ShuffledPositions, st.none() | LATER, st.integers(0, 2**40))
 METHODS = st.recursive(
-    FEATHERS | FASTVS | PYRAMIDS | OTHERS | SHUFFLED, lambda inner: st.builds(BeforeLLM, inner), max_leaves=3
+    FEATHERS | FASTVS | PYRAMIDS | OTHERS | MERGING | SHUFFLED, lambda inner: st.builds(BeforeLLM, inner), max_leaves=3
 )
 
 

@@ -4,20 +4,36 @@ Plain tensors in, plain tensors out. Nothing here imports transformers or knows 
 """
 
 from feathervlm.core.criteria import Criterion, KNNDensity, LastTokenAttention, RandomScore
+from feathervlm.core.diversity import DPP, MaxMin
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.merging import Merger, Pool
+from feathervlm.core.nearest import Nearest, Neighbors
+from feathervlm.core.redundancy import Dedup, Far, Greedy
 from feathervlm.core.schedule import Schedule, Stage, solve
 from feathervlm.core.selectors import Everything, Given, Grid, Nothing, Random, Selector, Top
+from feathervlm.core.surroundings import Context, Dilate
+from feathervlm.core.thresholds import IQR, Threshold
+from feathervlm.core.zones import Zone
 
 __all__ = [
+    "DPP",
+    "IQR",
+    "Context",
     "Criterion",
+    "Dedup",
+    "Dilate",
     "Everything",
+    "Far",
     "Given",
+    "Greedy",
     "Grid",
     "KNNDensity",
     "LastTokenAttention",
+    "MaxMin",
     "Merger",
+    "Nearest",
+    "Neighbors",
     "Nothing",
     "Pool",
     "PruningError",
@@ -26,8 +42,10 @@ __all__ = [
     "Schedule",
     "Selector",
     "Stage",
+    "Threshold",
     "Top",
     "Unprunable",
     "VisualLayout",
+    "Zone",
     "solve",
 ]

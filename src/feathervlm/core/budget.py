@@ -32,6 +32,18 @@ def is_count(keep: Keep) -> bool:
     return keep > 1
 
 
+def part_of(keep: Keep, share: float) -> Keep:
+    """The `keep` that is a share of another: of a count a count, of a fraction a fraction, truncated in the end.
+
+    >>> part_of(0.25, 0.5), part_of(64, 0.5), kept(part_of(5, 0.2), 729)
+    (0.125, 32, 1)
+    """
+    if not is_count(keep):
+        return keep * share
+    count = int(keep * share)
+    return count if count >= 2 else 1e-9  # "1" is everything; the least that is kept is one token
+
+
 def kept(keep: Keep, tokens: int) -> int:
     """The number kept of `tokens` (of which there may be none).
 

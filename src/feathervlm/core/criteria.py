@@ -11,7 +11,17 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
-from feathervlm.core.signals import Attention, EncoderAttention, Features, FeatureSource, ScoreLayer, Signal, Support
+from feathervlm.core.signals import (
+    Attention,
+    EncoderAttention,
+    EncoderSource,
+    Features,
+    FeatureSource,
+    Heads,
+    ScoreLayer,
+    Signal,
+    Support,
+)
 
 
 class Criterion(ABC):
@@ -36,6 +46,15 @@ def check_whole(value: object, name: str, least: int = 1) -> None:
     """Raise `PruningError` unless `value` is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise PruningError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+
+def check_encoder_layer(layer: object, name: str = "layer") -> None:
+    """Raise `PruningError` unless `layer` is a whole number (-1 is the last) or a fraction of the depth in (0, 1)."""
+    whole = isinstance(layer, int) and not isinstance(layer, bool)
+    if not whole and not (isinstance(layer, float) and 0 < layer < 1):
+        raise PruningError(
+            f"{name}={layer!r} of a vision encoder must be a whole number, such as -2, or a fraction of its depth."
+        )
 
 
 def check_seed(seed: object) -> None:
@@ -153,22 +172,32 @@ class VisionAttention(Criterion):
     """Attention inside the vision encoder, from [CLS] where there is one (FasterVLM, arXiv 2412.01818).
 
     Args:
-        layer: of the encoder; -2 is the last but one.
+        layer: of the encoder; -2 is the last but one, a float a fraction of the depth.
+        source: "cls", or what a patch has "received" from all; without a [CLS] token the two are the same.
+        heads: "mean" over the heads, or "joint", one softmax of undivided queries and keys (LLaVA-PruMerge).
     """
 
-    layer: int = -2
+    layer: int | float = -2
+    source: EncoderSource = "cls"
+    heads: Heads = "mean"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, int) or isinstance(self.layer, bool):
-            raise PruningError(f"layer={self.layer!r} of a vision encoder must be a whole number, such as -2.")
+        check_encoder_layer(self.layer)
+        choose(self.source, ("cls", "received"), "source")
+        choose(self.heads, ("mean", "joint"), "heads")
+
+    @property
+    def signal(self) -> EncoderAttention:
+        """The one signal that this criterion is."""
+        return EncoderAttention(self.layer, self.source, self.heads)
 
     def signals(self) -> tuple[Signal, ...]:
         """The encoder's attention."""
-        return (EncoderAttention(self.layer),)
+        return (self.signal,)
 
     def score(self, tokens: Candidates) -> Tensor:
         """The attention: (batch, visual)."""
-        return tokens.signals.read(EncoderAttention(self.layer))
+        return tokens.signals.read(self.signal)
 
 
 @dataclass(frozen=True)

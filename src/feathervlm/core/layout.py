@@ -78,6 +78,8 @@ class Geometry:
     y: Tensor
     images: int
     """The largest number of images in a sample, at least 1."""
+    longest: int
+    """Tokens of the largest image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,4 +240,5 @@ def _make_geometry(pictures: tuple[tuple[Picture, ...], ...], device: str) -> Ge
     image, plane_number, frame, row, col = numbers.to(device)
     x, y = middles.to(device)
     most = max((len(images) for images in pictures), default=0)
-    return Geometry(exists.to(device), image, plane_number, frame, row, col, x, y, max(most, 1))
+    longest = max((tokens_of(picture) for images in pictures for picture in images), default=0)
+    return Geometry(exists.to(device), image, plane_number, frame, row, col, x, y, max(most, 1), longest)

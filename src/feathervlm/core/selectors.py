@@ -59,9 +59,11 @@ class Selector(ABC):
                 yield value
 
     def signals(self) -> Iterator[Signal]:
-        """Every signal that is read."""
-        for criterion in self.criteria():
-            yield from criterion.signals()
+        """Every signal that is read, by composed selectors, too."""
+        for parameter in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, parameter.name)
+            if isinstance(value, Selector | Criterion):
+                yield from value.signals()
 
     def __or__(self, other: "Selector") -> "Union":
         return Union(self, other)
@@ -69,7 +71,7 @@ class Selector(ABC):
     def __and__(self, other: "Selector") -> "Intersection":
         return Intersection(self, other)
 
-    def __rshift__(self, other: "Ranked") -> "Fill":
+    def __rshift__(self, other: "Budgeted") -> "Fill":
         return Fill(self, other)
 
 
@@ -80,8 +82,8 @@ def check_operands(*operands: object) -> None:
             raise PruningError(f"Selectors combine with selectors such as Top(...) or Grid(...), not with {operand!r}.")
 
 
-class Ranked(Selector):
-    """A selector that keeps the best `keep` tokens by `criterion`.
+class Budgeted(Selector):
+    """A selector that keeps `keep` tokens of every image, or all of an image that has fewer.
 
     Attributes:
         keep: fraction or number of tokens kept.
@@ -97,22 +99,26 @@ class Ranked(Selector):
         check_keep(self.keep)
         choose(self.of, ("original", "current"), "of")
 
-    @property
     @abstractmethod
-    def ranking(self) -> Criterion:
-        """The criterion by which tokens are ranked."""
+    def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
+        """Fill the budget of every image, with the tokens `first` before all others.
 
-    def criteria(self) -> Iterator[Criterion]:
-        """The ranking alone."""
-        yield self.ranking
+        Args:
+            tokens: the candidates.
+            first: bool (batch, visual), a subset of `tokens.present`. If an image has more of them than its budget
+                allows, the selector chooses among them.
+
+        Returns:
+            bool (batch, visual).
+        """
 
     def budget(self, tokens: Candidates) -> Tensor:
         """Tokens to keep: long (batch, images)."""
         return kept_tensor(self.keep, tokens.original() if self.of == "original" else tokens.current())
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The best of every image."""
-        return top(tokens.score(self.ranking), tokens, self.budget(tokens))
+        """The budget of every image, filled with the selector's own choice."""
+        return self.fill(tokens, torch.zeros_like(tokens.present))
 
     def expected(self, image: ImageTokens) -> float:
         """The budget, capped by what is there."""
@@ -123,6 +129,31 @@ class Ranked(Selector):
     def size(self, image: ImageTokens) -> int | None:
         """The budget."""
         return int(self.expected(image))
+
+
+class Ranked(Budgeted):
+    """A selector that keeps the best `keep` tokens by one criterion."""
+
+    @property
+    @abstractmethod
+    def ranking(self) -> Criterion:
+        """The criterion by which tokens are ranked."""
+
+    def criteria(self) -> Iterator[Criterion]:
+        """The ranking alone."""
+        yield self.ranking
+
+    def signals(self) -> Iterator[Signal]:
+        """Those of the ranking."""
+        yield from self.ranking.signals()
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The best of every image."""
+        return top(tokens.score(self.ranking), tokens, self.budget(tokens))
+
+    def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
+        """The given tokens and the best of the others."""
+        return top(tokens.score(self.ranking), tokens, self.budget(tokens), first)
 
 
 @dataclass(frozen=True)
@@ -285,22 +316,22 @@ class Intersection(Selector):
 
 @dataclass(frozen=True)
 class Fill(Selector):
-    """`a >> b`: a's tokens first, then b's best, never more than b's budget.
+    """`a >> b`: a's tokens first, then b's choice, never more than b's budget.
 
-    If a alone exceeds the budget, b's ranking decides among a's tokens.
+    If a alone exceeds the budget, b chooses among a's tokens.
     """
 
     a: Selector
-    b: Ranked
+    b: Budgeted
 
     def __post_init__(self) -> None:
         check_operands(self.a)
-        if not isinstance(self.b, Ranked):
-            raise PruningError(f"The right side of >> fills a budget, so it must be Top or Random, not {self.b!r}.")
+        if not isinstance(self.b, Budgeted):
+            raise PruningError(f"The right side of >> fills a budget, so it must have one as Top has, not {self.b!r}.")
 
     def select(self, tokens: Candidates) -> Tensor:
         """b's budget, a's tokens first."""
-        return top(tokens.score(self.b.ranking), tokens, self.b.budget(tokens), first=self.a.select(tokens))
+        return self.b.fill(tokens, self.a.select(tokens))
 
     def expected(self, image: ImageTokens) -> float:
         """b's budget."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 ScoreLayer = Literal["K-1", "K"]
 Support = Literal["visual", "all"]
 FeatureSource = Literal["vision", "projected"]
+EncoderSource = Literal["cls", "received"]
+Heads = Literal["mean", "joint"]
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,33 @@ class Features:
 
 @dataclass(frozen=True)
 class EncoderAttention:
-    """Attention inside the vision encoder that the patches of every visual token get, mean over heads: (batch, visual).
-
-    From the [CLS] token where the encoder has one, else the mean over all patches.
+    """Attention inside the vision encoder that the patches of every visual token get: (batch, visual) float32.
 
     Args:
-        layer: of the encoder, counted from the first (0) or from the last (-1).
+        layer: of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
+        source: "cls", from the [CLS] token where the encoder has one, else as "received": the mean over all that look,
+            the [CLS] token included.
+        heads: "mean" over the heads, or "joint", one softmax over queries and keys that are not split into heads.
     """
 
-    layer: int = -2
+    layer: int | float = -2
+    source: EncoderSource = "cls"
+    heads: Heads = "mean"
+
+
+@dataclass(frozen=True)
+class EncoderKeys:
+    """Keys inside the vision encoder, of every visual token the mean over its patches: (batch, visual, dim) float32.
+
+    As the encoder's attention compares them: rotated and normed where it does so.
+
+    Args:
+        layer: of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
+        heads: "mean" over the heads, or "joint", all heads side by side.
+    """
+
+    layer: int | float = -2
+    heads: Heads = "mean"
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,8 @@ class Survivors:
     schedule: "Schedule"
 
 
-Signal = Attention | Features | EncoderAttention | Survivors
+EncoderSignal = EncoderAttention | EncoderKeys
+Signal = Attention | Features | EncoderSignal | Survivors
 
 
 class Signals(Protocol):

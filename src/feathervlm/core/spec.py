@@ -5,6 +5,7 @@ described by its dataclass fields and nothing else, so a new criterion or select
 """
 
 import ast
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -30,8 +31,9 @@ def _algebra() -> dict[str, type]:
             found |= subclasses(child)
         return found
 
-    known = {Stage, signals.Survivors, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger)}
-    return {cls.__name__: cls for cls in known - {Criterion, Selector, Merger, selectors.Ranked, selectors.Given}}
+    measured = {signals.EncoderKeys, signals.Features, signals.Survivors}
+    known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger)}
+    return {cls.__name__: cls for cls in known - {selectors.Given} if not inspect.isabstract(cls)}
 
 
 def to_json(schedule: Schedule) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
+from feathervlm.core.signals import EncoderSignal
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """The argument that brings the pixels of each modality."""
@@ -28,7 +29,7 @@ class Encoding:
         output: gives what came out, None once nobody uses that any more.
         count: entries of its `pooler_output` at that time.
         facts: what the family took down of the pixels.
-        attention: inside the encoder, by layer, laid out as its states; see `vision.EncoderTap.scores`.
+        inside: what was seen inside the encoder, laid out as its states; see `vision.EncoderTap.seen`.
     """
 
     modality: str
@@ -36,15 +37,16 @@ class Encoding:
     output: Callable[[], Any]
     count: int
     facts: Any = None
-    attention: dict[int, Tensor] = field(default_factory=dict)
+    inside: dict[EncoderSignal, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any, attention: dict[int, Tensor]
+        cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any, inside: dict[EncoderSignal, Tensor]
     ) -> "Encoding":
         """From a call of the encoder, without holding on to its tensors."""
         given = {key: _hollow(value) for key, value in arguments.items()}
-        return cls(modality, given, ref(output), entries(output), facts, attention)
+        alive = ref(output, lambda _: inside.clear())  # keys are as large as features, and nobody can ask any more
+        return cls(modality, given, alive, entries(output), facts, inside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,16 +142,20 @@ class Call:
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
         return output if output is not None else self.encoded.get(modality)
 
-    def encoder_attention(self, modality: str, layer: int) -> Tensor:
-        """Attention inside the encoder, laid out as its states.
+    def inside_encoder(self, modality: str, signal: EncoderSignal) -> Tensor:
+        """A signal from inside the encoder, laid out as its states: (images, patches), keys (images, patches, dim).
 
         Raises:
             Unprunable: if nobody looked when it ran.
         """
         output = self.encoder_output(modality)
         for encoding in self.encodings:
-            if encoding.modality == modality and encoding.output() is output and layer in encoding.attention:
-                return encoding.attention[layer]
+            if encoding.modality == modality and encoding.output() is output:
+                if signal not in encoding.inside:
+                    raise Unprunable(
+                        f"The vision encoder leaves out its layer {signal.layer}, which was asked for; choose another."
+                    )
+                return encoding.inside[signal]
         raise Unprunable(
             "The features of these images were made before feathervlm.prune was called, so the attention inside the "
             "vision encoder is not known; make them inside."

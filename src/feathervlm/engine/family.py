@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from feathervlm.core.boxes import BoxFormat
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, VisualLayout
+from feathervlm.core.signals import EncoderSignal
 from feathervlm.engine.call import Call
 
 
@@ -91,8 +92,8 @@ class Family(ABC):
             "The vision encoder's features of this model are not known; use the projected ones (features=projected)."
         )
 
-    def vision_attention(self, call: Call, layout: VisualLayout, layer: int) -> Tensor:
-        """Attention inside the encoder that each token's patches get, their mean: (batch, visual).
+    def inside_encoder(self, call: Call, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
+        """What was seen inside the encoder, the mean over each token's patches: (batch, visual), keys (..., dim).
 
         Raises:
             Unprunable: if it cannot be had.

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from feathervlm.core.signals import EncoderSignal
 from feathervlm.engine.call import PIXELS, Encoding
 from feathervlm.engine.family import Family
 from feathervlm.engine.vision import EncoderTap
@@ -33,16 +34,16 @@ class Listener:
     Args:
         base: the model without its head.
         family: that may take something down of the pixels.
-        layers: of the encoder whose attention is asked for.
+        signals: from inside the encoder that are asked for.
         heard: called after every run of an encoder.
 
     Raises:
         Unprunable: if a layer of the encoder cannot be looked at.
     """
 
-    def __init__(self, base: nn.Module, family: Family, layers: Sequence[int], heard: Heard) -> None:
+    def __init__(self, base: nn.Module, family: Family, signals: Sequence[EncoderSignal], heard: Heard) -> None:
         self.base, self.family, self.heard = base, family, heard
-        self.layers = layers
+        self.signals = signals
         self._own = _ThreadState()
         self._replaced: dict[str, Any] = {}
         for modality in PIXELS:
@@ -65,7 +66,7 @@ class Listener:
 
     def _wrap(self, modality: str, name: str, original: Callable[..., Any]) -> None:
         signature = inspect.signature(original)
-        tap = EncoderTap(self.base, self.layers) if self.layers else None  # one each: videos may go through images
+        tap = EncoderTap(self.base, self.signals) if self.signals else None  # one each: videos may go through images
 
         @functools.wraps(original)  # generate() reads the signature
         def listening(*args: Any, **kwargs: Any) -> Any:
@@ -73,8 +74,8 @@ class Listener:
                 output = original(*args, **kwargs)
             if hasattr(output, "pooler_output"):
                 given = signature.bind(*args, **kwargs).arguments
-                attention = tap.scores() if tap else {}
-                encoding = Encoding.of(modality, given, output, self.family.look(modality, given), attention)
+                inside = tap.seen() if tap else {}
+                encoding = Encoding.of(modality, given, output, self.family.look(modality, given), inside)
                 alive = [known for known in self._own.encodings if known.output() is not None]
                 self._own.encodings = [*alive, encoding]
                 self.heard(encoding, output)

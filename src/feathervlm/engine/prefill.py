@@ -18,7 +18,7 @@ from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.signals import Attention, EncoderAttention, Features, Signal, Survivors
+from feathervlm.core.signals import Attention, EncoderSignal, Features, Signal, Survivors
 from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows, tree_rows
 from feathervlm.engine.attention import QueryKeyTap
 from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
@@ -237,8 +237,8 @@ class Prefill:
             return self._attention(signal)
         if isinstance(signal, Survivors):
             return self.survivors[signal]
-        if isinstance(signal, EncoderAttention):
-            return self.family.vision_attention(self.call, self.layout, signal.layer)
+        if isinstance(signal, EncoderSignal):
+            return self.family.inside_encoder(self.call, self.layout, signal)
         if signal.source == "vision":
             return self.family.vision_features(self.call, self.layout)
         assert self.embeddings is not None

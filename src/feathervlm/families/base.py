@@ -15,6 +15,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Picture, Plane, VisualLayout, tokens_of
+from feathervlm.core.signals import EncoderAttention, EncoderSignal
 from feathervlm.engine.call import Call, Visual, projected
 from feathervlm.engine.family import Family
 
@@ -85,19 +86,22 @@ class Placeholders(Family):
         """As `features`, laid out as (batch, visual, dim)."""
         return self._lay_out(call, layout, lambda visual: call.encoder_output(visual.modality))
 
-    def vision_attention(self, call: Call, layout: VisualLayout, layer: int) -> Tensor:
-        """The encoder's attention, merged and laid out as its features are."""
+    def inside_encoder(self, call: Call, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
+        """Attention or keys inside the encoder, merged and laid out as its features are."""
+        single = isinstance(signal, EncoderAttention)
 
-        def scores(visual: Visual) -> Any:
-            """What the encoder would have returned if its states were these scores."""
-            found = call.encoder_attention(visual.modality, layer)
+        def seen(visual: Visual) -> Any:
+            """What the encoder would have returned if its states were what was seen."""
+            found = call.inside_encoder(visual.modality, signal)
             usual = getattr(call.encoder_output(visual.modality), "last_hidden_state", None)
             if usual is None:
                 raise Unprunable(f"The encoder of {self.title} does not return its states; choose another method.")
-            states = found.flatten()[:, None] if usual.dim() == 2 else found[..., None]
+            states = found[..., None] if single else found
+            states = states.flatten(0, 1) if usual.dim() == 2 else states
             return SimpleNamespace(last_hidden_state=states, hidden_states=_Always(states))
 
-        return self._lay_out(call, layout, scores)[..., 0]
+        laid = self._lay_out(call, layout, seen)
+        return laid[..., 0] if single else laid
 
     def _lay_out(self, call: Call, layout: VisualLayout, output: Callable[[Visual], Any]) -> Tensor:
         """The encoder's output for every visual token: (batch, visual, dim)."""

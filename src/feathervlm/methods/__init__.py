@@ -5,32 +5,48 @@ To add one, write a file with one dataclass, import it here, and add its row to 
 
 from feathervlm.methods.base import Method, available, get
 from feathervlm.methods.before_llm import BeforeLLM
+from feathervlm.methods.divprune import DivPrune
 from feathervlm.methods.ensemble import Ensemble
 from feathervlm.methods.fastervlm import FasterVLM
 from feathervlm.methods.fastv import FastV
 from feathervlm.methods.feather import Feather
+from feathervlm.methods.greedyprune import GreedyPrune
+from feathervlm.methods.hiprune import HiPrune
+from feathervlm.methods.holov import HoloV
 from feathervlm.methods.knn import KNN
 from feathervlm.methods.pool import AveragePool
+from feathervlm.methods.prumerge import PruMerge
 from feathervlm.methods.pyramiddrop import PyramidDrop
 from feathervlm.methods.random_keep import RandomKeep
 from feathervlm.methods.shuffled import ShuffledPositions
 from feathervlm.methods.text_only import TextOnly
 from feathervlm.methods.uniform import Uniform
+from feathervlm.methods.visionzip import VisionZip
+from feathervlm.methods.vispruner import VisPruner
+from feathervlm.methods.vscan import VScan
 
 __all__ = [
     "KNN",
     "AveragePool",
     "BeforeLLM",
+    "DivPrune",
     "Ensemble",
     "FastV",
     "FasterVLM",
     "Feather",
+    "GreedyPrune",
+    "HiPrune",
+    "HoloV",
     "Method",
+    "PruMerge",
     "PyramidDrop",
     "RandomKeep",
     "ShuffledPositions",
     "TextOnly",
     "Uniform",
+    "VScan",
+    "VisPruner",
+    "VisionZip",
     "available",
     "get",
 ]

@@ -84,8 +84,8 @@ class Plan:
                 )
                 for seed in range(1 if self.quick else 3)
             ),
-            ("uniform", lambda: self._nearest(average, lambda layer, stride: Uniform(layer=layer, stride=stride))),
-            ("pooling", lambda: self._nearest(average, lambda layer, stride: AveragePool(layer=layer, stride=stride))),
+            ("uniform", lambda: self._grid(average, lambda layer, stride: Uniform(layer=layer, stride=stride))),
+            ("pooling", lambda: self._grid(average, lambda layer, stride: AveragePool(layer=layer, stride=stride))),
         ]
         for name, make in makers:
             try:
@@ -93,10 +93,17 @@ class Plan:
             except PruningError:
                 continue
 
-    def _nearest(self, average: float, make: Callable[[int, int], Method]) -> Method:
-        """The layer and stride that come closest to an average; of equals the finer stride."""
+    def _grid(self, average: float, make: Callable[[int, int], Method]) -> Method:
+        """The finest stride whose average comes within an eighth at some layer, else whatever comes closest.
+
+        Strides are whole numbers, so that few averages can be met; a coarser grid that leaves later would come closer,
+        but is a poorer method.
+        """
         found: Sequence[Method] = [make(layer, stride) for stride in range(2, 7) for layer in range(self.depth)]
-        return min(found, key=lambda method: abs(self.average(method) - average))
+        off = {method: abs(self.average(method) - average) for method in found}
+        near = [method for method in found if off[method] <= average / 8]
+        finest = [method for method in near if getattr(method, "stride", 0) == getattr(near[0], "stride", 0)]
+        return min(finest or found, key=lambda method: off[method])
 
 
 def rounded(method: Method) -> Method:

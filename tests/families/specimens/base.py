@@ -11,6 +11,8 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import zoo
+from feathervlm.core.signals import Attention, EncoderSignal, Signal
+from table import METHODS
 
 IMAGE, VIDEO, START, END = zoo.IMAGE, 291, 292, 293
 VISION = {
@@ -33,6 +35,27 @@ class Shot:
 
 
 Sample = tuple[list[int], list[Shot]]
+
+
+def inside(says: str) -> dict[str, str]:
+    """Refuses the rows of the shared table that read what goes on inside the vision encoder."""
+    return reading(lambda signal: isinstance(signal, EncoderSignal), says)
+
+
+def ahead(says: str) -> dict[str, str]:
+    """Refuses the rows of the shared table that score with the layer about to run."""
+    return reading(lambda signal: isinstance(signal, Attention) and signal.layer == "K", says)
+
+
+def reading(which: Callable[[Signal], bool], says: str) -> dict[str, str]:
+    """Refuses the rows of the shared table that read such a signal."""
+    return {name: says for name, method in METHODS.items() if any(map(which, method.schedule().signals()))}
+
+
+def merging(last: int) -> dict[str, str]:
+    """Refuses the rows of the shared table that merge at this layer or before."""
+    stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())
+    return {name: f"merge at layer {last + 1} or later" for name, stage in stages if stage.merge and stage.at <= last}
 
 
 def join(samples: list[list[Shot]]) -> dict[str, Tensor]:

@@ -4,7 +4,20 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, build, noise, stand_in, tiles
+from families.specimens.base import (
+    END,
+    IMAGE,
+    START,
+    VIDEO,
+    VISION,
+    Shot,
+    Specimen,
+    build,
+    inside,
+    noise,
+    stand_in,
+    tiles,
+)
 
 RENUMBER = {"pyramiddrop": "positions='preserve'"}
 PINPOINTS = [[48, 96], [96, 48], [96, 96]]
@@ -125,8 +138,8 @@ def image_types(inputs, extra):
 
 SPECIMENS = [
     Specimen("llava", llava, plain_shot),
-    Specimen("vipllava", vipllava, plain_shot, refuses={"fastervlm": "patch features cannot be read"}),
-    Specimen("fast_vlm", fast_vlm, plain_shot, refuses={"fastervlm": "has 0 attention layers"}),
+    Specimen("vipllava", vipllava, plain_shot, refuses=inside("patch features cannot be read")),
+    Specimen("fast_vlm", fast_vlm, plain_shot, refuses=inside("has 0 attention layers")),
     Specimen("llava_next", llava_next, next_shot),
     Specimen("llava_onevision", llava_onevision, next_shot),
     Specimen(
@@ -134,7 +147,7 @@ SPECIMENS = [
         llava_onevision,
         onevision_video,
         several=False,
-        refuses={"fastervlm": "known of pictures in tiles only"},
+        refuses=inside("known of pictures in tiles only"),
     ),
     Specimen("paligemma", paligemma, plain_shot, finish=prefix_types),
     Specimen("gemma3", gemma3, gemma3_shot, finish=image_types, layers=(4, 7), refuses=RENUMBER, static=False),

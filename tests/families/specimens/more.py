@@ -4,7 +4,7 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, build, tiles
+from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, ahead, build, inside, merging, tiles
 from families.specimens.llava import PINPOINTS, next_shot
 from families.specimens.qwen import DEEPSTACK
 from families.specimens.tiled import unmarked
@@ -146,7 +146,6 @@ def qianfan_ocr(attention):
 LATE = "has full attention to score with; prune at layer 3 or later"
 EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "ensemble", "before-llm", "pyramiddrop-baseline"]
 EARLY += ["shuffled-feather"]
-ADDED = "merge at layer 5 or later"
 
 SPECIMENS = [
     Specimen("qianfan_ocr", qianfan_ocr, unmarked),
@@ -154,7 +153,7 @@ SPECIMENS = [
         "granite4_vision",
         granite4_vision,
         next_shot,
-        refuses={"fastervlm": "does not return its states", "pool": ADDED, "pool-later": ADDED},
+        refuses=inside("does not return its states") | merging(4),
     ),
     Specimen("granite_docling", granite_docling, page, join=by_sample, refuses=DEEPSTACK),
     Specimen("granite_docling-fine", granite_docling, fine_page, join=finely, refuses=DEEPSTACK),
@@ -164,6 +163,6 @@ SPECIMENS = [
         lfm2_shot,
         layers=(3, 6),
         state=True,
-        refuses={**dict.fromkeys(EARLY, LATE), "pyramiddrop": "no softmax attention"},
+        refuses={**dict.fromkeys(EARLY, LATE), **ahead("no softmax attention")},
     ),
 ]

@@ -4,7 +4,20 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, build, mark_types, noise
+from families.specimens.base import (
+    END,
+    IMAGE,
+    START,
+    VIDEO,
+    VISION,
+    Shot,
+    Specimen,
+    ahead,
+    build,
+    mark_types,
+    merging,
+    noise,
+)
 
 GRIDS = [(12, 12), (8, 16), (16, 6)]
 FRAMES = 3
@@ -254,7 +267,7 @@ def mistral_shot(number):
 
 
 RENUMBER = {"pyramiddrop": "positions='preserve'"}
-DEEPSTACK = {"pool": "merge at layer 3 or later"}
+DEEPSTACK = merging(2)
 LATE = "has full attention to score with; prune at layer 4 or later"
 EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "fastv-no-rope", "ensemble", "before-llm"]
 EARLY += ["pyramiddrop-baseline", "shuffled-feather"]
@@ -274,7 +287,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         state=True,
-        refuses={**dict.fromkeys(EARLY, LATE), "pyramiddrop": "no softmax attention"},
+        refuses={**dict.fromkeys(EARLY, LATE), **ahead("no softmax attention")},
     ),
     Specimen(
         "qwen3_5-video",
@@ -283,7 +296,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         state=True,
-        refuses={**dict.fromkeys(EARLY, LATE), "pyramiddrop": "no softmax attention"},
+        refuses={**dict.fromkeys(EARLY, LATE), **ahead("no softmax attention")},
     ),
     Specimen("glm4v-video", glm4v, framed_video, finish=mark_framed, refuses=RENUMBER),
     Specimen("ernie4_5_vl_moe-video", ernie, paired_video, finish=ernie_types, refuses=RENUMBER),

@@ -4,7 +4,7 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, build, mark_types, noise
+from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, ahead, build, mark_types, noise
 from families.specimens.qwen import (
     DEEPSTACK,
     GRIDS,
@@ -196,16 +196,15 @@ class Counting(Specimen):
 
 NO_KEYS = {
     **dict.fromkeys(["fastv-no-rope", "ensemble", "before-llm", "pyramiddrop-baseline"], LATE),
+    "vscan-qwen": "no softmax attention",
     **RENUMBER,
 }
 
 SPECIMENS = [
     Specimen("paddleocr_vl", paddleocr_vl, stacked, finish=mark_types, refuses=RENUMBER),
     Counting("hunyuan_vl", hunyuan_vl, framed, finish=mark_types, refuses=RENUMBER),
-    Specimen("exaone4_5", exaone4_5, shot, layers=(4, 6), static=False, refuses={"pyramiddrop": "no norm in front"}),
-    Specimen(
-        "exaone4_5-video", exaone4_5, video, layers=(4, 6), static=False, refuses={"pyramiddrop": "no norm in front"}
-    ),
+    Specimen("exaone4_5", exaone4_5, shot, layers=(4, 6), static=False, refuses=ahead("no norm in front")),
+    Specimen("exaone4_5-video", exaone4_5, video, layers=(4, 6), static=False, refuses=ahead("no norm in front")),
     Specimen("lfm3_vl", lfm3_vl, shot, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),
     Specimen("lfm3_vl-video", lfm3_vl, timed_video, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),
     Specimen("hyperclovax_vision_v2", hyperclovax, shot),

@@ -4,7 +4,7 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import IMAGE, VIDEO, VISION, Shot, Specimen, build, noise
+from families.specimens.base import IMAGE, VIDEO, VISION, Shot, Specimen, build, inside, noise
 from families.specimens.llava import PINPOINTS, next_shot, plain_shot
 
 FRAMES = 3
@@ -94,7 +94,7 @@ def janus(attention):
     return build(tf.JanusForConditionalGeneration, config, attention)
 
 
-TWO_TOWERS = {"fastervlm": "no vision encoder under a known name"}
+TWO_TOWERS = inside("no vision encoder under a known name")
 
 SPECIMENS = [
     Specimen("video_llava", video_llava, plain_shot, refuses=TWO_TOWERS),

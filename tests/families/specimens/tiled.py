@@ -4,7 +4,20 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, build, noise, stand_in, tiles
+from families.specimens.base import (
+    END,
+    IMAGE,
+    START,
+    VIDEO,
+    VISION,
+    Shot,
+    Specimen,
+    build,
+    inside,
+    noise,
+    stand_in,
+    tiles,
+)
 
 SHAPES = [(2, 1), (1, 3), (1, 1)]
 COL, ROW, OVERVIEW = 294, 295, 296
@@ -165,7 +178,7 @@ def perceived_video(number):
     return Shot([VIDEO] * 27, {"pixel_values_videos": noise(number, 1, 3, 3, 48, 48)}, VIDEO)
 
 
-LLAMA4 = {"fastervlm": "296 states for 72 tokens"}
+LLAMA4 = inside("296 states for 72 tokens")
 
 SPECIMENS = [
     Specimen("internvl", internvl, unmarked),
@@ -175,6 +188,6 @@ SPECIMENS = [
     Specimen("smolvlm", lambda attention: idefics3(attention, "SmolVLM"), marked, join=by_sample),
     Specimen("llama4", llama4, separated, layers=(4, 7), refuses=LLAMA4, static=False),
     Specimen("ovis2", ovis2, overview_first),
-    Specimen("perception_lm", perception_lm, perceived, refuses={"fastervlm": "has 0 attention layers"}),
-    Specimen("perception_lm-video", perception_lm, perceived_video, refuses={"fastervlm": "has 0 attention layers"}),
+    Specimen("perception_lm", perception_lm, perceived, refuses=inside("has 0 attention layers")),
+    Specimen("perception_lm-video", perception_lm, perceived_video, refuses=inside("has 0 attention layers")),
 ]

@@ -1,0 +1,172 @@
+"""A share of the budget for every part of an image, so that no part is lost to another.
+
+Zones are cut from the whole image, whatever has left it, and never span two frames or planes. What is kept inside a
+zone is the best by a criterion; how much each zone gets is this file's business.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.budget import Keep
+from feathervlm.core.candidates import Candidates, ordered
+from feathervlm.core.criteria import Criterion, check_whole, choose
+from feathervlm.core.diversity import check_criterion
+from feathervlm.core.images import Images, best, split
+from feathervlm.core.selectors import Base, Budgeted
+
+Cut = Literal["window", "grid", "chunk"]
+Rule = Literal["equal", "proportional", "softmax"]
+Spare = Literal["fraction", "weight"]
+
+
+def zones(images: Images, cut: Cut, by: int) -> Tensor:
+    """The zone of every token, numbered within its image in the order of its first cell.
+
+    Args:
+        images: the images.
+        cut: "window": squares of `by` x `by` cells, smaller at the lower and right border; "grid": `by` x `by` parts
+            of every frame; "chunk": `by` runs of the sequence, the first of which take the odd tokens.
+        by: see `cut`.
+
+    Returns:
+        long (images, n) in [0, n); anything on padding.
+    """
+    place = images.tokens.geometry
+    if cut == "chunk":
+        index, count = torch.arange(images.longest, device=images.exists.device), images.exists.sum(1, keepdim=True)
+        each, odd = count // by, count % by
+        early = index // (each + 1)
+        return torch.where(early < odd, early, odd + (index - odd * (each + 1)) // each.clamp(min=1)).clamp(min=0)
+    plane, frame, row, col = (
+        images.take(part).masked_fill(~images.exists, 0) for part in (place.plane, place.frame, place.row, place.col)
+    )
+    if cut == "window":
+        row, col = row // by, col // by
+    else:
+        sides = (torch.zeros_like(side).scatter_reduce(1, plane, side, "amax").gather(1, plane) for side in (row, col))
+        row, col = (side * by // (whole + 1) for side, whole in zip((row, col), sides, strict=True))
+    parts = [(~images.exists).long(), plane, frame, row, col]
+    order = ordered(parts)
+    aligned = torch.stack(parts).gather(2, order.expand(len(parts), -1, -1))
+    starts = torch.zeros_like(order)
+    starts[:, 1:] = (aligned[..., 1:] != aligned[..., :-1]).any(0)
+    return torch.zeros_like(order).scatter(1, order, starts.cumsum(1))
+
+
+def per_zone(values: Tensor, zone: Tensor) -> Tensor:
+    """Sums of values (images, n) over zones: (images, n), the number of a zone being its place."""
+    return torch.zeros_like(values).scatter_add(1, zone, values)
+
+
+def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, spare: Spare = "fraction") -> Tensor:
+    """Share out a count among zones in proportion to their weights, none getting more than its size.
+
+    What a full zone cannot take is offered to the others again, in proportion; zones of no weight come last. Fractions
+    are cut off, and the tokens that this leaves go one by one to the zones with the largest fraction or with the
+    largest weight, of equals to the first.
+
+    Args:
+        wanted: long (images,), at most the sum of sizes.
+        weights: (images, zones), at least 0.
+        sizes: long (images, zones).
+        spare: whether the largest "fraction" or "weight" takes what is spare.
+
+    Returns:
+        long (images, zones), whose sums are `wanted`.
+    """
+    wide = torch.float32 if weights.device.type == "mps" else torch.float64
+    room, weights = sizes.to(wide), weights.to(wide)
+    exact = _level(wanted.to(wide), weights, room)
+    exact = exact + _level(wanted - exact.sum(1), torch.ones_like(room), room - exact)
+    whole = (exact + 2.0**-20).floor().minimum(room)  # 5.999999 is six
+    fraction = ((exact - whole) * 2**20).round()
+    order = best([-(fraction if spare == "fraction" else weights)], whole < room, wanted - whole.sum(1).long())
+    return whole.long() + order.long()
+
+
+def _level(wanted: Tensor, weights: Tensor, room: Tensor) -> Tensor:
+    """min(room, level * weight) of every zone, with the level at which the sum is `wanted`, as far as there is room."""
+    weights = weights.masked_fill(room <= 0, 0)
+    full = torch.where(weights > 0, room / weights, float("inf"))  # the level at which a zone is full
+    full, order = full.sort(1)
+    taken, active = room.gather(1, order), weights.gather(1, order)
+    before, active = taken.cumsum(1) - taken, active.flip(1).cumsum(1).flip(1)
+    enough = (before + full * active >= wanted[:, None]).int()
+    first = enough.argmax(1, keepdim=True)
+    level = (wanted[:, None] - before.gather(1, first)) / active.gather(1, first)
+    level = torch.where(enough.any(1, keepdim=True), level, float("inf"))
+    return torch.where(weights > 0, torch.minimum(room, level * weights), 0.0)
+
+
+@dataclass(frozen=True)
+class Zone(Budgeted):
+    """Give every part of an image a share of the budget and keep the best tokens of each part.
+
+    Equal shares of windows are VScan's local half (arXiv 2505.22654) and Nuwa's regions (arXiv 2602.02951); shares
+    in proportion to a score are HoloV's (arXiv 2510.02912), by softmax GridPrune's (arXiv 2511.10081). None of their
+    tokens are lost: what a full part cannot take goes to the others.
+
+    Args:
+        criterion: what is best in a zone.
+        keep: fraction or number of tokens kept of the whole image.
+        cut: "window", squares of `by` x `by` cells; "grid", `by` x `by` parts of every frame; "chunk", `by` runs of the
+            sequence.
+        by: see `cut`.
+        share: the same for all zones ("equal"), in proportion to the mean weight of their tokens, or to its exponential
+            ("softmax").
+        weight: criterion of the weight, None for `criterion`. Negative means count as none unless "softmax".
+        spare: whether tokens that do not divide go to zones with the largest "fraction" or the largest "weight".
+        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+
+    Raises:
+        PruningError: if a parameter is out of range.
+    """
+
+    criterion: Criterion
+    keep: Keep
+    cut: Cut = "window"
+    by: int = 6
+    share: Rule = "equal"
+    weight: Criterion | None = None
+    spare: Spare = "fraction"
+    of: Base = "original"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_criterion(self.criterion, "criterion")
+        if self.weight is not None:
+            check_criterion(self.weight, "weight")
+        choose(self.cut, get_args(Cut), "cut")
+        choose(self.share, get_args(Rule), "share")
+        choose(self.spare, get_args(Spare), "spare")
+        check_whole(self.by, "by")
+
+    def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
+        """The best of every zone; given tokens before all others, and the rest of the budget shared out."""
+        images = Images(tokens)
+        if not images.longest:
+            return first
+        held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
+        zone, scores = zones(images, self.cut, self.by), images.take(tokens.score(self.criterion))
+        sizes = per_zone(pool.long(), zone)
+        quota = quotas(torch.minimum(wanted, pool.sum(1)), self._weights(images, pool, zone, sizes), sizes, self.spare)
+        order = ordered([(~pool).long(), zone, -scores])
+        sorted_zone = zone.gather(1, order)
+        place = torch.arange(zone.shape[1], device=zone.device)
+        rank = place - (sizes.cumsum(1) - sizes).gather(1, sorted_zone)
+        chosen = torch.zeros_like(pool).scatter(1, order, rank < quota.gather(1, sorted_zone)) & pool
+        return images.put(held | chosen)
+
+    def _weights(self, images: Images, pool: Tensor, zone: Tensor, sizes: Tensor) -> Tensor:
+        """Weight of every zone, at least 0: (images, n)."""
+        if self.share == "equal":
+            return torch.ones_like(sizes, dtype=torch.float32)
+        scores = images.take(images.tokens.score(self.weight or self.criterion)).masked_fill(~pool, 0)
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        means = per_zone(scores.to(wide), zone) / sizes.clamp(min=1)
+        if self.share == "proportional":
+            return means.clamp(min=0)
+        return (means - means.masked_fill(sizes == 0, float("-inf")).amax(1, keepdim=True)).exp()

@@ -1,0 +1,47 @@
+"""GreedyPrune: the best tokens by attention that are not too similar to each other."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from feathervlm.core.budget import Keep
+from feathervlm.core.criteria import LastTokenAttention
+from feathervlm.core.redundancy import Greedy
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.signals import FeatureSource, Support
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class GreedyPrune(Method):
+    """Keep the tokens that the last text token attends to most, leaving out those too similar to one that is kept.
+
+    It maximises the sum of attention over sets in which no two tokens have a cosine above `tau`, greedily: the best
+    token that is left stays, and those too similar to it step back. If too few are left, the best of these fill up.
+
+    Paper and code: no code is known. The objective and the greedy rule are the paper's. Ours are the attention of the
+    last prompt token as the saliency (sources disagree: attention from text, or its cosine), the projected features as
+    what is compared, FastV's layer, `tau`, and that the best fill up.
+
+    Args:
+        layer: tokens leave before this layer.
+        keep: fraction or number of visual tokens kept.
+        tau: cosine above which two tokens are too similar; 1 is FastV.
+        rope: score with rotated q and k, as the layer itself attends.
+        over: softmax over the `visual` keys or over `all`.
+        features: `projected`, or `vision`, the encoder's.
+    """
+
+    name: ClassVar[str] = "greedyprune"
+    paper: ClassVar[str] = "2506.13166"
+
+    layer: Layer = 3 / 32
+    keep: Keep = 0.25
+    tau: float = 0.9
+    rope: bool = True
+    over: Support = "visual"
+    features: FeatureSource = "projected"
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        attention = LastTokenAttention(rope=self.rope, over=self.over)
+        return Schedule(Stage(self.layer, Greedy(attention, self.keep, self.tau, self.features)))

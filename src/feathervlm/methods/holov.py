@@ -1,0 +1,59 @@
+"""HoloV: a share of the tokens for every part of the picture, the larger the more there is to see in it."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from feathervlm.core.budget import Keep
+from feathervlm.core.criteria import VisionAttention, check_encoder_layer, check_whole, choose
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.signals import FeatureSource
+from feathervlm.core.surroundings import Context
+from feathervlm.core.zones import Zone
+from feathervlm.methods.base import Method
+
+
+@dataclass(frozen=True)
+class HoloV(Method):
+    """Keep the tokens that the vision encoder looks at most in each of several runs of the sequence.
+
+    A run is a band of rows. How many tokens it keeps goes by the mean of attention plus `alpha` times how varied its
+    tokens are; which ones, by attention alone. Text plays no part. Where an encoder has no [CLS], the attention that a
+    patch gets from all others takes its place.
+
+    Paper and code: shares are cut off and the heaviest runs take what is spare, as in the code. What a full run cannot
+    take is lost there and padded with zeros; here it goes to the others. Varied is the variance of the cosines to the
+    other tokens of the run, scaled to attention by their means over the image. The code's Qwen counts its runs by
+    int(1024 / 576 * N / keep) instead of 16. Its LLaVA orders a run by attention at compact positions
+    (`positions=renumber`); here tokens stay in order.
+
+    Args:
+        layer: tokens leave before this layer of the language model.
+        keep: fraction or number of visual tokens kept.
+        chunks: number of runs.
+        alpha: weight of variety next to attention.
+        encoder_layer: of the vision encoder; -2 is the last but one, a float a fraction of its depth. A layer whose
+            patches see a window only compares those of one window; take one of full attention there (Qwen2.5-VL: -1).
+        features: `vision`, the encoder's as published, or `projected`.
+        positions: `preserve`, `renumber` or `stretch`.
+    """
+
+    name: ClassVar[str] = "holov"
+    paper: ClassVar[str] = "2510.02912 (NeurIPS 2025), obananas/HoloV"
+
+    layer: Layer = 0
+    keep: Keep = 0.25
+    chunks: int = 16
+    alpha: float = 0.09
+    encoder_layer: int | float = -2
+    features: FeatureSource = "vision"
+    positions: Literal["preserve", "renumber", "stretch"] = "preserve"
+
+    def schedule(self) -> Schedule:
+        """One stage."""
+        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_encoder_layer(self.encoder_layer, "encoder_layer")
+        check_whole(self.chunks, "chunks")
+        attention = VisionAttention(self.encoder_layer)
+        weight = Context(attention, "chunk", self.chunks, self.alpha, self.features)
+        zones = Zone(attention, self.keep, "chunk", self.chunks, "proportional", weight, spare="weight")
+        return Schedule(Stage(self.layer, zones, self.positions))
