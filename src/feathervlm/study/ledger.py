@@ -58,24 +58,32 @@ class Ledger:
     Args:
         folder: is made if need be.
         key: what all answers depend on but the method: model, data, settings. A folder with another key is refused.
+        begun: what else is worth knowing of the time when the first answer was given; kept from then on.
 
     Raises:
         PruningError: the folder holds answers of another study.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, key: Mapping[str, Any], begun: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         known, mine = folder / "key.json", json.dumps(key, indent=1, sort_keys=True) + "\n"
         if not known.exists():
             draft = folder / ".key.partial"
             draft.write_text(mine)
+            (folder / "begun.json").write_text(json.dumps(begun or {}) + "\n")
             draft.replace(known)
         elif (found := known.read_text()) != mine:
             changed = ", ".join(_differences(json.loads(found), json.loads(mine)))
             raise PruningError(
                 f"{folder.parent} holds a study of something else ({changed}); give another --out, or delete that one."
             )
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """What was noted when the first answer was given."""
+        found: dict[str, Any] = json.loads((self.folder / "begun.json").read_text())
+        return found
 
     def read(self, method: str, chunks: Sequence[Sequence[int]]) -> dict[int, Record]:
         """The answers of a run that are complete, by question.

@@ -77,7 +77,7 @@ def render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"estimate": estimate, "cell": _cell, "short": _short}
+    environment.filters |= {"estimate": estimate, "cell": _cell, "short": _short, "sentence": _sentence}
 
     def embedded(name: str) -> str:
         assert figures is not None
@@ -124,6 +124,11 @@ def estimate(found: Mapping[str, float | None]) -> str:
 
 def _short(found: Mapping[str, float | None]) -> str:
     return "none" if found["value"] is None else f"{found['value']:.3f}"
+
+
+def _sentence(text: str) -> str:
+    """The text with a capital at its beginning, and the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _cell(value: Any) -> str:

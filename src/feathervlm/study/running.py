@@ -7,7 +7,9 @@ the terminal.
 import os
 import platform
 import shlex
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,7 +103,9 @@ def run(request: Request, told: Told = lambda what, done, total: None) -> Study:
         methods = list(dict.fromkeys(method for found in needed.values() for method in found))
         subject.check(request.wanted, request.data, methods)
         about = _about(request, model, plan)
-        ledger = Ledger(request.out / "answers", {"model": model, "data": request.data.fingerprint, "chunk": CHUNK})
+        key = {"model": model, "data": request.data.fingerprint, "chunk": CHUNK}
+        ledger = Ledger(request.out / "answers", key, {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")})
+        about["begun"] = ledger.begun
         done = Study(request, about)
         _Progress(request, plan, look, ledger, done, needed, told).run(methods)
         done.experiments.sort(key=lambda one: [e.name for e in request.experiments].index(one["name"]))
@@ -194,6 +198,21 @@ class _Progress:
                 self.done.files.append(path)
             figures.append({"file": f"{experiment.name}-{name}", "caption": caption})
         return figures
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, if it runs from a checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in somebody else's checkout
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _about(request: Request, model: dict[str, Any], plan: Plan) -> dict[str, Any]:

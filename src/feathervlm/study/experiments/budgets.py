@@ -13,6 +13,16 @@ SECOND = (1 / 2, 9 / 16, 5 / 8, 3 / 4)
 """Shares of the depth at which FEATHER's second stage is tried; the first is its default."""
 
 
+COLOURS = {
+    "FEATHER": "#111827",
+    "FastV": "#d97706",
+    "PyramidDrop": "#15803d",
+    "uniform": "#7c3aed",
+    "pooling": "#db2777",
+}
+"""Of the methods; random tokens are grey."""
+
+
 class Budgets(Experiment):
     """The paper's Table 3 and Fig. 5."""
 
@@ -115,11 +125,11 @@ class Budgets(Experiment):
         for plot, kind in zip(plots, kinds, strict=True):
             plot.axhline(results.mean(UNPRUNED, kind).value, color="grey", linestyle=":", linewidth=1)
             names = list(dict.fromkeys(name for _, name in runs))
-            for number, name in enumerate(names):
+            for name in names:
                 specs = [runs[keep, name] for keep in plan.budgets if (keep, name) in runs]
                 saved = [1 - results.cost(spec)[1] for spec in specs]
                 look = {"linewidth": 2.5} if name == "FEATHER" else {"linewidth": 1.0, "alpha": 0.8}
-                colour = "#111827" if name == "FEATHER" else "grey" if name.startswith("random") else f"C{number}"
+                colour = COLOURS.get(name, "grey")
                 label = name if name != "random 0" else "random, several seeds"
                 label = "" if name.startswith("random") and name != "random 0" else label
                 band(plot, saved, [results.mean(spec, kind) for spec in specs], colour, label, **look)

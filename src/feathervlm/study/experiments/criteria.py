@@ -102,5 +102,5 @@ class Criteria(Experiment):
             plot.set_yticks(range(len(NAMES)), NAMES)
             plot.set_xlim(0, 1.03)
             plot.invert_yaxis()
-        plots[0].legend(fontsize=7, loc="lower left")
+        figure.legend(*plots[0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside upper center")
         return figure, "Mean accuracy with 95 % intervals; dotted: unpruned."
