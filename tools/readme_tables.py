@@ -22,7 +22,7 @@ HEADLINE = (
     "ensemble:layer=4",
     "feather:layers=4+8",
     "feather:layers=4+9",
-    "uniform:layer=2,stride=2",
+    "uniform:layer=2",
 )
 
 
