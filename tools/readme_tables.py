@@ -108,6 +108,32 @@ def headline_table() -> str:
     return "\n".join(lines)
 
 
+def catalogue_table() -> str:
+    """Every method at the same average numbers of tokens, from results/catalogue/catalogue.json."""
+    found = json.loads((ROOT / "results/catalogue/catalogue.json").read_text())
+    shares = sorted({row["share"] for row in found["rows"]}, reverse=True)
+    cells = {(row["name"], row["share"]): row for row in found["rows"]}
+    titles = [f"{share:.0%}: {kind}" for share in shares for kind in ("localization", "other tasks")]
+    lines = [f"| method | {' | '.join(titles)} | specs |", "| --- " * (len(titles) + 2) + "|"]
+
+    def reached(name: str) -> float:
+        row = cells.get((name, shares[-1]))
+        return row["localization"]["value"] if row else 0.0
+
+    for name in sorted({name for name, _ in cells}, key=lambda name: -reached(name)):
+        row = [cells.get((name, share)) for share in shares]
+        accuracies = [
+            _spread(one[kind]) if one else "out of reach" for one in row for kind in ("localization", "other")
+        ]
+        specs = ", ".join(f"`{one['method']}`" for one in row if one)
+        lines.append(f"| {name} | {' | '.join(accuracies)} | {specs} |")
+    return "\n".join(lines)
+
+
+def _spread(cell: dict[str, float]) -> str:
+    return f"{cell['value']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+
+
 def _tokens(row: dict[str, Any]) -> str:
     return "256" if row["average_tokens"] is None else f"{row['average_tokens']:.0f}"
 
@@ -168,6 +194,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality_table,
     "pruning": pruning_table,
     "headline": headline_table,
+    "catalogue": catalogue_table,
     "count": count_line,
     "models": model_table,
     "refused": refused_table,
@@ -175,6 +202,7 @@ TABLES: dict[str, Callable[[], str]] = {
 FILES = {
     "README.md": ("methods", "count", "bench", "headline"),
     "docs/models.md": ("models", "refused"),
+    "docs/catalogue.md": ("catalogue",),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning"),
 }
 PAGES = {"docs/study.md": study_page}
