@@ -13,7 +13,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from feathervlm.core.layout import picture_of
 from feathervlm.core.schedule import Layer, Schedule, layer_index
 from feathervlm.core.selectors import ImageTokens
-from feathervlm.core.signals import Attention, EncoderAttention, EncoderKeys, Features, Signal
+from feathervlm.core.signals import (
+    Attention,
+    EncoderAttention,
+    EncoderKeys,
+    Features,
+    IsText,
+    Keys,
+    LayerStates,
+    Signal,
+    Text,
+)
 from feathervlm.core.spec import write_value
 from feathervlm.methods import Method
 
@@ -36,7 +46,7 @@ def describe(method: Method) -> dict[str, Any]:
         "parameters": _parameters(method),
         "stages": _stages(schedule),
         "needs": list(dict.fromkeys(_need(stage.signals()) for stage in schedule)),
-        "needs_text": any(isinstance(signal, Attention) for signal in signals),
+        "needs_text": any(isinstance(signal, Attention | IsText) for signal in signals),
         "count_known": all(stage["exact"] for stage in _stages(schedule)),
         "examples": _examples(method),
     }
@@ -71,7 +81,9 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
 
 
 def _need(signals: Iterable[Signal]) -> str:
-    return " and ".join(dict.fromkeys(map(_signal, signals))) or "nothing but the grid"
+    return (
+        " and ".join(dict.fromkeys(_signal(s) for s in signals if not isinstance(s, IsText))) or "nothing but the grid"
+    )
 
 
 def _signal(signal: Signal) -> str:
@@ -80,9 +92,23 @@ def _signal(signal: Signal) -> str:
         keys = "visual tokens" if signal.over == "visual" else "all tokens"
         rope = "with" if signal.rope else "without"
         return f"attention of the last prompt token in the layer {layer}, {rope} RoPE, softmax over {keys}"
+    if isinstance(signal, Keys):
+        layer = "before the cut" if signal.layer == "K-1" else "after the cut"
+        return f"keys of the layer {layer}, {'with' if signal.rope else 'without'} RoPE"
+    if isinstance(signal, LayerStates):
+        where = "that enter" if signal.point == "entry" else "behind the attention of"
+        return f"hidden states {where} the layer before the cut"
+    if isinstance(signal, IsText):
+        return "which tokens are text"
+    if isinstance(signal, Text):
+        if isinstance(signal.of, Keys):
+            return "keys of text"
+        return "embeddings of text" if signal.of.source == "projected" else "hidden states of text"
     if isinstance(signal, Features):
         if signal.source == "vision":
             return "patch features of the vision encoder, before the projector"
+        if signal.source == "hidden":
+            return "hidden states that enter the layer behind the cut"
         return "projected features, as they enter the language model"
     if isinstance(signal, EncoderAttention):
         return f"attention inside the vision encoder, layer {written_layer(signal.layer)}"

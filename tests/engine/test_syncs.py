@@ -65,6 +65,10 @@ KNOWN = {
     "shuffled": methods.ShuffledPositions(methods.FastV(layer=2)),
     "divprune": methods.DivPrune(keep=0.25),
     "greedyprune": methods.GreedyPrune(layer=2),
+    "dart": methods.DART(layer=2),
+    "cdpruner": methods.CDPruner(),
+    "star": methods.STAR(layers=(0, 3)),
+    "topv": methods.TopV(layer=2),
     "stretched": Schedule(Stage(2, Grid(3), "stretch")),
 }
 OPEN = {

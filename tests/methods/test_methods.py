@@ -47,6 +47,8 @@ PRISMATIC = [(1, 27, 27)]
 
 PUBLISHED_LAYERS = {
     "before-llm": (0,),
+    "cdpruner": (0,),
+    "dart": (2,),
     "divprune": (0,),
     "ensemble": (3,),
     "fastervlm": (0,),
@@ -61,7 +63,9 @@ PUBLISHED_LAYERS = {
     "pyramiddrop": (8, 16, 24),
     "random": (3,),
     "shuffled-positions": (0,),
+    "star": (0, 16),
     "text-only": (0,),
+    "topv": (3,),
     "uniform": (3,),
     "visionzip": (0,),
     "vispruner": (0,),

@@ -10,10 +10,12 @@ from feathervlm.core.layout import VisualLayout
 from feathervlm.core.merging import Merger, Pool
 from feathervlm.core.nearest import Nearest, Neighbors
 from feathervlm.core.redundancy import Dedup, Far, Greedy
+from feathervlm.core.relevance import FeatureAttention, KeyNorm, TextSimilarity
 from feathervlm.core.schedule import Schedule, Stage, solve
 from feathervlm.core.selectors import Everything, Given, Grid, Nothing, Random, Selector, Top
 from feathervlm.core.surroundings import Context, Dilate
 from feathervlm.core.thresholds import IQR, Threshold
+from feathervlm.core.transport import Transport
 from feathervlm.core.zones import Zone
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "Dilate",
     "Everything",
     "Far",
+    "FeatureAttention",
     "Given",
     "Greedy",
     "Grid",
     "KNNDensity",
+    "KeyNorm",
     "LastTokenAttention",
     "MaxMin",
     "Merger",
@@ -42,8 +46,10 @@ __all__ = [
     "Schedule",
     "Selector",
     "Stage",
+    "TextSimilarity",
     "Threshold",
     "Top",
+    "Transport",
     "Unprunable",
     "VisualLayout",
     "Zone",

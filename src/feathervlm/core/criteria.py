@@ -5,6 +5,7 @@ A criterion reads signals and says nothing about how many tokens stay; that is t
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -119,15 +120,16 @@ class KNNDensity(Criterion):
 
     Args:
         neighbors: k, itself included.
-        features: "vision", encoder patch features before the projector, or "projected", the embeddings that enter
-            the language model (all that there is when a layout is given by hand).
+        features: "vision", encoder patch features before the projector, "projected", the embeddings that enter the
+            language model, or "hidden", the states that enter the stage's layer; without the first where a layout is
+            given by hand.
     """
 
     neighbors: int = 5
     features: FeatureSource = "vision"
 
     def __post_init__(self) -> None:
-        choose(self.features, ("vision", "projected"), "features")
+        choose(self.features, get_args(FeatureSource), "features")
         check_whole(self.neighbors, "neighbors")
 
     def signals(self) -> tuple[Signal, ...]:

@@ -33,8 +33,8 @@ class ByFeatures(Budgeted):
     """A selector with a budget that compares feature vectors.
 
     Attributes:
-        features: "vision", encoder patch features before the projector, or "projected", the embeddings that enter
-            the language model.
+        features: "vision", encoder patch features before the projector, "projected", the embeddings that enter the
+            language model, or "hidden", the states that enter the stage's layer.
     """
 
     features: FeatureSource
@@ -103,7 +103,7 @@ class MaxMin(ByFeatures):
 
     Args:
         keep: fraction or number of tokens kept.
-        features: "vision" or "projected".
+        features: "vision", "projected" or "hidden".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
@@ -138,7 +138,7 @@ class DPP(ByFeatures):
     Args:
         keep: fraction or number of tokens kept.
         relevance: criterion of r, None for the same relevance everywhere.
-        features: "vision" or "projected".
+        features: "vision", "projected" or "hidden".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:

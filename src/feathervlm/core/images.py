@@ -83,11 +83,17 @@ class Images:
         Float64 and what `cosines` makes of it keep equal pairs equal, whatever order a matrix product sums in: ties
         are then the same ties in any batch. MPS has no float64 and makes do with float32.
         """
-        features = self.take(self.tokens.signals.read(Features(source)))
-        wide = torch.float32 if features.device.type == "mps" else torch.float64
-        present = self.present.to(features.device)
-        features = features.to(wide).masked_fill(~present[..., None], 0)  # absent ones may hold anything
-        return torch.nn.functional.normalize(features, dim=-1)
+        return torch.nn.functional.normalize(self.vectors(source), dim=-1)
+
+    def vectors(self, source: FeatureSource) -> Tensor:
+        """Features, (images, longest, dim) in float64; zeros for absent tokens."""
+        return widened(self.take(self.tokens.signals.read(Features(source))), self.present)
+
+
+def widened(vectors: Tensor, present: Tensor) -> Tensor:
+    """Vectors (..., dim) in float64 where the device has it, zeros where bool `present` (...) is False."""
+    wide = torch.float32 if vectors.device.type == "mps" else torch.float64
+    return vectors.to(wide).masked_fill(~present.to(vectors.device)[..., None], 0)  # absent ones may hold anything
 
 
 def cosines(directions: Tensor, others: Tensor) -> Tensor:

@@ -4,19 +4,23 @@ They differ in what decides first: a score (Greedy), pairs of tokens (Dedup), or
 features and know nothing of positions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from feathervlm.core.budget import Keep, kept
 from feathervlm.core.candidates import Candidates, ordered
-from feathervlm.core.criteria import Criterion, check_whole
+from feathervlm.core.criteria import Criterion, check_whole, choose
 from feathervlm.core.diversity import ByFeatures, Picks, check_criterion, row_at
 from feathervlm.core.errors import PruningError
-from feathervlm.core.images import BLOCK, Images, best, cosines, split
+from feathervlm.core.images import BLOCK, Images, best, cosines, split, widened
 from feathervlm.core.selectors import Base, Budgeted
-from feathervlm.core.signals import FeatureSource
+from feathervlm.core.signals import Features, FeatureSource, IsText, Keys, Signal, Text, TextPart
+
+KEYS = Keys()
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Greedy(ByFeatures):
         criterion: what is best.
         keep: fraction or number of tokens kept.
         tau: cosine in [-1, 1] above which two tokens are too similar; 1 lets the criterion decide alone.
-        features: "vision" or "projected".
+        features: "vision", "projected" or "hidden".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
@@ -75,7 +79,7 @@ class Dedup(ByFeatures):
     Args:
         criterion: lines the tokens up.
         keep: fraction or number of tokens kept.
-        features: "vision" or "projected".
+        features: "vision", "projected" or "hidden".
         per_round: tokens that leave an image in a round, at most.
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
@@ -141,15 +145,18 @@ class Dedup(ByFeatures):
 class Far(ByFeatures):
     """Keep some pivots and the tokens least similar to each of them (DART, arXiv 2502.11494).
 
-    Pivots are taken in the order of their indices. Each in turn takes the tokens of lowest cosine to it that nobody
-    has taken yet, all pivots equally many and the first ones the odd ones. DART's own count is a little off the budget:
-    it takes a whole number for each of its eight pivots, four of which are text.
+    Pivots are taken in the order of their indices, text tokens behind all others. Each in turn takes the tokens of
+    lowest cosine to it that nobody has taken yet, all pivots equally many and the first ones the odd ones. DART's own
+    count is a little off the budget: it takes a whole number for each of its eight pivots, four of which are text.
 
     Args:
         pivots: selector of the pivots, which are kept; if they exceed the budget, the lowest indices of them.
         keep: fraction or number of tokens kept, pivots included.
-        features: "vision" or "projected".
+        features: "vision", "projected" or "hidden".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        words: text tokens that are pivots of every image, too: those whose keys have the largest sum of |k|.
+        which: these are of "all" the prompt, or "behind" its last image.
+        keys: the keys.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -159,11 +166,26 @@ class Far(ByFeatures):
     keep: Keep
     features: FeatureSource = "vision"
     of: Base = "original"
+    words: int = 0
+    which: TextPart = "behind"
+    keys: Keys = KEYS
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.pivots, Budgeted):
             raise PruningError(f"pivots={self.pivots!r} must be a selector with a budget, such as Top(..., keep=4).")
+        check_whole(self.words, "words", least=0)
+        choose(self.which, get_args(TextPart), "which")
+        if not isinstance(self.keys, Keys):
+            raise PruningError(f"keys={self.keys!r} must be Keys(...).")
+        if self.words:
+            Text(Features(self.features))  # checks that text has these, too
+
+    def signals(self) -> Iterator[Signal]:
+        """Those of the pivots, the features, and keys and features of text if there are such pivots."""
+        yield from super().signals()
+        if self.words:
+            yield from (IsText(self.which), Text(self.keys), Text(Features(self.features)))
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The given tokens, then pivots, then those far from pivots."""
@@ -174,10 +196,31 @@ class Far(ByFeatures):
         chosen = held | best([], pool & pivots, wanted)
         wanted, pool = wanted - (chosen & ~held).sum(1), pool & ~pivots
         count, number = pivots.sum(1), pivots.cumsum(1)
+        asking = []  # for every pivot its directions (images, 1, dim), its number in each image, and where it exists
         for pivot in range(kept(self.pivots.keep, images.longest)):
             index = (pivots & (number == pivot + 1)).int().argmax(1, keepdim=True)
-            each, rest = wanted // count.clamp(min=1), wanted % count.clamp(min=1)
-            share = torch.where(pivot < count, each + (pivot < rest).long(), 0)
-            taken = best([cosines(directions, row_at(directions, index))[..., 0]], pool, share)
+            asking.append((row_at(directions, index), torch.full_like(count, pivot), pivot < count))
+        if self.words and images.longest:
+            words, exist = self._words(tokens)
+            asking += [(words[:, [word]], count + word, exist[:, word]) for word in range(words.shape[1])]
+            count = count + exist.sum(1)
+        each, rest = wanted // count.clamp(min=1), wanted % count.clamp(min=1)
+        for direction, place, exists in asking:
+            share = torch.where(exists, each + (place < rest).long(), 0)
+            taken = best([cosines(directions, direction)[..., 0]], pool, share)
             chosen, pool = chosen | taken, pool & ~taken
         return images.put(chosen)
+
+    def _words(self, tokens: Candidates) -> tuple[Tensor, Tensor]:
+        """Text that is a pivot of every image: directions (images, words, dim), and which there are."""
+        read = tokens.signals.read
+        there = read(IsText(self.which))
+        loudness = widened(read(Text(self.keys)), there).abs().sum(-1).float()
+        chosen = best([-loudness], there, there.new_full(there.shape[:1], self.words, dtype=torch.long))
+        index = ordered([(~chosen).long()])[:, : self.words]
+        there = chosen.gather(1, index)
+        vectors = read(Text(Features(self.features)))
+        vectors = vectors.gather(1, index.to(vectors.device)[..., None].expand(-1, -1, vectors.shape[-1]))
+        directions = torch.nn.functional.normalize(widened(vectors, there), dim=-1)
+        images = tokens.geometry.images
+        return directions.repeat_interleave(images, 0), there.repeat_interleave(images, 0)

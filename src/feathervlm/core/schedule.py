@@ -15,7 +15,7 @@ from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.merging import Merger
 from feathervlm.core.positions import Positions
 from feathervlm.core.selectors import ImageTokens, Selector
-from feathervlm.core.signals import Attention, Signal, Survivors
+from feathervlm.core.signals import Signal, Survivors, from_before
 
 Layer = int | float
 
@@ -126,7 +126,7 @@ class Schedule:
                 found = ", ".join(map(str, layers))
                 raise PruningError(f"The stages fall on layers {found} of {depth}; each must be deeper than the last.")
         for layer, stage in zip(layers, self.stages, strict=True):
-            if layer == 0 and any(isinstance(s, Attention) and s.layer == "K-1" for s in stage.signals()):
+            if layer == 0 and any(map(from_before, stage.signals())):
                 raise PruningError(
                     "A stage at layer 0 has no layer before it to score with; prune at layer 1 or later, or score with "
                     'layer="K".'

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from torch import Tensor
 
+from feathervlm.core.errors import PruningError
+
 if TYPE_CHECKING:
     from feathervlm.core.schedule import Schedule
 
 ScoreLayer = Literal["K-1", "K"]
 Support = Literal["visual", "all"]
-FeatureSource = Literal["vision", "projected"]
+FeatureSource = Literal["vision", "projected", "hidden"]
 EncoderSource = Literal["cls", "received"]
 Heads = Literal["mean", "joint"]
+TextPart = Literal["all", "behind"]
+Point = Literal["entry", "middle"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,68 @@ class Features:
     """Feature vector of every visual token: (batch, visual, dim) float32.
 
     Args:
-        source: "vision", patch features of the vision encoder before the projector, or "projected", the embeddings
-            that enter the language model.
+        source: "vision", patch features of the vision encoder before the projector, "projected", the embeddings that
+            enter the language model, or "hidden", the states that enter the stage's layer.
     """
 
     source: FeatureSource = "vision"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys of a language model layer, of every visual token, all its heads side by side: (batch, visual, dim).
+
+    Args:
+        layer: "K-1", the last layer that saw all tokens, or "K", the one about to run.
+        rope: as they are cached, rotated by positions that may count padding, or as projected.
+    """
+
+    layer: ScoreLayer = "K-1"
+    rope: bool = False
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """States inside the last layer that saw all tokens, of every visual token: (batch, visual, dim).
+
+    Args:
+        point: "entry", those that enter it, or "middle", what the norm behind its attention gives out.
+    """
+
+    point: Point = "entry"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Vectors of the text tokens of the prompt instead of the visual ones: (batch, texts, dim).
+
+    Text is what is neither visual nor padding, the template's own tokens and separators inside an image included, up
+    to the token that asks. In a later turn of a conversation it is that turn's. Which of the `texts` a sample has,
+    `IsText` tells; the others hold any value.
+
+    Args:
+        of: what is measured.
+
+    Raises:
+        PruningError: if text has no such vectors.
+    """
+
+    of: Features | Keys
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.of, Features | Keys) or self.of == Features("vision"):
+            raise PruningError(f"Text has no {self.of!r}; give Features('projected'), Features('hidden') or Keys(...).")
+
+
+@dataclass(frozen=True)
+class IsText:
+    """Which of the `texts` of `Text` are there: bool (batch, texts), in the order of the prompt.
+
+    Args:
+        which: "all", or those "behind" the last image of their sample, the question as a rule.
+    """
+
+    which: TextPart = "all"
 
 
 @dataclass(frozen=True)
@@ -85,7 +146,19 @@ class Survivors:
 
 
 EncoderSignal = EncoderAttention | EncoderKeys
-Signal = Attention | Features | EncoderSignal | Survivors
+LayerSignal = Attention | Keys
+Signal = LayerSignal | LayerStates | Features | Text | IsText | EncoderSignal | Survivors
+
+
+def measured(signal: Signal) -> Signal:
+    """The signal that is measured for `signal`: of visual tokens and text alike."""
+    return signal.of if isinstance(signal, Text) else signal
+
+
+def from_before(signal: Signal) -> bool:
+    """Whether a signal is measured in the layer before the stage's own, so that there must be one."""
+    signal = measured(signal)
+    return isinstance(signal, LayerStates) or (isinstance(signal, LayerSignal) and signal.layer == "K-1")
 
 
 class Signals(Protocol):

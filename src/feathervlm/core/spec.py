@@ -31,7 +31,7 @@ def _algebra() -> dict[str, type]:
             found |= subclasses(child)
         return found
 
-    measured = {signals.EncoderKeys, signals.Features, signals.Survivors}
+    measured = {signals.EncoderKeys, signals.Features, signals.Keys, signals.Survivors}
     known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger)}
     return {cls.__name__: cls for cls in known - {selectors.Given} if not inspect.isabstract(cls)}
 

@@ -122,6 +122,18 @@ class Anatomy:
             raise Unprunable(f'{type(self.model).__name__} layers have no norm in front; score with layer="K-1".')
         return norm
 
+    def middle_norm(self, layer: int) -> nn.Module:
+        """The norm of a layer between its attention and what follows."""
+        names = "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm"
+        for name in names:
+            norm = getattr(self.layers[layer], name, None)
+            if norm is not None:
+                return norm  # type: ignore[no-any-return]
+        raise Unprunable(
+            f"Layer {layer} of {type(self.model).__name__} has no norm behind its attention (looked for "
+            f"{', '.join(names)}); choose a method that does not read what it gives out."
+        )
+
     def head_counts(self, layer: int) -> tuple[int, int, int]:
         """(query heads, key-value heads, head dimension) of a layer."""
         heads = self.config.num_attention_heads

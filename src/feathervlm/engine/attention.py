@@ -1,4 +1,4 @@
-"""Attention scores of one query row, from q and k that a layer computes anyway.
+"""Attention scores of one query row, and keys, from q and k that a layer computes anyway.
 
 `QueryKeyTap` listens to a layer's own projections (after its q/k norms, before its rotation), so a score costs no
 second projection and never asks the model for eager attention.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.signals import Attention
+from feathervlm.core.signals import Attention, Keys
 from feathervlm.engine.anatomy import Anatomy, rows, tree_rows
 from feathervlm.engine.rotation import rotation
 
@@ -41,11 +41,17 @@ class QueryKeyTap:
     def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
         self.anatomy, self.layer, self.where = anatomy, layer, where
         self.heads, self.kv_heads, self.dim = anatomy.head_counts(layer)
-        self.row: Row | None = None
+        self.row: Row | None = None  # as the layer saw it
         self.query: Tensor | None = None  # (batch, heads, dim)
         self.keys: Tensor | None = None  # (batch, kv heads, sequence, dim)
         self.tables: Any = None
         self.mask: Any = None
+
+    @property
+    def seen(self) -> Row:
+        """Where things were when the layer ran."""
+        assert self.row is not None
+        return self.row
 
     def attach(self) -> list[RemovableHandle]:
         """Start listening.
@@ -145,6 +151,17 @@ class QueryKeyTap:
             weights = logits.masked_fill(~self._allowed(asked)[:, None], float("-inf")).softmax(-1).gather(-1, slots)
         # A sample without visual tokens has an empty softmax.
         return weights.nan_to_num(0).mean(1)
+
+    def key_vectors(self, signal: Keys, index: Tensor) -> Tensor:
+        """Keys of the rows `index` (batch, n), all heads side by side: (batch, n, kv heads * dim).
+
+        Args:
+            signal: rotated or not.
+            index: rows of the tensor that the layer saw.
+        """
+        assert self.keys is not None
+        keys = rotation(self.anatomy, self.layer)(self.keys, self.tables) if signal.rope else self.keys
+        return rows(self._normed_behind("key", keys).transpose(1, 2).flatten(2), index, -2)
 
     def _normed_behind(self, name: str, states: Tensor) -> Tensor:
         """By the norm that HunYuan has behind its rotation."""

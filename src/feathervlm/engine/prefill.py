@@ -18,9 +18,8 @@ from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.signals import Attention, EncoderSignal, Features, Signal, Survivors
-from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows, tree_rows
-from feathervlm.engine.attention import QueryKeyTap
+from feathervlm.core.signals import Attention, Survivors
+from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows
 from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
 from feathervlm.engine.call import Call
 from feathervlm.engine.decode import Decode
@@ -29,6 +28,7 @@ from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.query import check_labels, query_position
 from feathervlm.engine.records import Record, StageRecord, Stopwatch
 from feathervlm.engine.remaining import Remaining
+from feathervlm.engine.sources import Sources
 
 
 class Prefill:
@@ -59,7 +59,7 @@ class Prefill:
         refuse: Callable[[Unprunable], None] | None = None,
     ) -> None:
         self.anatomy, self.family, self.call, self.layout = anatomy, family, call, layout
-        self.attachment, self.given, self.survivors, self.refuse = attachment, given, survivors or {}, refuse
+        self.attachment, self.given, self.refuse = attachment, given, refuse
         self.stages = dict(zip(schedule.at_layers(len(anatomy.layers)), schedule.stages, strict=True))
         self.starts = sorted(self.stages)
         self.batch, self.sequence = call.shape
@@ -67,12 +67,12 @@ class Prefill:
         mask: Any = call.arguments.get("attention_mask")
         padded = isinstance(mask, Tensor) and mask.dim() == 2
         self.attended = mask[:, -self.sequence :].to(device).bool() if padded else None
-        self.left = Remaining(layout, self.attended, query_position(call, layout, self.attended))
+        query = query_position(call, layout, self.attended)
+        self.left = Remaining(layout, self.attended, query)
+        self.sources = Sources(anatomy, family, call, self.left, survivors or {})
         self.stage = -1
         self.full: Tensor | None = None  # hidden states of all rows, where those that are left have their places
-        self.embeddings: Tensor | None = None  # (batch, visual, dim), projected features
         self.memo: dict[tuple[Any, ...], Any] = {}
-        self.taps: dict[int, QueryKeyTap] = {}
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
         self.unpruned = Decode(anatomy, self.starts, lasting=False)  # for what earlier turns pruned, once abandoned
@@ -81,7 +81,7 @@ class Prefill:
         self.record = Record(layout, self.attended, self.sequence, anatomy.costs, self.past)
         self.record.notes += family.notes
         check_labels(call, layout)
-        if self.survivors:
+        if survivors:
             self.record.notes.append("the scoring pass that chose the tokens comes on top of these figures")
         if self.past:
             self._check_first_prompt_only()
@@ -102,7 +102,7 @@ class Prefill:
                 )
             for at, stage in self.stages.items():
                 for signal in stage.signals():
-                    self._arm(signal, at)
+                    self.handles += self.sources.arm(signal, at)
             for index in [*range(self.starts[0], min(self.family.injected + 1, len(layers) - 1)), len(layers) - 1]:
                 self.handles.append(layers[index].register_forward_hook(self._restore))
         except BaseException:
@@ -122,21 +122,6 @@ class Prefill:
         signals = [signal for stage in self.stages.values() for signal in stage.signals()]
         if any(isinstance(signal, Attention) and signal.over == "all" for signal in signals):
             raise Unprunable("over='all' needs the keys of earlier turns, which are cached rotated; use over='visual'.")
-
-    def _arm(self, signal: Signal, at: int) -> None:
-        if isinstance(signal, Attention) and signal.layer == "K-1":
-            layer, _ = self.anatomy.scoring_layer(at - 1)
-            if layer not in self.taps:
-                self.taps[layer] = QueryKeyTap(self.anatomy, layer, self.left.row)
-                self.handles += self.taps[layer].attach()
-        elif isinstance(signal, Features) and signal.source == "projected" and self.embeddings is None:
-            first = self.anatomy.layers[0]
-            # Ahead of the pruning hook, which may drop rows at this very layer.
-            self.handles.append(first.register_forward_pre_hook(self._see_embeddings, with_kwargs=True, prepend=True))
-
-    def _see_embeddings(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self.embeddings = rows(hidden.detach(), self.layout.positions(), -2)
 
     def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -187,10 +172,10 @@ class Prefill:
 
     def _prune(self, index: int, stage: Stage, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         self.stage += 1
-        self.at, self.entering = index, (hidden, kwargs)
+        self.sources.enter(index, hidden, kwargs)
         with torch.no_grad():
             watch = Stopwatch(hidden.device)
-            tokens = Candidates(self.left.geometry, self.left.present, self)
+            tokens = Candidates(self.left.geometry, self.left.present, self.sources)
             if self.given is None:
                 chosen = stage.select.select(tokens) & tokens.present
             else:
@@ -208,8 +193,8 @@ class Prefill:
             longer = torch.nn.functional.pad(left, (0, 0, 0, 1))
             left = longer.scatter(1, place[..., None].expand_as(merged), merged)[:, :-1]
         self.record.stages.append(StageRecord(index, tokens.present, chosen, scores, groups, watch.stop()))
-        self._note_scoring(stage, index)
-        del self.entering
+        self.record.notes += [note for note in self.sources.notes(stage) if note not in self.record.notes]
+        self.sources.leave()
         return left
 
     def _merge(
@@ -222,41 +207,6 @@ class Prefill:
             groups = stage.merge.groups(tokens, chosen)
         return groups, stage.merge.combine(rows(hidden, self.left.slots, -2), groups, tokens)
 
-    def _note_scoring(self, stage: Stage, index: int) -> None:
-        for signal in stage.signals():
-            if isinstance(signal, Attention) and signal.layer == "K-1":
-                note = self.anatomy.scoring_layer(index - 1)[1]
-                if note and note not in self.record.notes:
-                    self.record.notes.append(note)
-
-    # -- signals ------------------------------------------------------------------------------------------------
-
-    def read(self, signal: Signal) -> Tensor:
-        """See `feathervlm.core.signals.Signals`."""
-        if isinstance(signal, Attention):
-            return self._attention(signal)
-        if isinstance(signal, Survivors):
-            return self.survivors[signal]
-        if isinstance(signal, EncoderSignal):
-            return self.family.inside_encoder(self.call, self.layout, signal)
-        if signal.source == "vision":
-            return self.family.vision_features(self.call, self.layout)
-        assert self.embeddings is not None
-        return self.embeddings
-
-    def _attention(self, signal: Attention) -> Tensor:
-        hidden, kwargs = self.entering
-        if signal.layer == "K-1":
-            return self.taps[self.anatomy.scoring_layer(self.at - 1)[0]].scores(signal, self.left.present)
-        tap = QueryKeyTap(self.anatomy, self.at, self.left.row)
-        mask = None
-        if signal.over == "all":  # the layer's own mask, which is still of the unpruned sequence
-            place, attention = self.left.positions, self.anatomy.attention
-            given = kwargs.get("attention_mask")
-            mask = pruned_mask(given, place, place, place, self.left.valid, 0, attention, hidden.dtype)
-        tap.project(hidden, self._tables(kwargs), mask)
-        return tap.scores(signal, self.left.present)
-
     # -- a layer ------------------------------------------------------------------------------------------------
 
     def _rewrite(self, index: int, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
@@ -268,7 +218,7 @@ class Prefill:
         unrotated = kwargs.get("position_embeddings") is None  # some layers of a kind may not rotate
         key = ("tables", self.stage, self.anatomy.rotary_types[index], unrotated)
         if key not in self.memo:
-            self.memo[key] = self._tables(kwargs)
+            self.memo[key] = self.left.tables(kwargs.get("position_embeddings"))
         kwargs["position_embeddings"] = self.memo[key]
         ids = kwargs.get("position_ids")
         if self.left.renumbered:
@@ -279,12 +229,6 @@ class Prefill:
             if isinstance(kwargs.get(name), Tensor):
                 kwargs[name] = rows(kwargs[name], self.left.positions, -1)
         return kwargs
-
-    def _tables(self, kwargs: dict[str, Any]) -> Any:
-        tables = kwargs.get("position_embeddings")
-        if tables is None:
-            return None
-        return tree_rows(tables, self.left.places)
 
     def _position_ids(self, ids: Tensor) -> Tensor:
         if FLASH in self.anatomy.attention:

@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import Attention, EncoderSignal, Survivors
+from feathervlm.core.signals import EncoderSignal, LayerSignal, LayerStates, Survivors, measured
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
 from feathervlm.engine.call import Call, Encoding
@@ -174,10 +174,12 @@ class Pruning:
                     f"{self.family.injected}, of which a merged token would get those of one of its tokens only; "
                     f"merge at layer {self.family.injected + 1} or later."
                 )
-            for signal in stage.signals():
+            for signal in map(measured, stage.signals()):
                 if isinstance(signal, Survivors):
                     self._check(signal.schedule)
-                if isinstance(signal, Attention):
+                if isinstance(signal, LayerStates):
+                    self.anatomy.middle_norm(at - 1)
+                if isinstance(signal, LayerSignal):
                     layer = self.anatomy.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at
                     self.anatomy.head_counts(layer)
                     if signal.layer == "K":

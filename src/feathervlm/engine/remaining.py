@@ -5,6 +5,7 @@ points at those that are left. Knows neither layers nor caches.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
 from feathervlm.core.selectors import ImageTokens
+from feathervlm.engine.anatomy import tree_rows
 from feathervlm.engine.attention import Row
 from feathervlm.engine.records import Later
 
@@ -68,6 +70,10 @@ class Remaining:
     def row(self) -> Row:
         """Where things are now."""
         return Row(self.query, self.slots, self.positions, self.valid)
+
+    def tables(self, tables: Any) -> Any:
+        """Position tables of a layer for the rows that are left; None if it has none."""
+        return None if tables is None else tree_rows(tables, self.places)
 
     def check(self) -> None:
         """Raise `Unprunable` for what a stage of known size did not wait to hear from the device."""

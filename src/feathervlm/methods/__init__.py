@@ -5,6 +5,8 @@ To add one, write a file with one dataclass, import it here, and add its row to 
 
 from feathervlm.methods.base import Method, available, get
 from feathervlm.methods.before_llm import BeforeLLM
+from feathervlm.methods.cdpruner import CDPruner
+from feathervlm.methods.dart import DART
 from feathervlm.methods.divprune import DivPrune
 from feathervlm.methods.ensemble import Ensemble
 from feathervlm.methods.fastervlm import FasterVLM
@@ -19,16 +21,21 @@ from feathervlm.methods.prumerge import PruMerge
 from feathervlm.methods.pyramiddrop import PyramidDrop
 from feathervlm.methods.random_keep import RandomKeep
 from feathervlm.methods.shuffled import ShuffledPositions
+from feathervlm.methods.star import STAR
 from feathervlm.methods.text_only import TextOnly
+from feathervlm.methods.topv import TopV
 from feathervlm.methods.uniform import Uniform
 from feathervlm.methods.visionzip import VisionZip
 from feathervlm.methods.vispruner import VisPruner
 from feathervlm.methods.vscan import VScan
 
 __all__ = [
+    "DART",
     "KNN",
+    "STAR",
     "AveragePool",
     "BeforeLLM",
+    "CDPruner",
     "DivPrune",
     "Ensemble",
     "FastV",
@@ -43,6 +50,7 @@ __all__ = [
     "RandomKeep",
     "ShuffledPositions",
     "TextOnly",
+    "TopV",
     "Uniform",
     "VScan",
     "VisPruner",

@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import zoo
-from feathervlm.core.signals import Attention, EncoderSignal, Signal
+from feathervlm.core.signals import Attention, EncoderSignal, LayerStates, Signal
 from table import METHODS
 
 IMAGE, VIDEO, START, END = zoo.IMAGE, 291, 292, 293
@@ -45,6 +45,11 @@ def inside(says: str) -> dict[str, str]:
 def ahead(says: str) -> dict[str, str]:
     """Refuses the rows of the shared table that score with the layer about to run."""
     return reading(lambda signal: isinstance(signal, Attention) and signal.layer == "K", says)
+
+
+def halfway() -> dict[str, str]:
+    """Refuses the rows of the shared table that read what is between the attention of a layer and what follows."""
+    return reading(lambda signal: isinstance(signal, LayerStates), "has no norm behind its attention")
 
 
 def reading(which: Callable[[Signal], bool], says: str) -> dict[str, str]:

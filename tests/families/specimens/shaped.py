@@ -4,7 +4,20 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VIDEO, VISION, Shot, Specimen, ahead, build, mark_types, noise
+from families.specimens.base import (
+    END,
+    IMAGE,
+    START,
+    VIDEO,
+    VISION,
+    Shot,
+    Specimen,
+    ahead,
+    build,
+    halfway,
+    mark_types,
+    noise,
+)
 from families.specimens.qwen import (
     DEEPSTACK,
     GRIDS,
@@ -216,7 +229,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         static=False,
-        refuses=RENUMBER | DEEPSTACK,
+        refuses=RENUMBER | DEEPSTACK | halfway(),
     ),
     Specimen(
         "cohere_compass-video",
@@ -225,7 +238,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         static=False,
-        refuses=RENUMBER | DEEPSTACK,
+        refuses=RENUMBER | DEEPSTACK | halfway(),
     ),
     Specimen("lighton_ocr", lighton_ocr, unbroken),
     Specimen("qwen2_5_omni_thinker", qwen2_5_omni, shot, refuses=RENUMBER),

@@ -13,6 +13,7 @@ from families.specimens.base import (
     Shot,
     Specimen,
     build,
+    halfway,
     inside,
     noise,
     stand_in,
@@ -182,8 +183,8 @@ LLAMA4 = inside("296 states for 72 tokens")
 
 SPECIMENS = [
     Specimen("internvl", internvl, unmarked),
-    Specimen("aya_vision", aya_vision, marked, rotates=False),
-    Specimen("cohere2_vision", cohere2_vision, broken, rotates=False),
+    Specimen("aya_vision", aya_vision, marked, rotates=False, refuses=halfway()),
+    Specimen("cohere2_vision", cohere2_vision, broken, rotates=False, refuses=halfway()),
     Specimen("idefics3", idefics3, marked, join=by_sample),
     Specimen("smolvlm", lambda attention: idefics3(attention, "SmolVLM"), marked, join=by_sample),
     Specimen("llama4", llama4, separated, layers=(4, 7), refuses=LLAMA4, static=False),

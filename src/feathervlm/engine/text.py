@@ -1,0 +1,53 @@
+"""Where the text of the prompt is: what criteria that compare images with words may read.
+
+Text is what is neither visual nor padding, up to the token that asks. It never leaves, so its places are told once, in
+original positions, and found again among the rows of any layer. Knows neither layers nor what is measured.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.layout import VisualLayout
+from feathervlm.core.signals import IsText
+
+
+class PromptText:
+    """The text tokens of every sample, padded to as many as a sample can have: (batch, texts).
+
+    Args:
+        layout: of the visual tokens.
+        attended: bool (batch, sequence), False on padding; None if there is none.
+        query: long (batch,), position that asks for tokens.
+    """
+
+    def __init__(self, layout: VisualLayout, attended: Tensor | None, query: Tensor) -> None:
+        self.layout, self.attended, self.query = layout, attended, query
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """Bool (batch, sequence)."""
+        mask = self.layout.mask
+        text = ~mask & (torch.arange(mask.shape[1], device=mask.device) <= self.query[:, None])
+        return text if self.attended is None else text & self.attended
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Long (batch, texts), original positions, in order; any others where a sample has fewer."""
+        # Visual tokens are counted on the host, so the width is known without asking the device.
+        width = self._mask.shape[1] - min(self.layout.counts)
+        return torch.sort((~self._mask).to(torch.uint8), dim=1, stable=True).indices[:, :width]
+
+    def exists(self, signal: IsText) -> Tensor:
+        """Bool (batch, texts), the tokens that there are of those asked for."""
+        found = self._mask.gather(1, self.places)
+        if signal.which == "behind":
+            index = torch.arange(1, self.layout.mask.shape[1] + 1, device=found.device)
+            found = found & (self.places >= (self.layout.mask * index).amax(1, keepdim=True))
+        return found
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """The row of every text token, long (batch, texts), where rows have these original positions (batch, rows)."""
+        row = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        return torch.zeros_like(self.layout.mask, dtype=torch.long).scatter(1, positions, row).gather(1, self.places)
