@@ -57,6 +57,10 @@ def rows(plan: Plan) -> dict[str, m.Method]:
         "VisPruner": m.VisPruner(),
         "HoloV": m.HoloV(),
         "HiPrune": m.HiPrune(),
+        "DART": m.DART(layer=early),
+        "CDPruner": m.CDPruner(),
+        "STAR": m.STAR(),
+        "TopV, without recovery": m.TopV(layer=early, every=0),
     }
 
 

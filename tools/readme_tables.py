@@ -120,7 +120,7 @@ def catalogue_table() -> str:
         row = cells.get((name, shares[-1]))
         return row["localization"]["value"] if row else 0.0
 
-    for name in sorted({name for name, _ in cells}, key=lambda name: -reached(name)):
+    for name in sorted({name for name, _ in cells}, key=lambda name: (-reached(name), name)):
         row = [cells.get((name, share)) for share in shares]
         accuracies = [
             _spread(one[kind]) if one else "out of reach" for one in row for kind in ("localization", "other")

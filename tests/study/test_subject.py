@@ -266,7 +266,7 @@ def test_a_padding_token_is_needed_in_batches(ask, tiny):
 
 def test_what_tells_models_apart(tmp_path, ask, tiny):
     mine = describe(Wanted())
-    facts = {"name": "embedded", "model_type": "llava", "embedded": True, "depth": 12, "device": "cpu"}
+    facts = {"name": "embedded", "model_type": "llava", "embedded": True, "depth": 16, "device": "cpu"}
     facts |= {"dtype": "float32", "attention": "sdpa", "max_new_tokens": 5, "batch": 40}
     assert {key: mine[key] for key in facts} == facts
     assert set(mine) == {*facts, "fingerprint", "versions"}
