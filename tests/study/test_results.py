@@ -72,3 +72,15 @@ def test_what_was_kept_and_what_it_cost(results):
     assert results.cost("low") == (2.0, 0.5)
     assert np.isnan(results.cost(UNPRUNED)).all()
     assert len(results.masks("low")) == 4
+
+
+def test_a_number_of_the_heat_map(results):
+    assert results.of_heat("low", lambda heat: float(heat[1].mean()), (2, 2)).to_dict() == {
+        "value": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+    }
+    row = results.row("low")
+    assert row["average_tokens"] == 2
+    assert row["localization_change"]["value"] == -0.5
+    assert row["bottom_third"][0]["value"] == pytest.approx(2 / 3, abs=1e-3)

@@ -115,6 +115,11 @@ class Bootstrap:
         weights = self._weights[task][:, :-1][:, counts]
         return Estimate(float(numbers[counts].mean()), weights @ numbers[counts] / weights.sum(1))
 
+    def means(self, task: str, values: Floats, rounds: int) -> Floats:
+        """The mean of vectors in the first rounds: (rounds, dim) of (n, dim)."""
+        weights = self._weights[task][:rounds, :-1]
+        return weights @ values / weights.sum(1, keepdims=True)
+
     def share(self, run: str, task: str, right: Bools, among: Bools | None = None) -> Estimate:
         """The share of right answers.
 

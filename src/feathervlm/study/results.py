@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from feathervlm.study.data import KINDS, Item, Kind
 from feathervlm.study.estimates import Bootstrap, Estimate, mean
-from feathervlm.study.kept import bottom_third, unpack
+from feathervlm.study.kept import bottom_third, heat_map, unpack
 from feathervlm.study.ledger import UNPRUNED, Record
 
+HEATS = 400
+"""Draws of a heat map, each of which is looked at as a whole."""
 Mask = NDArray[np.bool_]
 """Kept cells of one picture's finest grid: (frames, rows, cols)."""
 
@@ -147,6 +149,25 @@ class Results:
                 for task, answers in self.runs[method].items()
             ]
         )
+
+    def of_heat(
+        self, method: str, statistic: Callable[[NDArray[np.float64]], float], shape: tuple[int, ...], stage: int = -1
+    ) -> Estimate:
+        """A number that the heat map of a run gives: the share of questions that keep each cell, tasks counting alike.
+
+        Args:
+            method: which run.
+            statistic: of a map (rows, cols).
+            shape: (rows, cols) of the map.
+            stage: of the method.
+        """
+        cells = {
+            task: np.stack([heat_map([mask], (shape[0], shape[1])).ravel() for mask in answers.masks[stage]])
+            for task, answers in self.runs[method].items()
+        }
+        value = np.mean([found.mean(0) for found in cells.values()], 0).reshape(shape)
+        drawn = np.mean([self.bootstrap.means(task, found, HEATS) for task, found in cells.items()], 0)
+        return Estimate(statistic(value), np.array([statistic(heat.reshape(shape)) for heat in drawn]))
 
     def masks(self, method: str, stage: int = -1) -> list[Mask]:
         """The kept cells of all questions."""

@@ -41,6 +41,7 @@ class Places(Experiment):
         columns = ["layer", "score", "mean row (even: 0.5)", "in the bottom third (even: 0.333)", "rows, chi-square"]
         columns += ["target cells kept"] if results.tasks("localization") else []
         columns += [KINDS[kind][0] for kind in KINDS if results.tasks(kind)]
+        columns += ["targets in the top half", "bottom half"] if results.tasks("localization") else []
         columns += ["rank correlation with the RoPE prior"] if results.prior is not None else []
         table = Table("A quarter of the tokens, by last-token attention before each layer", columns, rows)
         figures = {"heat": self._heat(plan, results), "rows": self._profiles(plan, results)}
@@ -58,10 +59,11 @@ class Places(Experiment):
         if results.tasks("localization"):
             found.append(results.recall(spec))
         found += [results.mean(spec, kind) for kind in KINDS if results.tasks(kind)]
+        if results.tasks("localization"):
+            found += [results.half(spec, top) for top in (True, False)]
         if results.prior is not None:
-            found.append(
-                f"{prior_rank_correlation(results.prior[0], kept.heat_map(masks, results.prior.shape[-2:])):+.2f}"
-            )
+            prior = results.prior[0]
+            found.append(results.of_heat(spec, lambda heat: prior_rank_correlation(prior, heat), prior.shape))
         return found
 
     def _findings(self, plan: Plan, results: Results) -> list[Finding]:

@@ -55,6 +55,9 @@ class Survival(Experiment):
         for kind, (title, _) in KINDS.items():
             if results.tasks(kind):
                 rows.append([f"mean, {title}", *(results.mean(spec, kind) for spec in runs.values())])
+        for top in (True, False) if results.tasks("localization") else ():
+            half = "top" if top else "bottom"
+            rows.append([f"localization, {half} half", *(results.half(spec, top) for spec in runs.values())])
         table = Table("Accuracy", ["task", *runs], rows)
         return Outcome([table], self._findings(plan, results, runs), {"survival": self._draw(results, runs)})
 
