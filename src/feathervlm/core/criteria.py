@@ -12,6 +12,7 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
+from feathervlm.core.images import Images
 from feathervlm.core.signals import (
     Attention,
     EncoderAttention,
@@ -138,13 +139,9 @@ class KNNDensity(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """rho * delta: (batch, visual)."""
-        features = tokens.signals.read(Features(self.features)).float()
-        scores = torch.zeros(tokens.present.shape, device=features.device)
-        # Image by image: the distance matrix is the memory that counts, and pairs across images mean nothing.
-        for image in range(tokens.geometry.images):
-            members = tokens.present & (tokens.geometry.image == image)
-            scores = torch.where(members, density_peaks(features, members, self.neighbors), scores)
-        return scores
+        images = Images(tokens)  # pairs across images mean nothing, and the distance matrix is the memory that counts
+        features = images.take(tokens.signals.read(Features(self.features)).float())
+        return images.put(density_peaks(features, images.present, self.neighbors))
 
 
 def density_peaks(features: Tensor, members: Tensor, neighbors: int) -> Tensor:
