@@ -1,7 +1,15 @@
 """The README's tables are those that the code and the committed results give."""
 
 import importlib.util
+import re
+import sys
+import types
 from pathlib import Path
+
+import feathervlm
+from feathervlm import embedded, loading
+from feathervlm.embedded.tasks import sample
+from feathervlm.methods import base
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,3 +37,20 @@ def test_generated_pages_are_up_to_date():
     tables = load()
     for where, make in tables.PAGES.items():
         assert make() == (ROOT / where).read_text()
+
+
+def test_the_guide_to_methods_works(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(), re.DOTALL)
+    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    module = types.ModuleType("guide")
+    monkeypatch.setitem(sys.modules, "guide", module)
+    exec(compile(code, "guide", "exec"), module.__dict__)
+    model, processor = embedded.load()
+    scene, question = sample("locate", 0, 0)
+    inputs = loading.prepare(processor, question.text, [scene.image])
+    with feathervlm.prune(model, "with-column:keep=0.2") as pruning:
+        model.generate(**inputs, max_new_tokens=1)
+    kept = pruning.report.grid()[0]
+    assert kept[:, 0].all()
+    assert int(kept.sum()) == 51
+    assert base.get("with-column").solve(100, [(1, 16, 16)], 16).keep < 0.25
