@@ -24,7 +24,7 @@ def study(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is written.")] = Path("study"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer questions, layers and budgets: a first look.")] = False,
     n: Annotated[
-        int | None, typer.Option(min=2, help="Embedded questions per task; default 200, with --quick 12.")
+        int | None, typer.Option(min=2, help="Embedded questions per task; default 200, with --quick 24.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the embedded questions, the intervals, the pictures.")] = 1,
     processes: Annotated[
@@ -47,7 +47,7 @@ def study(
 ) -> None:
     """Rerun the paper's experiments: damage by task, where tokens go, why, criteria, FEATHER, pictures.
 
-    About half an hour on two cores for the embedded model, three minutes with --quick. What is answered is kept: the
+    About half an hour on two cores for the embedded model, two minutes with --quick. What is answered is kept: the
     same command goes on where it was stopped.
 
     Examples:
@@ -67,7 +67,7 @@ def study(
         from feathervlm.study.data import Data
 
         questions: Data = (
-            JsonlData.read(Path(data)) if data != EMBEDDED else EmbeddedData(n or (12 if quick else 200), seed)
+            JsonlData.read(Path(data)) if data != EMBEDDED else EmbeddedData(n or (24 if quick else 200), seed)
         )
     request = Request(
         wanted=Wanted(model, device, dtype, attn, max_new_tokens, batch),
