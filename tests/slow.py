@@ -119,7 +119,11 @@ def above(scores, bound):
 
 
 def quotas(wanted, weights, sizes, spare="fraction"):
-    """Shares of zones, by offering again and again what full zones refuse, in exact arithmetic."""
+    """Shares of zones, by offering again and again what full zones refuse, in exact arithmetic.
+
+    Weights are means of floats, whose last bits depend on the order of a sum: what differs by less than 2**-20 of a
+    token counts as equal, as it does in the fast path.
+    """
     weights = [Fraction(float(weight)) if size else Fraction(0) for weight, size in zip(weights, sizes, strict=True)]
     exact = [Fraction(0)] * len(sizes)
     for given in (weights, [Fraction(1)] * len(sizes)):
@@ -132,8 +136,9 @@ def quotas(wanted, weights, sizes, spare="fraction"):
                 exact[z] = min(Fraction(sizes[z]), exact[z] + left * given[z] / total)
             if not any(exact[z] == sizes[z] for z in hungry):
                 break
-    whole = [math.floor(part) for part in exact]
-    worth = weights if spare == "weight" else [part - down for part, down in zip(exact, whole, strict=True)]
+    step = 2**20
+    whole = [min(math.floor(part + Fraction(1, step)), size) for part, size in zip(exact, sizes, strict=True)]
+    worth = weights if spare == "weight" else [round((p - down) * step) for p, down in zip(exact, whole, strict=True)]
     with_room = [z for z, size in enumerate(sizes) if whole[z] < size]
     for z in sorted(with_room, key=lambda z: (-worth[z], z))[: wanted - sum(whole)]:
         whole[z] += 1
