@@ -32,9 +32,8 @@ StopAt = Annotated[int | None, typer.Option(help="End before this step.")]
 def vision(folder: Folder, seed: Seed = 0) -> None:
     """Stage 1: the vision tower."""
     torch.set_num_threads(1)
-    model = build_model(RECIPE.size, seed)
-    tower = model.model.vision_tower
     size = RECIPE.size
+    tower = build_model(size, seed).model.vision_tower
     train_vision(tower, size.patch, size.tower_width, folder, RECIPE.vision, batch=RECIPE.vision_batch, seed=seed)
 
 

@@ -106,7 +106,8 @@ def read_findings(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise PruningError(f"There is no finished study in {folder}: {path.name} cannot be read ({error}).") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise PruningError(f"There is no finished study in {folder}: {path.name} cannot be read ({why}).") from error
     return found
 
 
