@@ -1,70 +1,91 @@
-"""The shared test table: every method, at layers that a six-layer model has, and its keep-everything form.
+"""The shared test table: every method, at layers that a six-layer model has.
 
 A new method adds one row and is then held to every law.
 """
 
+from dataclasses import dataclass
+
 from feathervlm import methods as m
 
-METHODS = {
-    "feather": m.Feather(layers=(2, 4), keep=0.4),
-    "feather-fixed": m.Feather(layers=(2, 4), keep=0.4, fixed=True),
-    "fastv": m.FastV(layer=2),
-    "fastv-all": m.FastV(layer=2, over="all"),
-    "fastv-no-rope": m.FastV(layer=3, rope=False),
-    "uniform-0": m.Uniform(layer=0),
-    "knn": m.KNN(layer=2, count=6, features="projected"),
-    "ensemble": m.Ensemble(layer=1),
-    "fastervlm": m.FasterVLM(),
-    "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4)),
-    "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), form="baseline"),
-    "random": m.RandomKeep(layer=2),
-    "pool": m.AveragePool(),
-    "pool-later": m.AveragePool(layer=3, stride=4),
-    "visionzip": m.VisionZip(dominant=0.3, contextual=0.15),
-    "vscan": m.VScan(layers=(0, 1), keep=0.5, shallow=0, window=2),
-    "vscan-qwen": m.VScan(layers=(1, 4), keep=0.4, form="qwen", shallow=0),
-    "prumerge": m.PruMerge(layer=1),
-    "prumerge-plus": m.PruMerge(plus=True),
-    "divprune": m.DivPrune(keep=0.25),
-    "greedyprune": m.GreedyPrune(layer=4, tau=0.3),
-    "vispruner": m.VisPruner(),
-    "holov": m.HoloV(chunks=4),
-    "hiprune": m.HiPrune(),
-    "dart": m.DART(layer=4, keep=0.4, pivots=3, words=2),
-    "cdpruner": m.CDPruner(),
-    "star": m.STAR(layers=(0, 3)),
-    "topv": m.TopV(layer=2),
-    "shuffled-positions": m.ShuffledPositions(),
-    "shuffled-feather": m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1),
-    "before-llm": m.BeforeLLM(m.Feather(layers=(1, 3), keep=0.5)),
-    "text-only": m.TextOnly(),
+
+@dataclass(frozen=True)
+class Row:
+    """One method under test.
+
+    Args:
+        method: at layers that a model of six has.
+        everything: the same with parameters that keep all tokens; None for a method that cannot.
+        published: the layers of its paper in a model of 32, in one row of each method.
+    """
+
+    method: m.Method
+    everything: m.Method | None = None
+    published: tuple[int, ...] | None = None
+
+
+ROWS = {
+    "feather": Row(
+        m.Feather(layers=(2, 4), keep=0.4), published=(8, 16), everything=m.Feather(layers=(2, 4), keep=1.0)
+    ),
+    "feather-fixed": Row(
+        m.Feather(layers=(2, 4), keep=0.4, fixed=True), everything=m.Feather(layers=(2, 4), keep=1.0, fixed=True)
+    ),
+    "fastv": Row(m.FastV(layer=2), published=(3,), everything=m.FastV(layer=2, keep=1.0)),
+    "fastv-all": Row(m.FastV(layer=2, over="all"), everything=m.FastV(layer=2, keep=1.0, over="all")),
+    "fastv-no-rope": Row(m.FastV(layer=3, rope=False)),
+    "uniform-0": Row(m.Uniform(layer=0), published=(3,), everything=m.Uniform(layer=0, stride=1)),
+    "knn": Row(
+        m.KNN(layer=2, count=6, features="projected"),
+        published=(3,),
+        everything=m.KNN(layer=2, count=10_000, features="projected"),
+    ),
+    "ensemble": Row(m.Ensemble(layer=1), published=(3,), everything=m.Ensemble(layer=1, keep=1.0)),
+    "fastervlm": Row(m.FasterVLM(), published=(0,), everything=m.FasterVLM(keep=1.0)),
+    "pyramiddrop": Row(
+        m.PyramidDrop(layers=(1, 3, 4)), published=(8, 16, 24), everything=m.PyramidDrop(layers=(1, 3, 4), keep=1.0)
+    ),
+    "pyramiddrop-baseline": Row(
+        m.PyramidDrop(layers=(1, 3, 4), form="baseline"),
+        everything=m.PyramidDrop(layers=(1, 3, 4), keep=1.0, form="baseline"),
+    ),
+    "random": Row(m.RandomKeep(layer=2), published=(3,), everything=m.RandomKeep(layer=2, keep=1.0)),
+    "pool": Row(m.AveragePool(), published=(0,), everything=m.AveragePool(stride=1)),
+    "pool-later": Row(m.AveragePool(layer=3, stride=4), everything=m.AveragePool(layer=3, stride=1)),
+    "visionzip": Row(
+        m.VisionZip(dominant=0.3, contextual=0.15),
+        published=(0,),
+        everything=m.VisionZip(dominant=1.0, contextual=0.15),
+    ),
+    "vscan": Row(
+        m.VScan(layers=(0, 1), keep=0.5, shallow=0, window=2),
+        published=(0, 16),
+        everything=m.VScan(layers=(0, 3), keep=1.0, then=1.0, shallow=0, window=2),
+    ),
+    "vscan-qwen": Row(
+        m.VScan(layers=(1, 4), keep=0.4, form="qwen", shallow=0),
+        everything=m.VScan(layers=(1, 4), keep=1.0, then=1.0, form="qwen", shallow=0),
+    ),
+    "prumerge": Row(m.PruMerge(layer=1), published=(0,)),
+    "prumerge-plus": Row(m.PruMerge(plus=True)),
+    "divprune": Row(m.DivPrune(keep=0.25), published=(0,), everything=m.DivPrune(keep=1.0)),
+    "greedyprune": Row(m.GreedyPrune(layer=4, tau=0.3), published=(3,), everything=m.GreedyPrune(layer=4, keep=1.0)),
+    "vispruner": Row(m.VisPruner(), published=(0,), everything=m.VisPruner(keep=1.0)),
+    "holov": Row(m.HoloV(chunks=4), published=(0,), everything=m.HoloV(keep=1.0)),
+    "hiprune": Row(m.HiPrune(), published=(0,), everything=m.HiPrune(keep=1.0)),
+    "dart": Row(m.DART(layer=4, keep=0.4, pivots=3, words=2), published=(2,), everything=m.DART(layer=4, keep=1.0)),
+    "cdpruner": Row(m.CDPruner(), published=(0,), everything=m.CDPruner(keep=1.0)),
+    "star": Row(m.STAR(layers=(0, 3)), published=(0, 16), everything=m.STAR(layers=(0, 3), keep=1.0, then=1.0)),
+    "topv": Row(m.TopV(layer=2), published=(3,), everything=m.TopV(layer=2, keep=1.0)),
+    "shuffled-positions": Row(m.ShuffledPositions(), published=(0,)),
+    "shuffled-feather": Row(m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1)),
+    "before-llm": Row(
+        m.BeforeLLM(m.Feather(layers=(1, 3), keep=0.5)),
+        published=(0,),
+        everything=m.BeforeLLM(m.FastV(layer=2, keep=1.0)),
+    ),
+    "text-only": Row(m.TextOnly(), published=(0,)),
 }
 
-KEEP_ALL = {
-    "feather": m.Feather(layers=(2, 4), keep=1.0),
-    "feather-fixed": m.Feather(layers=(2, 4), keep=1.0, fixed=True),
-    "fastv": m.FastV(layer=2, keep=1.0),
-    "fastv-all": m.FastV(layer=2, keep=1.0, over="all"),
-    "uniform-0": m.Uniform(layer=0, stride=1),
-    "knn": m.KNN(layer=2, count=10_000, features="projected"),
-    "ensemble": m.Ensemble(layer=1, keep=1.0),
-    "fastervlm": m.FasterVLM(keep=1.0),
-    "pyramiddrop": m.PyramidDrop(layers=(1, 3, 4), keep=1.0),
-    "pyramiddrop-baseline": m.PyramidDrop(layers=(1, 3, 4), keep=1.0, form="baseline"),
-    "random": m.RandomKeep(layer=2, keep=1.0),
-    "pool": m.AveragePool(stride=1),
-    "pool-later": m.AveragePool(layer=3, stride=1),
-    "visionzip": m.VisionZip(dominant=1.0, contextual=0.15),
-    "vscan": m.VScan(layers=(0, 3), keep=1.0, then=1.0, shallow=0, window=2),
-    "vscan-qwen": m.VScan(layers=(1, 4), keep=1.0, then=1.0, form="qwen", shallow=0),
-    "divprune": m.DivPrune(keep=1.0),
-    "greedyprune": m.GreedyPrune(layer=4, keep=1.0),
-    "vispruner": m.VisPruner(keep=1.0),
-    "holov": m.HoloV(keep=1.0),
-    "hiprune": m.HiPrune(keep=1.0),
-    "dart": m.DART(layer=4, keep=1.0),
-    "cdpruner": m.CDPruner(keep=1.0),
-    "star": m.STAR(layers=(0, 3), keep=1.0, then=1.0),
-    "topv": m.TopV(layer=2, keep=1.0),
-    "before-llm": m.BeforeLLM(m.FastV(layer=2, keep=1.0)),
-}
+METHODS = {name: row.method for name, row in ROWS.items()}
+KEEP_ALL = {name: row.everything for name, row in ROWS.items() if row.everything is not None}
+PUBLISHED_LAYERS = {row.method.name: row.published for row in ROWS.values() if row.published is not None}

@@ -218,5 +218,5 @@ def test_methods_without_a_free_parameter_say_so(spec):
 
 def test_available_is_sorted_and_complete():
     assert available() == tuple(sorted(available()))
-    public = {value.name for value in vars(methods).values() if isinstance(value, type) and value is not Method}
-    assert set(available()) == public
+    public = [getattr(methods, name) for name in methods.__all__]
+    assert set(available()) == {part.name for part in public if isinstance(part, type) and part is not Method}

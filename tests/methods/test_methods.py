@@ -40,37 +40,11 @@ from feathervlm.methods import (
     available,
     get,
 )
+from table import PUBLISHED_LAYERS
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE, NO_ROPE = LastTokenAttention(rope=True, over="visual"), LastTokenAttention(rope=False, over="visual")
 PRISMATIC = [(1, 27, 27)]
-
-PUBLISHED_LAYERS = {
-    "before-llm": (0,),
-    "cdpruner": (0,),
-    "dart": (2,),
-    "divprune": (0,),
-    "ensemble": (3,),
-    "fastervlm": (0,),
-    "fastv": (3,),
-    "feather": (8, 16),
-    "greedyprune": (3,),
-    "hiprune": (0,),
-    "holov": (0,),
-    "knn": (3,),
-    "pool": (0,),
-    "prumerge": (0,),
-    "pyramiddrop": (8, 16, 24),
-    "random": (3,),
-    "shuffled-positions": (0,),
-    "star": (0, 16),
-    "text-only": (0,),
-    "topv": (3,),
-    "uniform": (3,),
-    "visionzip": (0,),
-    "vispruner": (0,),
-    "vscan": (0, 16),
-}
 
 LAYERS = st.integers(0, 80) | st.floats(0, 1, exclude_max=True)
 FRACTIONS = st.floats(1e-20, 1)
