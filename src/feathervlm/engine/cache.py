@@ -244,25 +244,31 @@ class PrunedSlidingLayer(PrunedDynamicLayer):
             self._trim()
 
 
+BUCKET = 64
+"""Steps in which the size of a static layer changes where the number of tokens that it saves depends on the picture."""
+
+
 class PrunedStaticLayer(PrunedLayer, StaticLayer):
     """A preallocated layer with room for the surviving tokens only.
 
-    The slots after the prefix have fixed positions, so one map serves every decode step and compiled graph.
+    The slots after the prefix have fixed positions, so one map serves every decode step and compiled graph. The map
+    always tells which slots are valid, and sizes come in steps, so that the next prompt finds the same graph.
     """
 
     def __init__(self, attachment: Attachment, logical_capacity: int, dropped: int) -> None:
         super().__init__(max_cache_len=logical_capacity - dropped)
         self.attachment = attachment
         self.logical_capacity = logical_capacity
-        self.map: tuple[Tensor, Tensor | None] | None = None
+        self.map: tuple[Tensor, Tensor] | None = None
 
-    def columns(self, new: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def columns(self, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions of all slots, filled or not; causality hides those still empty."""
         if self.map is None:
             prefix = self.pending or self.prefix
             assert prefix is not None
             settled, self.prefix = self.prefix, prefix
-            self.map = self._columns(self.max_cache_len - prefix.index.shape[1], device)
+            index, valid = self._columns(self.max_cache_len - prefix.index.shape[1], device)
+            self.map = index, torch.ones_like(index, dtype=torch.bool) if valid is None else valid
             self.prefix = settled
         return self.map
 
@@ -326,7 +332,7 @@ def check_cache(cache: Cache, pruned: Sequence[int]) -> None:
             raise Unprunable("A static cache that already holds tokens cannot take a new image; use a DynamicCache.")
 
 
-def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int) -> PrunedLayer:
+def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int, foreseen: bool) -> PrunedLayer:
     """The pruned form of `cache.layers[layer]`, put in its place if it is not there yet.
 
     Args:
@@ -334,18 +340,20 @@ def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int)
         layer: its index.
         attachment: what the layer depends on.
         dropped: slots that a static layer need not have.
+        foreseen: whether that number follows from shapes alone; if not, a static layer saves it in whole buckets.
     """
+    spare = dropped if foreseen else dropped // BUCKET * BUCKET
     replicated = cache.layer_class_to_replicate
     while replicated is not None and len(cache.layers) <= layer:  # a DynamicCache without a config grows on demand
         cache.layers.append(replicated())
     current: Any = cache.layers[layer]
     if isinstance(current, PrunedStaticLayer):  # checked to be empty: make it anew with today's capacity
-        replacement: Any = PrunedStaticLayer(attachment, current.logical_capacity, dropped)
+        replacement: Any = PrunedStaticLayer(attachment, current.logical_capacity, spare)
     elif isinstance(current, PrunedLayer):
         current.attachment.check()
         return current
     elif type(current) is StaticLayer:
-        replacement = PrunedStaticLayer(attachment, current.max_cache_len, dropped)
+        replacement = PrunedStaticLayer(attachment, current.max_cache_len, spare)
     elif type(current) is DynamicSlidingWindowLayer:
         replacement = PrunedSlidingLayer(attachment, current)
     else:

@@ -252,7 +252,7 @@ class Prefill:
                 self.memo[key] = state_mask(kwargs.get("attention_mask"), self.left.positions, self.left.valid)
             return self.memo[key]
         if cache is not None:
-            layer = pruned_layer(cache, index, self.attachment, self.left.dropped)
+            layer = pruned_layer(cache, index, self.attachment, self.left.dropped, self.left.foreseen)
             if ("columns", *key) not in self.memo:
                 self.memo["columns", *key] = self._columns(layer)
             columns, valid, prefix, offset, past = self.memo["columns", *key]

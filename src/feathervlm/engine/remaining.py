@@ -41,6 +41,7 @@ class Remaining:
         present: bool (batch, visual), the tokens that are left.
         places: long (batch, rows), original position whose row of the position tables every row takes.
         renumbered: whether positions were closed up, so that what follows the input moves, too.
+        foreseen: whether the number of rows left follows from shapes alone, so that every such prompt has as many.
     """
 
     def __init__(self, layout: VisualLayout, attended: Tensor | None, query: Tensor) -> None:
@@ -52,6 +53,7 @@ class Remaining:
         self.places = self.positions
         self._places: Tensor | None = None  # (batch, sequence), for every original position; None if none has moved
         self.renumbered = False
+        self.foreseen = True
         self._sizes = [list(map(tokens_of, sample)) for sample in layout.pictures]
         self._ends_inside: Later | None = None
 
@@ -98,6 +100,7 @@ class Remaining:
         if self.valid is not None:
             kept = kept & self.valid
         sizes = self._planned(stage) if plan and self.valid is None else None
+        self.foreseen = self.foreseen and sizes is not None
         numbers = self._count(kept, chosen) if sizes is None else self._adopt(sizes)
         most = max(numbers)
         order = torch.sort(kept.to(torch.uint8), dim=1, stable=True).indices[:, count - most :]
