@@ -1,11 +1,12 @@
 """How often pruning makes the host wait for the device: once per stage whose size depends on the data, else never."""
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from helpers import layout_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import feathervlm
 import zoo
@@ -117,3 +118,40 @@ def test_plain_decoding_has_no_hooks_on_layers():
         llava(input_ids=torch.tensor([[9]]), past_key_values=past)
         handle.remove()
     assert seen == [1]
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(layers, batch, method):
+    llava = zoo.llava(num_hidden_layers=layers)
+    inputs = zoo.batch(*[zoo.prompt(1 + row % 2, seed=row) for row in range(batch)])
+    step = {"input_ids": torch.full((batch, 1), 9)}
+    if batch > 1:
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        step |= {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+    with torch.no_grad(), nullcontext() if method is None else feathervlm.prune(llava, method):
+        past = llava(**inputs, use_cache=True).past_key_values
+        with Operations() as run:
+            llava(**step, past_key_values=past)
+    return run.count
+
+
+@pytest.mark.parametrize("method", [OPEN["feather"][0], methods.FastV(layer=2)], ids=["feather", "fastv"])
+def test_a_step_of_one_prompt_is_that_of_the_unpruned_model(method):
+    assert operations_of_a_step(6, 1, method) == operations_of_a_step(6, 1, None)
+
+
+def test_a_ragged_step_pays_for_a_mask_per_stage_whatever_the_depth():
+    method = OPEN["feather"][0]
+    extra = [operations_of_a_step(layers, 3, method) - operations_of_a_step(layers, 3, None) for layers in (6, 12)]
+    assert 0 < extra[0] == extra[1] <= 30 * len(method.layers)
