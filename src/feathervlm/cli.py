@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from feathervlm import terminal
+from feathervlm.commands.convert_prismatic import convert_prismatic
 from feathervlm.commands.demo import demo
 from feathervlm.commands.diagnose import diagnose
 from feathervlm.commands.methods import methods
@@ -58,8 +59,9 @@ def about(
         --prompt "Where is the cat?" --method feather
     feathervlm study --quick
     feathervlm diagnose --images photos --method fastv
+    feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
     """
 
 
-for command in (demo, methods, models, run, study, diagnose):
+for command in (demo, methods, models, run, study, diagnose, convert_prismatic):
     app.command()(command)

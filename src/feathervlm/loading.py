@@ -53,7 +53,7 @@ def open_picture(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise PruningError(f"There is no image file {path}; check the path.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PruningError(f"{path} cannot be read as an image ({_brief(error)}); give a PNG or JPEG file.") from None
+        raise PruningError(f"{path} cannot be read as an image ({brief(error)}); give a PNG or JPEG file.") from None
 
 
 def choose_device(name: str) -> torch.device:
@@ -97,9 +97,9 @@ def load_config(name: str) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if local:
-            raise PruningError(f"{name!r} holds no model ({_brief(error)}); give a directory that does.") from error
+            raise PruningError(f"{name!r} holds no model ({brief(error)}); give a directory that does.") from error
         raise PruningError(
-            f"{name!r} is no directory here and did not come from the hub ({_brief(error)}); check the name and the "
+            f"{name!r} is no directory here and did not come from the hub ({brief(error)}); check the name and the "
             "network."
         ) from error
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -117,7 +117,7 @@ def empty_model(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
     except (ImportError, ValueError) as error:
-        raise PruningError(f"Attention {attention!r} does not work here ({_brief(error)}); choose sdpa.") from error
+        raise PruningError(f"Attention {attention!r} does not work here ({brief(error)}); choose sdpa.") from error
 
 
 def load_processor(name: str) -> Any:
@@ -130,7 +130,7 @@ def load_processor(name: str) -> Any:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise PruningError(
-            f"The processor of {name!r} cannot be loaded ({_brief(error)}); put its files beside the model's."
+            f"The processor of {name!r} cannot be loaded ({brief(error)}); put its files beside the model's."
         ) from error
     if getattr(processor, "image_processor", None) is None:
         raise PruningError(f"{name!r} has no image processor; put the files of the model's own beside it.")
@@ -148,7 +148,7 @@ def load_model(name: str, dtype: torch.dtype | str, attention: str) -> tuple[Any
             name, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, SafetensorError) as error:
-        raise PruningError(f"The weights of {name!r} cannot be loaded ({_brief(error)}); get them again.") from error
+        raise PruningError(f"The weights of {name!r} cannot be loaded ({brief(error)}); get them again.") from error
     model, info = loaded
     return model.eval(), sorted(info["missing_keys"])
 
@@ -198,7 +198,7 @@ def prepare_all(processor: Any, asked: Sequence[tuple[Image.Image, str]]) -> Any
     )
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """The first sentence of an error, without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[.!?])\s", text)[0].rstrip(".")
