@@ -178,3 +178,30 @@ def dilated(chosen, cells):
         for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
             result |= {where[around] for around in [(plane, frame, row + down, col + right)] if around in where}
     return result
+
+
+def density_peaks(features, count):
+    """The `count` tokens with the highest density, of as many neighbours, times distance to a denser one."""
+    n = len(features)
+    far = [[np.linalg.norm(a - b) / math.sqrt(len(a)) for b in features] for a in features]
+    density = [math.exp(-np.mean(np.square(sorted(row)[:count]))) for row in far]
+    score = []
+    for i in range(n):
+        denser = [far[i][j] for j in range(n) if (-density[j], j) < (-density[i], i)]
+        score.append(density[i] * (min(denser) if denser else max(map(max, far))))
+    return sorted(sorted(range(n), key=lambda i: (-score[i], i))[:count])
+
+
+def recycled(scores, features, count, share=0.3, group=10):
+    """What stays of one image, and where each token to be clustered goes; without a `share` none is."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    kept, rest = order[:count], order[count:]
+    if share is None or not rest:
+        return sorted(kept), {}
+    pool = sorted(rest[: int(len(rest) * share) + 1])
+    centres = [pool[i] for i in density_peaks(features[pool], min(len(pool) // group + 1, len(pool)))]
+    went = {}
+    for token in pool:
+        near = min(centres, key=lambda centre: (np.linalg.norm(features[token] - features[centre]), centre))
+        went[token] = token if token in centres else near
+    return sorted(kept + centres), went

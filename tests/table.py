@@ -49,6 +49,13 @@ ROWS = {
         everything=m.PyramidDrop(layers=(1, 3, 4), keep=1.0, form="baseline"),
     ),
     "random": Row(m.RandomKeep(layer=2), published=(3,), everything=m.RandomKeep(layer=2, keep=1.0)),
+    "sparsevlm": Row(
+        m.SparseVLM(layers=(2, 3, 5)), published=(3, 7, 16), everything=m.SparseVLM(layers=(2, 3, 5), keep=1.0)
+    ),
+    "sparsevlm-plus": Row(
+        m.SparseVLM(layers=(2, 3, 5), table=(0.6, 0.4, 0.2), plus=True),
+        everything=m.SparseVLM(layers=(2, 3, 5), keep=1.0, plus=True),
+    ),
     "pool": Row(m.AveragePool(), published=(0,), everything=m.AveragePool(stride=1)),
     "pool-later": Row(m.AveragePool(layer=3, stride=4), everything=m.AveragePool(layer=3, stride=1)),
     "visionzip": Row(

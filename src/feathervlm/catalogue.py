@@ -21,6 +21,7 @@ from feathervlm.core.signals import (
     IsText,
     Keys,
     LayerStates,
+    RaterAttention,
     Signal,
     Text,
 )
@@ -91,7 +92,9 @@ def _signal(signal: Signal) -> str:
         layer = "before the cut" if signal.layer == "K-1" else "after the cut"
         keys = "visual tokens" if signal.over == "visual" else "all tokens"
         rope = "with" if signal.rope else "without"
-        return f"attention of the last prompt token in the layer {layer}, {rope} RoPE, softmax over {keys}"
+        rated = isinstance(signal, RaterAttention)
+        asking = "the words that the image is about" if rated else "the last prompt token"
+        return f"attention of {asking} in the layer {layer}, {rope} RoPE, softmax over {keys}"
     if isinstance(signal, Keys):
         layer = "before the cut" if signal.layer == "K-1" else "after the cut"
         return f"keys of the layer {layer}, {'with' if signal.rope else 'without'} RoPE"

@@ -15,6 +15,7 @@ from feathervlm.core import (
 )
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.diversity import DPP, MaxMin
+from feathervlm.core.recycling import Recycled
 from feathervlm.core.redundancy import Dedup, Far, Greedy
 from feathervlm.core.selectors import Fill, Intersection, Union
 from feathervlm.core.surroundings import Context, Dilate
@@ -101,6 +102,7 @@ OPEN = [
     st.builds(IQR, SCORES, st.floats(0, 2)),
     st.builds(Threshold, SCORES, st.floats(-0.5, 0.5), st.just(0.5)),
     st.builds(Dilate, RANKED),
+    st.builds(Recycled, RANKED, st.floats(0.01, 1), st.integers(1, 9), st.just("vision")),
     st.builds(Grid, STRIDES),
     st.just(Nothing()),
     st.just(Everything()),

@@ -1,6 +1,6 @@
 """The laws of pruning: every method, on LLaVA with several towers and text models and on a bare Llama."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ import torch
 import feathervlm
 import zoo
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, VisualLayout
-from feathervlm.core import Given, Nearest, Pool
+from feathervlm.core import Clusters, Given, Merger, Nearest, Pool
 from feathervlm.core.signals import EncoderSignal
 from table import KEEP_ALL, METHODS
 
@@ -80,10 +80,37 @@ def attention(request):
     return request.param
 
 
+def went(report):
+    """For every stage and sample where each token that entered went, by original indices; None where nothing merges."""
+    entered = None
+    for stage in report.stages:
+        groups = stage.groups and [groups.tolist() for groups in stage.groups]
+        names = entered or [range(len(sample)) for sample in groups or []]
+        yield groups and [dict(zip(*each, strict=True)) for each in zip(names, groups, strict=True)]
+        entered = [kept.tolist() for kept in stage.kept]
+
+
+@dataclass(frozen=True, eq=False)
+class Went(Merger):
+    """Merge as a report says was merged, where the merger goes by the text: more text would change it."""
+
+    where: list
+
+    def targets(self, tokens, kept):
+        found = torch.full(kept.shape, -1)
+        for row, groups in zip(found, self.where, strict=True):
+            for token, target in groups.items():
+                row[token] = target
+        return found
+
+
 def frozen(report, method):
     """The schedule that keeps what a report says was kept."""
-    stages = zip(report.stages, method.schedule().stages, strict=True)
-    return Schedule(*(replace(stage, at=done.layer, select=Given(done.kept)) for done, stage in stages))
+    stages = []
+    for done, stage, groups in zip(report.stages, method.schedule().stages, went(report), strict=True):
+        merge = Went(groups) if isinstance(stage.merge, Clusters) else stage.merge
+        stages.append(replace(stage, at=done.layer, select=Given(done.kept), merge=merge))
+    return Schedule(*stages)
 
 
 def exchanged(places, seed):
@@ -111,7 +138,7 @@ def pooled(states, places, stride):
 def gathered(states, places, groups, onto):
     """The states of a sample with the mean of every group in place of its kept token, or added onto that."""
     states, members = states.clone(), {}
-    for token, target in enumerate(groups.tolist()):
+    for token, target in groups.items():
         if target >= 0 and target != token:
             members.setdefault(target, []).append(places[token])
     for target, others in members.items():
@@ -126,7 +153,7 @@ def hide(model, prompts, report, method):
     visual = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
     decoder = model.get_decoder()
     hidden, merged, moved = {}, {}, {}
-    for stage, planned in zip(report.stages, method.schedule().stages, strict=True):
+    for stage, planned, groups in zip(report.stages, method.schedule().stages, went(report), strict=True):
         dropped = visual.clone()
         for sample, kept in enumerate(stage.kept):
             dropped[sample, visual[sample].nonzero()[:, 0][kept]] = False
@@ -143,8 +170,8 @@ def hide(model, prompts, report, method):
         if isinstance(planned.merge, Pool):
             stride = planned.merge.stride
             merged[stage.layer] = lambda sample, states, places, stride=stride: pooled(states, places, stride)
-        elif isinstance(planned.merge, Nearest):
-            groups, onto = stage.groups, planned.merge.form == "onto"
+        elif isinstance(planned.merge, Nearest | Clusters):
+            onto = getattr(planned.merge, "form", "mean") == "onto"
             merged[stage.layer] = lambda sample, states, places, groups=groups, onto=onto: gathered(
                 states, places, groups[sample], onto
             )

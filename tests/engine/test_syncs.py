@@ -70,6 +70,8 @@ KNOWN = {
     "cdpruner": methods.CDPruner(),
     "star": methods.STAR(layers=(0, 3)),
     "topv": methods.TopV(layer=2),
+    "sparsevlm": methods.SparseVLM(layers=(2, 3, 5)),
+    "sparsevlm-plus": methods.SparseVLM(layers=(2, 3, 5), plus=True),
     "stretched": Schedule(Stage(2, Grid(3), "stretch")),
 }
 OPEN = {

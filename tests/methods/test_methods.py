@@ -116,6 +116,10 @@ def test_default_layers_are_the_published_ones(name):
 @pytest.mark.parametrize("name", available())
 @pytest.mark.parametrize("depth", [4, 12, 24, 28, 32, 40, 80])
 def test_default_layers_move_with_the_depth(name, depth):
+    if (name, depth) == ("sparsevlm", 4):
+        with pytest.raises(PruningError, match="fall on layers 1, 1, 2 of 4"):
+            get(name).schedule().at_layers(depth)
+        return
     layers = get(name).schedule().at_layers(depth)
     assert list(layers) == sorted(set(layers))
     assert all(

@@ -9,8 +9,9 @@ from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.merging import Merger, Pool
 from feathervlm.core.nearest import Nearest, Neighbors
+from feathervlm.core.recycling import Clusters, Recycled
 from feathervlm.core.redundancy import Dedup, Far, Greedy
-from feathervlm.core.relevance import FeatureAttention, KeyNorm, TextSimilarity
+from feathervlm.core.relevance import FeatureAttention, KeyNorm, Rating, TextSimilarity
 from feathervlm.core.schedule import Schedule, Stage, solve
 from feathervlm.core.selectors import Everything, Given, Grid, Nothing, Random, Selector, Top
 from feathervlm.core.surroundings import Context, Dilate
@@ -21,6 +22,7 @@ from feathervlm.core.zones import Zone
 __all__ = [
     "DPP",
     "IQR",
+    "Clusters",
     "Context",
     "Criterion",
     "Dedup",
@@ -43,6 +45,8 @@ __all__ = [
     "PruningError",
     "Random",
     "RandomScore",
+    "Rating",
+    "Recycled",
     "Schedule",
     "Selector",
     "Stage",

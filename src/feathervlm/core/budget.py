@@ -59,10 +59,12 @@ def kept_tensor(keep: Keep, tokens: Tensor) -> Tensor:
 
     Float64 is what Python computes `int(n * keep)` in, so the two agree to the last token. MPS has no float64.
     """
-    if is_count(keep):
-        wanted = tokens.new_full(tokens.shape, int(keep))
-    elif tokens.device.type == "mps":
-        wanted = (tokens.cpu().double() * keep).long().to(tokens.device)
-    else:
-        wanted = (tokens.double() * keep).long()
+    wanted = tokens.new_full(tokens.shape, int(keep)) if is_count(keep) else truncated(keep, tokens)
     return wanted.clamp(min=1).minimum(tokens)
+
+
+def truncated(share: float, tokens: Tensor) -> Tensor:
+    """`int(n * share)` for a tensor of counts, long."""
+    if tokens.device.type == "mps":
+        return (tokens.cpu().double() * share).long().to(tokens.device)
+    return (tokens.double() * share).long()

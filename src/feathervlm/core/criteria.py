@@ -144,14 +144,24 @@ class KNNDensity(Criterion):
         return images.put(density_peaks(features, images.present, self.neighbors))
 
 
-def density_peaks(features: Tensor, members: Tensor, neighbors: int) -> Tensor:
-    """rho * delta of the `members` (batch, visual) among themselves, from features (batch, visual, dim)."""
+def density_peaks(features: Tensor, members: Tensor, neighbors: int | Tensor) -> Tensor:
+    """rho * delta of the `members` (batch, visual) among themselves, from features (batch, visual, dim).
+
+    Args:
+        features: absent tokens may hold anything.
+        members: bool.
+        neighbors: k, itself included, or one for each row, long (batch,).
+    """
     if not members.shape[1]:
         return features.new_zeros(members.shape)
     pair = members[:, :, None] & members[:, None, :]  # (batch, visual, visual)
-    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    distance = (distance / features.shape[-1] ** 0.5).masked_fill(~pair, float("inf"))
-    nearest = distance.topk(min(neighbors, distance.shape[-1]), dim=-1, largest=False).values
+    distance = (distances(features) / features.shape[-1] ** 0.5).masked_fill(~pair, float("inf"))
+    width = distance.shape[-1]
+    most = width if isinstance(neighbors, Tensor) else min(neighbors, width)
+    nearest = distance.topk(most, dim=-1, largest=False).values
+    if isinstance(neighbors, Tensor):
+        beyond = torch.arange(width, device=members.device) >= neighbors[:, None]
+        nearest = nearest.masked_fill(beyond[:, None], float("inf"))
     found = nearest.isfinite()
     sparsity = nearest.square().masked_fill(~found, 0).sum(-1) / found.sum(-1).clamp(min=1)
     index = torch.arange(members.shape[1], device=members.device)
@@ -164,6 +174,11 @@ def density_peaks(features: Tensor, members: Tensor, neighbors: int) -> Tensor:
     delta = torch.where(to_denser.isfinite(), to_denser, widest[:, None])
     scores: Tensor = (-sparsity).exp() * delta
     return scores
+
+
+def distances(features: Tensor) -> Tensor:
+    """Euclidean distances of all pairs, (batch, visual, visual): each from its own differences, so that it is exact."""
+    return torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from feathervlm.core.budget import check_fraction
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion, choose
 from feathervlm.core.errors import PruningError
@@ -19,6 +20,7 @@ from feathervlm.core.signals import (
     FeatureSource,
     IsText,
     Keys,
+    RaterAttention,
     ScoreLayer,
     Signal,
     Text,
@@ -148,3 +150,72 @@ class FeatureAttention(Criterion):
             total = total.logaddexp(weights.masked_fill(~asks[..., None], float("-inf")).logsumexp(1))
         count = there.sum(1, keepdim=True).clamp(min=1).repeat_interleave(repeats, 0)
         return images.put((total - count.log()).float().masked_fill(~images.present, 0))
+
+
+@dataclass(frozen=True)
+class Rating(Criterion):
+    """Attention from the words that the pictures are about, mean over these and heads (SparseVLM, arXiv 2410.04417).
+
+    That of the last layer that saw all tokens, with RoPE, softmax over all keys. With `least` it is divided by what
+    rotation alone does between two places, which falls off with distance, and a token gets at most 1 / `least` times
+    its attention (SparseVLM+). Heads are chosen after that.
+
+    Args:
+        which: text that raters are chosen from: of "all" the prompt, or "behind" its last image.
+        heads: share of the heads that count, rounded down and at least one: those that look most at visual tokens.
+        least: divide by the cosine of rotated vectors of ones, where it is smaller by this; None not to divide.
+
+    Raises:
+        PruningError: if a parameter is out of range.
+    """
+
+    which: TextPart = "behind"
+    heads: float = 1.0
+    least: float | None = None
+
+    def __post_init__(self) -> None:
+        choose(self.which, get_args(TextPart), "which")
+        check_fraction(self.heads, "heads")
+        if self.least is not None:
+            check_fraction(self.least, "least")
+
+    @property
+    def signal(self) -> RaterAttention:
+        """The attention."""
+        return RaterAttention(which=self.which, heads=self.heads, least=self.least)
+
+    def signals(self) -> tuple[Signal, ...]:
+        """The attention, and what tells the raters."""
+        features = Features("projected")
+        return self.signal, features, Text(features), IsText(self.which)
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """The attention itself: (batch, visual)."""
+        return tokens.signals.read(self.signal)
+
+
+def raters(visual: Tensor, exists: Tensor, text: Tensor, there: Tensor) -> Tensor:
+    """The words that pictures are about: those that visual tokens find more than the mean word (arXiv 2410.04417).
+
+    Every visual token has a softmax of its dot products with the text, of which every word takes the mean. If no word
+    is above the mean of these, as with one word, all are raters.
+
+    Args:
+        visual: (batch, visual, dim), embeddings that enter the language model.
+        exists: bool (batch, visual).
+        text: (batch, texts, dim), likewise.
+        there: bool (batch, texts), the words in question.
+
+    Returns:
+        bool (batch, texts), a subset of `there`.
+    """
+    exists, there = exists.to(visual.device), there.to(visual.device)
+    queries, words = widened(visual, exists), widened(text, there)
+    found, step = words.new_zeros(there.shape), max(1, BLOCK // max(there.numel(), 1))
+    for start in range(0, queries.shape[1], step):
+        rows = slice(start, start + step)
+        logits = (queries[:, rows] @ words.transpose(1, 2)).masked_fill(~there[:, None], float("-inf"))
+        found = found + (logits.softmax(-1) * exists[:, rows, None]).nan_to_num(0).sum(1)
+    mean = found.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+    above = (found.float() > mean.float()) & there  # rounded, equal words are equally far from their mean
+    return torch.where(above.any(1, keepdim=True), above, there)

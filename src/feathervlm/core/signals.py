@@ -39,6 +39,27 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class RaterAttention(Attention):
+    """Attention probability from the raters to every visual token, mean over these and the heads: (batch, visual).
+
+    Raters are words that the pictures are about; see `feathervlm.core.relevance.raters`.
+
+    Args:
+        over: as in `Attention`, by default all keys.
+        which: the text that raters are chosen from, "all" or what is "behind" the last image of its sample.
+        heads: share of the heads that count, rounded down and at least one: those whose raters look most at visual
+            tokens; 1 for all.
+        least: divide what a rater gives a token by what rotation alone leaves between their places, the cosine of
+            rotated vectors of ones, where it is smaller by this number; None not to divide.
+    """
+
+    over: Support = "all"
+    which: TextPart = "behind"
+    heads: float = 1.0
+    least: float | None = None
+
+
+@dataclass(frozen=True)
 class Features:
     """Feature vector of every visual token: (batch, visual, dim) float32.
 

@@ -71,7 +71,7 @@ class Remaining:
 
     def row(self) -> Row:
         """Where things are now."""
-        return Row(self.query, self.slots, self.positions, self.valid)
+        return Row(self.query[:, None], self.slots, self.positions, self.valid)
 
     def tables(self, tables: Any) -> Any:
         """Position tables of a layer for the rows that are left; None if it has none."""

@@ -4,11 +4,13 @@ Listens only to layers and parts that some stage asks for. Knows what is left of
 how a layer's arguments are rewritten.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from feathervlm.core.relevance import raters
 from feathervlm.core.schedule import Stage
 from feathervlm.core.signals import (
     Attention,
@@ -18,13 +20,14 @@ from feathervlm.core.signals import (
     Keys,
     LayerSignal,
     LayerStates,
+    RaterAttention,
     Signal,
     Survivors,
     Text,
     measured,
 )
 from feathervlm.engine.anatomy import Anatomy, rows
-from feathervlm.engine.attention import QueryKeyTap
+from feathervlm.engine.attention import QueryKeyTap, Row
 from feathervlm.engine.call import Call
 from feathervlm.engine.family import Family
 from feathervlm.engine.masks import pruned_mask
@@ -50,7 +53,7 @@ class Sources:
         self.anatomy, self.family, self.call, self.left, self.survivors = anatomy, family, call, left, survivors
         # The places of rows before anything has left are original positions.
         self.text = PromptText(left.layout, left.valid, left.query)
-        self.taps: dict[int, QueryKeyTap] = {}
+        self.taps: dict[tuple[int, bool], QueryKeyTap] = {}  # by layer, and whether the text asks
         self.states: dict[int, StateTap] = {}
         self.embedded: dict[Signal, Tensor] = {}  # (batch, visual or texts, dim), of what enters the language model
 
@@ -62,10 +65,10 @@ class Sources:
         """
         source = measured(signal)
         if isinstance(source, LayerSignal) and source.layer == "K-1":
-            layer, _ = self.anatomy.scoring_layer(at - 1)
-            if layer not in self.taps:
-                self.taps[layer] = QueryKeyTap(self.anatomy, layer, self.left.row)
-                return self.taps[layer].attach()
+            key = self._key(source, at)
+            if key not in self.taps:
+                self.taps[key] = self._new_tap(source, key[0])
+                return self.taps[key].attach()
         elif isinstance(source, LayerStates):
             if at - 1 not in self.states:
                 self.states[at - 1] = StateTap(self.anatomy, at - 1, self.left.row)
@@ -106,6 +109,11 @@ class Sources:
 
     def read(self, signal: Signal) -> Tensor:
         """See `feathervlm.core.signals.Signals`."""
+        if isinstance(signal, RaterAttention):
+            features = Features("projected")
+            words, there = self.read(Text(features)), self.text.exists(IsText(signal.which))
+            rates = raters(self.read(features), self.left.geometry.exists, words, there)
+            return self._tap(signal).rated(signal, rates.to(there.device), self.left.present)
         if isinstance(signal, Attention):
             return self._tap(signal).scores(signal, self.left.present)
         if isinstance(signal, Survivors):
@@ -127,12 +135,25 @@ class Sources:
         hidden = self.entering[0].detach()
         return rows(hidden, self.text.rows(self.left.positions) if text else self.left.slots, -2)
 
+    def _key(self, signal: LayerSignal, at: int) -> tuple[int, bool]:
+        """Which tap a stage before layer `at` reads."""
+        return self.anatomy.scoring_layer(at - 1)[0], isinstance(signal, RaterAttention)
+
+    def _new_tap(self, signal: LayerSignal, layer: int) -> QueryKeyTap:
+        where = self._text_row if isinstance(signal, RaterAttention) else self.left.row
+        return QueryKeyTap(self.anatomy, layer, where)
+
+    def _text_row(self) -> Row:
+        """Where things are now, all text asking."""
+        row = self.left.row()
+        return replace(row, query=self.text.rows(row.positions))
+
     def _tap(self, signal: LayerSignal) -> QueryKeyTap:
         """The tap of the layer that has run, or one of the layer that is about to."""
         hidden, kwargs = self.entering
         if signal.layer == "K-1":
-            return self.taps[self.anatomy.scoring_layer(self.at - 1)[0]]
-        tap = QueryKeyTap(self.anatomy, self.at, self.left.row)
+            return self.taps[self._key(signal, self.at)]
+        tap = self._new_tap(signal, self.at)
         mask = None
         if isinstance(signal, Attention) and signal.over == "all":  # the layer's own, still of the unpruned sequence
             place, attention = self.left.positions, self.anatomy.attention

@@ -57,6 +57,12 @@ def reading(which: Callable[[Signal], bool], says: str) -> dict[str, str]:
     return {name: says for name, method in METHODS.items() if any(map(which, method.schedule().signals()))}
 
 
+def renumbering() -> dict[str, str]:
+    """Refuses the rows of the shared table that renumber positions."""
+    stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())
+    return {name: "positions='preserve'" for name, stage in stages if stage.positions == "renumber"}
+
+
 def merging(last: int) -> dict[str, str]:
     """Refuses the rows of the shared table that merge at this layer or before."""
     stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())

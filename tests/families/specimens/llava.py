@@ -15,11 +15,12 @@ from families.specimens.base import (
     build,
     inside,
     noise,
+    renumbering,
     stand_in,
     tiles,
 )
 
-RENUMBER = {"pyramiddrop": "positions='preserve'"}
+RENUMBER = renumbering()
 PINPOINTS = [[48, 96], [96, 48], [96, 96]]
 SIZES = [(96, 96), (40, 90), (90, 30)]
 

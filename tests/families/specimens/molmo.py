@@ -4,7 +4,7 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, ahead, build, noise
+from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, ahead, build, noise, renumbering
 
 COL, LOW = 296, 297
 
@@ -115,7 +115,7 @@ def molmo2_o(attention):
     return molmo2(attention, qk_norm_type="olmo", norm_after=True)
 
 
-RENUMBER = {"pyramiddrop": "positions='preserve'"}
+RENUMBER = renumbering()
 
 SPECIMENS = [
     Specimen("molmo2", molmo2, molmo2_shot, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),

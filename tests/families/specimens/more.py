@@ -145,7 +145,7 @@ def qianfan_ocr(attention):
 
 LATE = "has full attention to score with; prune at layer 3 or later"
 EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "ensemble", "before-llm", "pyramiddrop-baseline"]
-EARLY += ["shuffled-feather"]
+EARLY += ["shuffled-feather", "sparsevlm", "sparsevlm-plus"]
 
 SPECIMENS = [
     Specimen("qianfan_ocr", qianfan_ocr, unmarked),

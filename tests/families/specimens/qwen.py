@@ -17,6 +17,7 @@ from families.specimens.base import (
     mark_types,
     merging,
     noise,
+    renumbering,
 )
 
 GRIDS = [(12, 12), (8, 16), (16, 6)]
@@ -266,11 +267,11 @@ def mistral_shot(number):
     return Shot(ids, {"pixel_values": pixels, "image_sizes": torch.tensor([[height, width]])})
 
 
-RENUMBER = {"pyramiddrop": "positions='preserve'"}
+RENUMBER = renumbering()
 DEEPSTACK = merging(2)
 LATE = "has full attention to score with; prune at layer 4 or later"
 EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "fastv-no-rope", "ensemble", "before-llm"]
-EARLY += ["pyramiddrop-baseline", "shuffled-feather"]
+EARLY += ["pyramiddrop-baseline", "shuffled-feather", "sparsevlm", "sparsevlm-plus"]
 
 SPECIMENS = [
     Specimen("qwen2_vl", qwen2_vl, shot, finish=mark_types, refuses=RENUMBER),

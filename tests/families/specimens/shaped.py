@@ -208,7 +208,7 @@ class Counting(Specimen):
 
 
 NO_KEYS = {
-    **dict.fromkeys(["fastv-no-rope", "ensemble", "before-llm", "pyramiddrop-baseline"], LATE),
+    **dict.fromkeys(["fastv-no-rope", "ensemble", "before-llm", "pyramiddrop-baseline", "sparsevlm-plus"], LATE),
     "vscan-qwen": "no softmax attention",
     **RENUMBER,
 }
