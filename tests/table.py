@@ -90,6 +90,8 @@ ROWS = {
         published=(0,),
         everything=m.BeforeLLM(m.FastV(layer=2, keep=1.0)),
     ),
+    "tome": Row(m.ToMe(keep=0.6), published=(0,), everything=m.ToMe(keep=1.0)),
+    "ailurus": Row(m.AiluRus(encoder_layer=0), published=(0,), everything=m.AiluRus(encoder_layer=0, keep=1.0)),
     "text-only": Row(m.TextOnly(), published=(0,)),
 }
 

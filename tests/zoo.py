@@ -59,11 +59,11 @@ def randomize(model, seed=0):
     return model.eval()
 
 
-def llava(text="llama", tower="clip", attention="sdpa", seed=0, **changes):
+def llava(text="llama", tower="clip", attention="sdpa", seed=0, depth=2, **changes):
     vision = {
         "hidden_size": 32,
         "intermediate_size": 48,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": depth,
         "num_attention_heads": 2,
         "image_size": 8 * SIDE,
         "patch_size": 8,

@@ -22,6 +22,7 @@ from feathervlm.core.signals import (
     Keys,
     LayerStates,
     RaterAttention,
+    Representatives,
     Signal,
     Text,
 )
@@ -29,6 +30,7 @@ from feathervlm.core.spec import write_value
 from feathervlm.methods import Method
 
 DEPTH = 32
+ENCODER_DEPTH = 24
 GRID = (1, 24, 24)
 
 
@@ -45,6 +47,7 @@ def describe(method: Method) -> dict[str, Any]:
         "paper": method.paper,
         "doc": inspect.cleandoc(method.__doc__ or ""),
         "parameters": _parameters(method),
+        "encoder": _encoder(schedule),
         "stages": _stages(schedule),
         "needs": list(dict.fromkeys(_need(stage.signals()) for stage in schedule)),
         "needs_text": any(isinstance(signal, Attention | IsText) for signal in signals),
@@ -79,6 +82,19 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
         )
         image = ImageTokens(picture_of(GRID), tokens)
     return stages
+
+
+def _encoder(schedule: Schedule) -> list[int] | None:
+    """Patches of 576 that enter each layer of a vision encoder of 24; None if it is left alone."""
+    if schedule.tower is None:
+        return None
+    entering, left = [], GRID[1] * GRID[2]
+    plan = schedule.tower.plan(ENCODER_DEPTH, left)
+    for layer in range(ENCODER_DEPTH):
+        before = plan.get(layer, left) if schedule.tower.compares == "states" else left
+        entering.append(before)
+        left = plan.get(layer, left)
+    return entering
 
 
 def _need(signals: Iterable[Signal]) -> str:
@@ -117,6 +133,8 @@ def _signal(signal: Signal) -> str:
         return f"attention inside the vision encoder, layer {written_layer(signal.layer)}"
     if isinstance(signal, EncoderKeys):
         return f"keys inside the vision encoder, layer {written_layer(signal.layer)}"
+    if isinstance(signal, Representatives):
+        return "which patches the vision encoder has merged"
     inner = dict.fromkeys(_need(stage.signals()) for stage in signal.schedule)
     return f"a scoring pass of its own, which needs {'; '.join(inner)}"
 

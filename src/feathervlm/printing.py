@@ -88,6 +88,12 @@ def print_method(method: dict[str, Any]) -> None:
         merged = ", the others merged into them" if stage["merged"] else ""
         moved = "" if stage["positions"] == "preserve" else f", positions: {stage['positions']}"
         lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{merged}{moved}")
+    if method["encoder"]:
+        counts = method["encoder"]
+        lines += ["", f"Vision encoder, of {len(counts)} layers and as many patches:"]
+        lines += [
+            f"    {counts[0]} enter the first layer, {counts[-1]} the last, {sum(counts) / len(counts):.1f} on average"
+        ]
     lines += ["", "Needs:", *(f"    {need}" for need in method["needs"])]
     lines += ["", f"Needs text: {_yes(method['needs_text'])}"]
     lines += [f"Number of kept tokens known beforehand: {_yes(method['count_known'])}"]

@@ -39,7 +39,8 @@ class Subject(SimpleNamespace):
     def prune(self, method, *prompts):
         if self.name != "bare-llama":
             return feathervlm.prune(self.model, method)
-        if any(isinstance(signal, EncoderSignal) for signal in planned(method).signals()):
+        schedule = planned(method)
+        if schedule.tower or any(isinstance(signal, EncoderSignal) for signal in schedule.signals()):
             pytest.skip("a bare decoder has no vision encoder to look into")
         mask = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
         runs = [prompt.count(zoo.IMAGE) // zoo.SIDE**2 for prompt in prompts]
@@ -110,7 +111,14 @@ def frozen(report, method):
     for done, stage, groups in zip(report.stages, method.schedule().stages, went(report), strict=True):
         merge = Went(groups) if isinstance(stage.merge, Clusters) else stage.merge
         stages.append(replace(stage, at=done.layer, select=Given(done.kept), merge=merge))
-    return Schedule(*stages)
+    return Schedule(*stages, tower=method.schedule().tower)
+
+
+def encoded(model, inputs):
+    """The inputs with features instead of pixels."""
+    others = {key: value for key, value in inputs.items() if key != "pixel_values"}
+    features = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
+    return {**others, "mm_encoder_outputs": {"image": features}}
 
 
 def exchanged(places, seed):
@@ -269,6 +277,8 @@ def test_pruning_equals_hiding_the_dropped_tokens(name, attention, method, seed)
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with s.prune(METHODS[method], *prompts) as pruning:
         pruned = s.model(**inputs).logits[:, -3:]
+        if METHODS[method].schedule().tower:  # the unpruned model gets what the encoder makes of the pictures here
+            inputs = encoded(s.model, inputs)
     handles = hide(s.model, prompts, pruning.report, METHODS[method])
     try:
         dense = s.model(**inputs).logits[:, -3:]

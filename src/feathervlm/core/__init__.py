@@ -16,12 +16,15 @@ from feathervlm.core.schedule import Schedule, Stage, solve
 from feathervlm.core.selectors import Everything, Given, Grid, Nothing, Random, Selector, Top
 from feathervlm.core.surroundings import Context, Dilate
 from feathervlm.core.thresholds import IQR, Threshold
+from feathervlm.core.tower import Anchors, Bipartite, OnePerGroup, Tower
 from feathervlm.core.transport import Transport
 from feathervlm.core.zones import Zone
 
 __all__ = [
     "DPP",
     "IQR",
+    "Anchors",
+    "Bipartite",
     "Clusters",
     "Context",
     "Criterion",
@@ -41,6 +44,7 @@ __all__ = [
     "Nearest",
     "Neighbors",
     "Nothing",
+    "OnePerGroup",
     "Pool",
     "PruningError",
     "Random",
@@ -53,6 +57,7 @@ __all__ = [
     "TextSimilarity",
     "Threshold",
     "Top",
+    "Tower",
     "Transport",
     "Unprunable",
     "VisualLayout",

@@ -59,6 +59,15 @@ def check_encoder_layer(layer: object, name: str = "layer") -> None:
         )
 
 
+def encoder_layer_index(layer: int | float, depth: int) -> int:
+    """The layer of an encoder that a fraction of its depth means, rounded to the nearest; others as they are.
+
+    >>> encoder_layer_index(1 / 12, 24), encoder_layer_index(-2, 24)
+    (2, -2)
+    """
+    return min(int(layer * depth + 0.5), depth - 1) if isinstance(layer, float) else layer
+
+
 def check_seed(seed: object) -> None:
     """Raise `PruningError` unless `seed` is one."""
     check_whole(seed, "seed", least=0)
@@ -156,21 +165,31 @@ def density_peaks(features: Tensor, members: Tensor, neighbors: int | Tensor) ->
         return features.new_zeros(members.shape)
     pair = members[:, :, None] & members[:, None, :]  # (batch, visual, visual)
     distance = (distances(features) / features.shape[-1] ** 0.5).masked_fill(~pair, float("inf"))
+    return peaks(distance, neighbors)
+
+
+def peaks(distance: Tensor, neighbors: int | Tensor) -> Tensor:
+    """rho * delta, (batch, n), from the distance of each token to all others; infinite where they are no neighbours.
+
+    Args:
+        distance: (batch, n, n).
+        neighbors: k, itself included, or one for each row, long (batch,).
+    """
     width = distance.shape[-1]
     most = width if isinstance(neighbors, Tensor) else min(neighbors, width)
     nearest = distance.topk(most, dim=-1, largest=False).values
     if isinstance(neighbors, Tensor):
-        beyond = torch.arange(width, device=members.device) >= neighbors[:, None]
+        beyond = torch.arange(width, device=distance.device) >= neighbors[:, None]
         nearest = nearest.masked_fill(beyond[:, None], float("inf"))
     found = nearest.isfinite()
     sparsity = nearest.square().masked_fill(~found, 0).sum(-1) / found.sum(-1).clamp(min=1)
-    index = torch.arange(members.shape[1], device=members.device)
+    index = torch.arange(distance.shape[1], device=distance.device)
     # Compare exponents, not exponentials, which underflow to equal zeros far from everything.
     denser = (sparsity[:, None, :] < sparsity[:, :, None]) | (
         (sparsity[:, None, :] == sparsity[:, :, None]) & (index[None, :] < index[:, None])
     )
-    to_denser = distance.masked_fill(~(denser & pair), float("inf")).amin(-1)
-    widest = distance.masked_fill(~pair, 0).amax((1, 2))
+    to_denser = distance.masked_fill(~denser, float("inf")).amin(-1)
+    widest = distance.masked_fill(~distance.isfinite(), 0).amax((1, 2))
     delta = torch.where(to_denser.isfinite(), to_denser, widest[:, None])
     scores: Tensor = (-sparsity).exp() * delta
     return scores

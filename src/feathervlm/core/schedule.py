@@ -15,7 +15,8 @@ from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.merging import Merger
 from feathervlm.core.positions import Positions
 from feathervlm.core.selectors import ImageTokens, Selector
-from feathervlm.core.signals import Signal, Survivors, from_before
+from feathervlm.core.signals import EncoderSignal, Representatives, Signal, Survivors, from_before
+from feathervlm.core.tower import Tower
 
 Layer = int | float
 
@@ -83,7 +84,11 @@ class Stage:
 
 @dataclass(frozen=True, init=False)
 class Schedule:
-    """Stages in order of depth.
+    """Stages in order of depth, and before them what happens inside the vision encoder.
+
+    Args:
+        stages: at least one where there is a tower; `Stage(0, Everything())` leaves the language model as it is.
+        tower: what the vision encoder merges; None leaves it alone.
 
     >>> from feathervlm.core.selectors import Grid
     >>> Schedule(Stage(at=8, select=Grid(stride=3))).average_tokens([(1, 27, 27)], depth=32)
@@ -91,8 +96,9 @@ class Schedule:
     """
 
     stages: tuple[Stage, ...]
+    tower: Tower | None
 
-    def __init__(self, *stages: Stage) -> None:
+    def __init__(self, *stages: Stage, tower: Tower | None = None) -> None:
         for stage in stages:
             if not isinstance(stage, Stage):
                 raise PruningError(f"A schedule is made of stages, not of {stage!r}.")
@@ -101,6 +107,24 @@ class Schedule:
                 "A stage stretches positions over a range that positions='renumber' has closed before; use one of them."
             )
         object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "tower", tower)
+        self._check_tower()
+
+    def _check_tower(self) -> None:
+        inside = {signal for signal in self.signals() if isinstance(signal, EncoderSignal)}
+        if self.tower is None:
+            if Representatives() in inside:
+                raise PruningError("One token per group needs the groups of a tower: Schedule(..., tower=Bipartite()).")
+            return
+        if not isinstance(self.tower, Tower):
+            raise PruningError(f"A tower merges in the vision encoder, such as Bipartite(...), not {self.tower!r}.")
+        if not self.stages:
+            raise PruningError("A schedule with a tower needs a stage, too: Stage(0, Everything()) keeps every token.")
+        if inside - {Representatives()}:
+            raise PruningError(
+                "Where the vision encoder merges patches, its attention and keys are not those of single patches; "
+                "score with something else, or leave the tower out."
+            )
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)

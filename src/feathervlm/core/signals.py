@@ -160,13 +160,30 @@ class EncoderKeys:
 
 
 @dataclass(frozen=True)
+class Representatives:
+    """Share of the patches of every visual token that stand for their group, where the vision encoder has merged some.
+
+    (batch, visual) float32. The first patch of a group in raster order stands for it.
+    """
+
+
+@dataclass(frozen=True)
 class Survivors:
-    """The tokens that are left after `schedule` has run on the same input: (batch, visual) bool."""
+    """The tokens that are left after `schedule` has run on the same input: (batch, visual) bool.
+
+    Raises:
+        PruningError: if it merges in the vision encoder, which runs once and before it.
+    """
 
     schedule: "Schedule"
 
+    def __post_init__(self) -> None:
+        if self.schedule.tower is not None:
+            raise PruningError("A scoring pass comes behind the vision encoder, so its schedule can have no tower.")
 
-EncoderSignal = EncoderAttention | EncoderKeys
+
+EncoderMeasure = EncoderAttention | EncoderKeys
+EncoderSignal = EncoderMeasure | Representatives
 LayerSignal = Attention | Keys
 Signal = LayerSignal | LayerStates | Features | Text | IsText | EncoderSignal | Survivors
 

@@ -17,6 +17,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.merging import Merger
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.selectors import Selector
+from feathervlm.core.tower import Tower
 
 VERSION = 1
 
@@ -32,7 +33,7 @@ def _algebra() -> dict[str, type]:
         return found
 
     measured = {signals.EncoderKeys, signals.Features, signals.Keys, signals.Survivors}
-    known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger)}
+    known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger), *subclasses(Tower)}
     return {cls.__name__: cls for cls in known - {selectors.Given} if not inspect.isabstract(cls)}
 
 
@@ -58,14 +59,23 @@ def from_json(text: str) -> Schedule:
     found = data.get("feathervlm") if isinstance(data, dict) else None
     if isinstance(found, bool) or found != VERSION:
         raise PruningError(f"This is not a feathervlm schedule of version {VERSION} (its 'feathervlm' is {found!r}).")
-    if set(data) != {"feathervlm", "stages"} or not isinstance(data["stages"], list):
-        raise PruningError(f'A schedule document has "feathervlm" and a list of "stages"; this has {sorted(data)}.')
-    return Schedule(*map(_decode, data["stages"]))
+    schedule = {key: value for key, value in data.items() if key != "feathervlm"}
+    if not _is_schedule(schedule):
+        raise PruningError(
+            f'A schedule document has "feathervlm", a list of "stages" and maybe a "tower"; this has {sorted(data)}.'
+        )
+    decoded: Schedule = _decode(schedule)
+    return decoded
+
+
+def _is_schedule(data: dict[str, Any]) -> bool:
+    return set(data) - {"tower"} == {"stages"} and isinstance(data["stages"], list)
 
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Schedule):
-        return {"stages": [_encode(stage) for stage in value.stages]}
+        tower = {} if value.tower is None else {"tower": _encode(value.tower)}
+        return {"stages": [_encode(stage) for stage in value.stages], **tower}
     if isinstance(value, selectors.Given):
         raise PruningError("Given tokens belong to one input and cannot be written down as a schedule.")
     if is_dataclass(value) and not isinstance(value, type):
@@ -81,8 +91,8 @@ def _decode(data: Any) -> Any:
         return tuple(_decode(item) for item in data)
     if not isinstance(data, dict):
         return data
-    if set(data) == {"stages"} and isinstance(data["stages"], list):
-        return Schedule(*map(_decode, data["stages"]))
+    if _is_schedule(data):
+        return Schedule(*map(_decode, data["stages"]), tower=_decode(data.get("tower")))
     known = _algebra()
     if not isinstance(data.get("type"), str) or data["type"] not in known:
         raise PruningError(f"Unknown type {data.get('type')!r}; known are {', '.join(sorted(known))}.")

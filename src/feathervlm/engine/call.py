@@ -4,7 +4,7 @@
 what the encoder was given is noted when it runs. Knows nothing of layers or methods.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import EncoderSignal
+from feathervlm.engine.records import EncoderRun
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """The argument that brings the pixels of each modality."""
@@ -30,6 +31,7 @@ class Encoding:
         count: entries of its `pooler_output` at that time.
         facts: what the family took down of the pixels.
         inside: what was seen inside the encoder, laid out as its states; see `vision.EncoderTap.seen`.
+        merged: every run of an encoder that merges.
     """
 
     modality: str
@@ -38,15 +40,22 @@ class Encoding:
     count: int
     facts: Any = None
     inside: dict[EncoderSignal, Tensor] = field(default_factory=dict)
+    merged: Sequence[EncoderRun] = ()
 
     @classmethod
     def of(
-        cls, modality: str, arguments: dict[str, Any], output: Any, facts: Any, inside: dict[EncoderSignal, Tensor]
+        cls,
+        modality: str,
+        arguments: dict[str, Any],
+        output: Any,
+        facts: Any,
+        inside: dict[EncoderSignal, Tensor],
+        merged: Sequence[EncoderRun] = (),
     ) -> "Encoding":
         """From a call of the encoder, without holding on to its tensors."""
         given = {key: _hollow(value) for key, value in arguments.items()}
         alive = ref(output, lambda _: inside.clear())  # keys are as large as features, and nobody can ask any more
-        return cls(modality, given, alive, entries(output), facts, inside)
+        return cls(modality, given, alive, entries(output), facts, inside, merged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +133,11 @@ class Call:
         """(batch, sequence)."""
         return self.tokens.shape[0], self.tokens.shape[1]
 
+    @property
+    def brings_pixels(self) -> bool:
+        """Whether the vision encoder will run during the call."""
+        return any(self.arguments.get(name) is not None for name in PIXELS.values())
+
     def visual(self, modality: str) -> Visual | None:
         """The images or videos that the call brings; None if it brings none."""
         if self.arguments.get(PIXELS[modality]) is not None:
@@ -152,14 +166,18 @@ class Call:
         for encoding in self.encodings:
             if encoding.modality == modality and encoding.output() is output:
                 if signal not in encoding.inside:
-                    raise Unprunable(
-                        f"The vision encoder leaves out its layer {signal.layer}, which was asked for; choose another."
-                    )
+                    raise Unprunable(f"The vision encoder leaves out what was asked for, {signal}; choose another.")
                 return encoding.inside[signal]
         raise Unprunable(
             "The features of these images were made before feathervlm.prune was called, so the attention inside the "
             "vision encoder is not known; make them inside."
         )
+
+    def encoder_runs(self) -> list[EncoderRun]:
+        """Every run of an encoder that merges."""
+        outputs = [self.encoder_output(modality) for modality in PIXELS]
+        made = [known for known in self.encodings if any(known.output() is one for one in outputs if one is not None)]
+        return [run for encoding in made for run in encoding.merged]
 
 
 def entries(output: Any) -> int:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from feathervlm.core.signals import EncoderSignal
+from feathervlm.core.signals import EncoderMeasure, EncoderSignal, Representatives
 from feathervlm.engine.call import PIXELS, Encoding
 from feathervlm.engine.family import Family
+from feathervlm.engine.records import EncoderRun
+from feathervlm.engine.tower import EncoderMerge
 from feathervlm.engine.vision import EncoderTap
 
 Heard = Callable[[Encoding, Any], None]
@@ -36,13 +38,21 @@ class Listener:
         family: that may take something down of the pixels.
         signals: from inside the encoder that are asked for.
         heard: called after every run of an encoder.
+        merge: merges inside the encoder whenever it runs; None leaves it alone.
 
     Raises:
         Unprunable: if a layer of the encoder cannot be looked at.
     """
 
-    def __init__(self, base: nn.Module, family: Family, signals: Sequence[EncoderSignal], heard: Heard) -> None:
-        self.base, self.family, self.heard = base, family, heard
+    def __init__(
+        self,
+        base: nn.Module,
+        family: Family,
+        signals: Sequence[EncoderMeasure],
+        heard: Heard,
+        merge: EncoderMerge | None = None,
+    ) -> None:
+        self.base, self.family, self.heard, self.merge = base, family, heard, merge
         self.signals = signals
         self._own = _ThreadState()
         self._replaced: dict[str, Any] = {}
@@ -70,12 +80,17 @@ class Listener:
 
         @functools.wraps(original)  # generate() reads the signature
         def listening(*args: Any, **kwargs: Any) -> Any:
-            with tap.looking() if tap else nullcontext():
+            merge = self.merge
+            with tap.looking() if tap else nullcontext(), merge.merging() if merge else nullcontext():
                 output = original(*args, **kwargs)
             if hasattr(output, "pooler_output"):
                 given = signature.bind(*args, **kwargs).arguments
-                inside = tap.seen() if tap else {}
-                encoding = Encoding.of(modality, given, output, self.family.look(modality, given), inside)
+                inside: dict[EncoderSignal, Tensor] = tap.seen() if tap else {}
+                groups = merge.representatives() if merge else None
+                if groups is not None:
+                    inside[Representatives()] = groups
+                merged = [EncoderRun(run.source.shape[1], run.entered) for run in merge.runs] if merge else []
+                encoding = Encoding.of(modality, given, output, self.family.look(modality, given), inside, merged)
                 alive = [known for known in self._own.encodings if known.output() is not None]
                 self._own.encodings = [*alive, encoding]
                 self.heard(encoding, output)

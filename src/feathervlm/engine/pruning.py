@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import EncoderSignal, LayerSignal, LayerStates, Survivors, measured
+from feathervlm.core.signals import EncoderMeasure, LayerSignal, LayerStates, Survivors, measured
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
 from feathervlm.engine.call import Call, Encoding
@@ -32,6 +32,7 @@ from feathervlm.engine.listening import Listener
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report import Report
 from feathervlm.engine.rotation import rotation
+from feathervlm.engine.tower import EncoderMerge
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -159,8 +160,9 @@ class Pruning:
         ]
         if self.model is not base:
             self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
-        inside = [signal for signal in self.schedule.signals() if isinstance(signal, EncoderSignal)]
-        self._listener = Listener(base, self.family, inside, self._hear)
+        inside = [signal for signal in self.schedule.signals() if isinstance(signal, EncoderMeasure)]
+        merge = EncoderMerge(base, self.schedule.tower, self._refuse) if self.schedule.tower else None
+        self._listener = Listener(base, self.family, inside, self._hear, merge)
         if hasattr(self.model, "generate"):
             self._wrap_generate()
         _pruned.add(self.anatomy.decoder)
@@ -242,6 +244,12 @@ class Pruning:
         warnings.warn(f"feathervlm runs unpruned: {error}", stacklevel=3)
         self._report = Report(self.name, None, str(error))
 
+    def _abandon(self, error: Unprunable) -> None:
+        """Refuse at a stage, unless that follows from what the encoder has been refused for already."""
+        unmerged = self.schedule.tower and self._call is not None and not self._call.encoder_runs()
+        if not unmerged:
+            self._refuse(error)
+
     # -- every call ---------------------------------------------------------------------------------------------
 
     def _overhear(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -296,6 +304,11 @@ class Pruning:
             self._forward = Decode(self.anatomy, self.starts, lasting=False).install()
 
     def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
+        if self.schedule.tower and not call.encoder_runs() and not call.brings_pixels:
+            raise Unprunable(
+                "The features of these images were made before feathervlm.prune was called, or could not be merged "
+                "inside the vision encoder; make them inside."
+            )
         cache = call.arguments.get("past_key_values")
         if cache is not None:
             pruned = range(self.starts[0], len(self.anatomy.layers))
@@ -323,7 +336,7 @@ class Pruning:
             self.attachment,
             frozen.kept if frozen else None,
             survivors,
-            None if self.strict else self._refuse,
+            None if self.strict else self._abandon,
         ).install()
         self._source = None if frozen or not self._cacheless(call) else source
 
@@ -393,7 +406,9 @@ class Pruning:
             return
         forward.left.check()
         record = forward.record
-        if forward.given is None:
+        record.encoder = call.encoder_runs()
+        refused = self.schedule.tower and not record.encoder  # and the report says why
+        if forward.given is None and not refused:
             self._report = Report(self.name, record)
         if self._source is not None:
             self._frozen = Frozen(call.tokens, self._source, [stage.kept for stage in record.stages])

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +76,18 @@ class StageRecord:
     past: tuple[int, Tensor | None] | None = None
 
 
+class EncoderRun(NamedTuple):
+    """One run of a vision encoder that merges, by the tokens of a picture, [CLS] included.
+
+    Attributes:
+        tokens: that it was given.
+        entered: of these, those that entered each layer.
+    """
+
+    tokens: int
+    entered: list[int]
+
+
 @dataclass(eq=False)
 class Record:
     """One forward that brought images.
@@ -87,6 +100,7 @@ class Record:
         past: cached positions of earlier turns.
         stages: in order.
         notes: what the user should know.
+        encoder: every run of a vision encoder that merges.
     """
 
     layout: VisualLayout
@@ -96,3 +110,4 @@ class Record:
     past: int = 0
     stages: list[StageRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    encoder: list[EncoderRun] = field(default_factory=list)

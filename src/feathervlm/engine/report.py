@@ -76,6 +76,7 @@ class Report:
         if self._record is None:
             return [self.reason] if self.reason else []
         idle = bool(self.stages) and [len(kept) for kept in self.stages[-1].kept] == list(self._record.layout.counts)
+        idle = idle and all(set(run.entered) == {run.tokens} for run in self._record.encoder)
         return [*self._record.notes, *(["every visual token was kept: nothing was saved"] if idle else [])]
 
     @property
@@ -101,6 +102,14 @@ class Report:
             self._per_layer(total, [len(stage.kept[sample]) for stage in self.stages])
             for sample, total in enumerate(self.record.layout.counts)
         ]
+
+    @property
+    def encoder_tokens(self) -> list[list[int]]:
+        """For every run of a vision encoder that merges, the tokens of a picture that entered each of its layers.
+
+        [CLS] counts. Empty if the method leaves the encoder alone.
+        """
+        return [run.entered for run in self.record.encoder]
 
     @property
     def average_tokens(self) -> float:
@@ -201,6 +210,7 @@ class Report:
                 }
                 for stage in self.stages
             ],
+            "encoder_tokens": self.encoder_tokens,
             "tokens_per_layer": self.tokens_per_layer,
             "average_tokens": self.average_tokens,
             "flops_ratio": self.flops_ratio,
@@ -219,6 +229,10 @@ class Report:
             if end > first:
                 tokens = [self.tokens_per_layer[sample][first] for sample in shown]
                 lines.append(f"  layers {first:>2} to {end - 1:>2}   {_several(tokens)}")
+        lines += [
+            f"  vision encoder   {sum(run.entered) / len(run.entered):.1f} of {run.tokens} tokens per layer"
+            for run in self.record.encoder
+        ]
         lines += [
             f"  average          {self.average_tokens:.1f} of {_several([counts[sample] for sample in shown])}",
             f"  prefill FLOPs    {self.flops_ratio:.1%} of unpruned (decoder, text included)",

@@ -7,7 +7,7 @@ and no layer is switched to eager attention. Knows no geometry: scores lie as th
 
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,79 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from feathervlm.core.criteria import encoder_layer_index
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.signals import EncoderKeys, EncoderSignal
+from feathervlm.core.signals import EncoderKeys, EncoderMeasure, EncoderSignal
 
 TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder")
 CLASS_TOKENS = ("class_embedding", "cls_token")
 ROWS = 512
 """Query rows compared at a time, which bounds the memory."""
+
+
+def find_encoder(base: nn.Module) -> nn.Module:
+    """The vision encoder of a model without its head.
+
+    Raises:
+        Unprunable: if it has none under a known name.
+    """
+    tower = next((found for name in TOWERS if (found := getattr(base, name, None)) is not None), None)
+    if tower is None:
+        raise Unprunable(
+            f"{type(base).__name__} has no vision encoder under a known name ({', '.join(TOWERS)}); choose a "
+            "method that does not look into it."
+        )
+    return tower
+
+
+def attention_modules(encoder: nn.Module) -> dict[str, Any]:
+    """The attention modules of an encoder that can be lent another function, by name and in order."""
+    return {
+        path: part
+        for path, part in encoder.named_modules()
+        if "Attention" in (name := type(part).__name__) and "Pooling" not in name and hasattr(part, "config")
+    }
+
+
+def has_class_token(encoder: nn.Module) -> bool:
+    """Whether an encoder has a [CLS] token."""
+    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in encoder.named_parameters())
+
+
+@contextmanager
+def lent(modules: Iterable[Any], attention: Callable[..., Any]) -> Iterator[None]:
+    """Give attention modules another attention function while this lasts.
+
+    Args:
+        modules: some of `attention_modules`; one may come several times.
+        attention: is called with the function it stands in for, and what that would have been.
+    """
+    by_id = {id(module): module for module in modules}
+    configs = {key: module.config for key, module in by_id.items()}
+    usual = {key: config._attn_implementation for key, config in configs.items()}
+    name = f"feathervlm_{id(configs)}"
+
+    def instead(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return attention(_function(usual[id(module)], module), module, *args, **kwargs)
+
+    AttentionInterface.register(name, instead)
+    try:
+        for module in by_id.values():
+            own = copy.copy(module.config)
+            own._attn_implementation = name
+            module.config = own
+        yield
+    finally:
+        for key, module in by_id.items():
+            module.config = configs[key]
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
+
+
+def _function(usual: str, module: Any) -> Any:
+    if "flash" in usual:
+        usual = "sdpa"  # the module has already made the inputs of an attention that is not flash
+    eager: Any = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
+    return ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
 
 
 class EncoderTap:
@@ -35,47 +101,25 @@ class EncoderTap:
         Unprunable: if the encoder or a layer is not found.
     """
 
-    def __init__(self, base: nn.Module, signals: Sequence[EncoderSignal]) -> None:
-        tower = next((found for name in TOWERS if (found := getattr(base, name, None)) is not None), None)
-        if tower is None:
-            raise Unprunable(
-                f"{type(base).__name__} has no vision encoder under a known name ({', '.join(TOWERS)}); choose a "
-                "method that does not score with its attention."
-            )
-        modules: list[Any] = [
-            part
-            for part in tower.modules()
-            if "Attention" in (name := type(part).__name__) and "Pooling" not in name and hasattr(part, "config")
-        ]
+    def __init__(self, base: nn.Module, signals: Sequence[EncoderMeasure]) -> None:
+        tower = find_encoder(base)
+        modules = list(attention_modules(tower).values())
         depth, layers = len(modules), [signal.layer for signal in signals]
         if not modules or any(not -depth <= layer < depth for layer in layers):
             raise Unprunable(
                 f"The vision encoder of {type(base).__name__} has {depth} attention layers that can be looked "
                 f"at; layers {layers} were asked for."
             )
-        self.modules = {signal: modules[_index(signal.layer, depth)] for signal in signals}
-        self.first = any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in tower.named_parameters())
+        self.modules = {signal: modules[encoder_layer_index(signal.layer, depth)] for signal in signals}
+        self.first = has_class_token(tower)
         self.found: dict[EncoderSignal, list[Tensor]] = {}
-        self.name = f"feathervlm_{id(self)}"
 
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Look while this lasts."""
         self.found = {signal: [] for signal in self.modules}
-        modules = {id(module): module for module in self.modules.values()}  # several may be asked of one
-        configs = {key: module.config for key, module in modules.items()}
-        self.usual = {key: config._attn_implementation for key, config in configs.items()}
-        AttentionInterface.register(self.name, self._look)
-        try:
-            for module in modules.values():
-                lent = copy.copy(module.config)
-                lent._attn_implementation = self.name
-                module.config = lent
+        with lent(self.modules.values(), self._look):
             yield
-        finally:
-            for key, module in modules.items():
-                module.config = configs[key]
-            ALL_ATTENTION_FUNCTIONS._global_mapping.pop(self.name, None)
 
     def seen(self) -> dict[EncoderSignal, Tensor]:
         """Every signal, float32, laid out as the encoder's states: (batch, patches), keys (batch, patches, dim).
@@ -85,34 +129,22 @@ class EncoderTap:
         return {signal: torch.cat(parts, 1) for signal, parts in self.found.items() if parts}
 
     def _look(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
+        self, usual: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kw: Any
     ) -> Any:
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        scaling = kw.get("scaling") or query.shape[-1] ** -0.5
         with torch.no_grad():
             for signal, known in self.modules.items():
                 if known is module:
                     self.found[signal].append(self._measure(signal, query, key, attention_mask, scaling))
-        return self._run(self.usual[id(module)], module)(module, query, key, value, attention_mask, **kwargs)
+        return usual(module, query, key, value, attention_mask, **kw)
 
-    def _measure(self, signal: EncoderSignal, query: Tensor, key: Tensor, mask: Any, scaling: float) -> Tensor:
+    def _measure(self, signal: EncoderMeasure, query: Tensor, key: Tensor, mask: Any, scaling: float) -> Tensor:
         if isinstance(signal, EncoderKeys):
             return (undivided(key) if signal.heads == "joint" else key).float().mean(1)
         if signal.heads == "joint":
             query, key = undivided(query), undivided(key.repeat_interleave(query.shape[1] // key.shape[1], 1))
             scaling = query.shape[-1] ** -0.5
         return received(query, key, mask, scaling, self.first and signal.source == "cls")
-
-    @staticmethod
-    def _run(usual: str, module: Any) -> Any:
-        if "flash" in usual:
-            usual = "sdpa"  # the module has already made the inputs of an attention that is not flash
-        eager: Any = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
-        return ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
-
-
-def _index(layer: int | float, depth: int) -> int:
-    """The layer that a fraction of the depth means, rounded to the nearest."""
-    return min(int(layer * depth + 0.5), depth - 1) if isinstance(layer, float) else layer
 
 
 def undivided(heads: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Picture, Plane, VisualLayout, tokens_of
-from feathervlm.core.signals import EncoderAttention, EncoderSignal
+from feathervlm.core.signals import EncoderKeys, EncoderSignal, Representatives
 from feathervlm.engine.call import Call, Visual, projected
 from feathervlm.engine.family import Family
 
@@ -88,7 +88,7 @@ class Placeholders(Family):
 
     def inside_encoder(self, call: Call, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
         """Attention or keys inside the encoder, merged and laid out as its features are."""
-        single = isinstance(signal, EncoderAttention)
+        single = not isinstance(signal, EncoderKeys)
 
         def seen(visual: Visual) -> Any:
             """What the encoder would have returned if its states were what was seen."""
@@ -97,6 +97,8 @@ class Placeholders(Family):
             if usual is None:
                 raise Unprunable(f"The encoder of {self.title} does not return its states; choose another method.")
             states = found[..., None] if single else found
+            if isinstance(signal, Representatives):
+                return SimpleNamespace(last_hidden_state=states[-1], hidden_states=states)
             states = states.flatten(0, 1) if usual.dim() == 2 else states
             return SimpleNamespace(last_hidden_state=states, hidden_states=_Always(states))
 

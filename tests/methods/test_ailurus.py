@@ -1,0 +1,132 @@
+"""AiluRus against clustering in plain Python and a tower that is run by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import feathervlm
+import zoo
+from feathervlm import Unprunable, methods
+from feathervlm.core import PruningError
+from feathervlm.core.tower import Anchors
+from methods.towers import run
+
+
+def clusters(features, count, neighbors, reach, locality):
+    """Groups of patch numbers, the anchor first, in raster order of the anchors."""
+    features = np.asarray(features, dtype=np.float32).astype(np.float64)
+    total, side = len(features), round(len(features) ** 0.5)
+    apart = [[(i // side - j // side) ** 2 + (i % side - j % side) ** 2 for j in range(total)] for i in range(total)]
+    far = np.full((total, total), np.inf)
+    for i in range(total):
+        for rank, j in enumerate(sorted(range(total), key=lambda j, i=i: (apart[i][j], j))[: reach + 1]):
+            weight = locality + (1 - locality) * rank / reach
+            far[i, j] = weight * np.linalg.norm(features[i] - features[j]) / features.shape[1] ** 0.5
+    sparsity = []
+    for i in range(total):
+        nearest = [value for value in sorted(far[i])[:neighbors] if np.isfinite(value)]
+        sparsity.append(sum(value**2 for value in nearest) / len(nearest))
+    widest = far[np.isfinite(far)].max()
+    scores = []
+    for i in range(total):
+        rivals = [far[i, j] for j in range(total) if (sparsity[j], j) < (sparsity[i], i) and np.isfinite(far[i, j])]
+        scores.append(np.exp(-sparsity[i]) * min(rivals, default=widest))
+    anchors = sorted(sorted(range(total), key=lambda i: (-scores[i], i))[:count])
+    groups = {anchor: [anchor] for anchor in anchors}
+    for i in range(total):
+        if i not in groups:
+            near = [anchor for anchor in anchors if np.isfinite(far[i, anchor])]
+            measure = far[i] if near else apart[i]
+            groups[min(near or anchors, key=lambda anchor: (measure[anchor], anchor))].append(i)
+    return [groups[anchor] for anchor in anchors]
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_clusters_are_those_of_plain_python(data):
+    side, protected = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 1))
+    tower = Anchors(
+        neighbors=data.draw(st.integers(1, 7)),
+        reach=data.draw(st.integers(1, 40)),
+        locality=data.draw(st.sampled_from([0.1, 0.5, 1.0])),
+    )
+    count = data.draw(st.integers(1, side * side))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    features = torch.randn(2, protected + side * side, 6, generator=generator)
+    place = tower.places(features, count, protected)
+    for image in range(2):
+        expected = clusters(features[image, protected:], count, tower.neighbors, tower.reach, tower.locality)
+        groups = [[] for _ in range(protected + count)]
+        for token, where in enumerate(place[image].tolist()):
+            groups[where].append(token)
+        front = [[0]][:protected]
+        assert groups == front + [sorted(patch + protected for patch in group) for group in expected]
+
+
+@pytest.mark.parametrize(
+    "method", [methods.AiluRus(encoder_layer=2, keep=0.3), methods.AiluRus(encoder_layer=0, reach=6)], ids=str
+)
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@torch.no_grad()
+def test_the_tower_is_the_one_run_by_hand(tower, method):
+    llava = zoo.llava(tower=tower, depth=5).double()
+    pixels = torch.stack([zoo.pixel([1, 2, 3], image) for image in range(3)]).double()
+    protected, count = int(tower == "clip"), int(zoo.SIDE**2 * method.keep)
+
+    def before(layer, states):
+        if layer != method.encoder_layer:
+            return None
+        found = clusters(states[protected:], count, method.neighbors, method.reach, method.locality)
+        return [[0]][:protected] + [[patch + protected for patch in group] for group in found]
+
+    with feathervlm.prune(llava, method):
+        output = llava.model.get_image_features(pixels, output_hidden_states=True)
+    for image in range(3):
+        states, seen = run(llava.model.vision_tower, pixels[image : image + 1], before=before)
+        for found, wanted in zip(output.hidden_states, states, strict=True):
+            torch.testing.assert_close(found[image], wanted, atol=1e-5, rtol=0)
+        features = llava.model.multi_modal_projector(states[-2][protected:])
+        torch.testing.assert_close(output.pooler_output[image], features, atol=1e-5, rtol=0)
+        assert len(features.unique(dim=0)) == count
+        assert seen[method.encoder_layer :] == [(count + protected, count + protected)] * (5 - method.encoder_layer)
+
+
+@torch.no_grad()
+def test_the_language_model_gets_every_token_and_the_encoder_fewer():
+    llava, inputs = zoo.llava(depth=5), zoo.batch(zoo.prompt(2, seed=1))
+    with feathervlm.prune(llava, methods.AiluRus(encoder_layer=2, keep=0.25)) as pruning:
+        llava(**inputs)
+    report = pruning.report
+    assert report.encoder_tokens == [[37, 37, 10, 10, 10]]
+    assert report.tokens_per_layer == [[72] * zoo.LAYERS]
+    assert report.flops_ratio == 1
+    assert report.notes == []
+    assert "vision encoder   20.8 of 37 tokens per layer" in str(report)
+    assert report.to_dict()["encoder_tokens"] == [[37, 37, 10, 10, 10]]
+
+
+def test_a_picture_that_is_not_square_is_refused():
+    with pytest.raises(Unprunable, match="24 patches are no square"):
+        Anchors().plan(24, 24)
+
+
+def test_the_published_layer_is_the_third_of_a_large_encoder():
+    assert methods.AiluRus().schedule().tower.plan(24, 576) == {2: 288}
+    assert methods.AiluRus(keep=1.0).schedule().tower.plan(24, 576) == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("ailurus:keep=0", "keep=0"),
+        ("ailurus:encoder_layer=2.0", "layer=2.0"),
+        ("ailurus:neighbors=0", "neighbors=0"),
+        ("ailurus:reach=0", "reach=0"),
+        ("ailurus:locality=0", "locality=0"),
+    ],
+)
+def test_bad_parameters_are_refused(spec, says):
+    with pytest.raises(PruningError, match=says):
+        methods.get(spec)
