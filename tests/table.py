@@ -82,6 +82,13 @@ ROWS = {
     "dart": Row(m.DART(layer=4, keep=0.4, pivots=3, words=2), published=(2,), everything=m.DART(layer=4, keep=1.0)),
     "cdpruner": Row(m.CDPruner(), published=(0,), everything=m.CDPruner(keep=1.0)),
     "star": Row(m.STAR(layers=(0, 3)), published=(0, 16), everything=m.STAR(layers=(0, 3), keep=1.0, then=1.0)),
+    "ivc-prune": Row(m.IVCPrune(layer=3, keep=0.4), published=(16,), everything=m.IVCPrune(layer=3, keep=1.0)),
+    "ivc-prune-later": Row(m.IVCPrune(layer=5, keep=6, share=2)),
+    "nuwa": Row(
+        m.Nuwa(layers=(0, 4), keep=0.5, then=0.5),
+        published=(0, 16),
+        everything=m.Nuwa(layers=(0, 4), keep=1.0, then=1.0, pillars=0.0),
+    ),
     "topv": Row(m.TopV(layer=2), published=(3,), everything=m.TopV(layer=2, keep=1.0)),
     "shuffled-positions": Row(m.ShuffledPositions(), published=(0,)),
     "shuffled-feather": Row(m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1)),

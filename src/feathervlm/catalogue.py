@@ -23,8 +23,10 @@ from feathervlm.core.signals import (
     LayerStates,
     RaterAttention,
     Representatives,
+    RotaryTable,
     Signal,
     Text,
+    Values,
 )
 from feathervlm.core.spec import write_value
 from feathervlm.methods import Method
@@ -78,6 +80,7 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
                 "exact": exact,
                 "merged": stage.merge is not None,
                 "positions": stage.positions,
+                "cache": stage.cache,
             }
         )
         image = ImageTokens(picture_of(GRID), tokens)
@@ -114,6 +117,10 @@ def _signal(signal: Signal) -> str:
     if isinstance(signal, Keys):
         layer = "before the cut" if signal.layer == "K-1" else "after the cut"
         return f"keys of the layer {layer}, {'with' if signal.rope else 'without'} RoPE"
+    if isinstance(signal, Values):
+        return "values of the layer before the cut"
+    if isinstance(signal, RotaryTable):
+        return f"the {'cosines' if signal.of == 'cos' else 'sines'} by which positions are rotated"
     if isinstance(signal, LayerStates):
         where = "that enter" if signal.point == "entry" else "behind the attention of"
         return f"hidden states {where} the layer before the cut"
@@ -122,6 +129,8 @@ def _signal(signal: Signal) -> str:
     if isinstance(signal, Text):
         if isinstance(signal.of, Keys):
             return "keys of text"
+        if isinstance(signal.of, Values):
+            return "values of text"
         return "embeddings of text" if signal.of.source == "projected" else "hidden states of text"
     if isinstance(signal, Features):
         if signal.source == "vision":

@@ -87,7 +87,8 @@ def print_method(method: dict[str, Any]) -> None:
         kept = f"{'' if stage['exact'] else 'about '}{stage['tokens_of_576']} of 576 tokens stay"
         merged = ", the others merged into them" if stage["merged"] else ""
         moved = "" if stage["positions"] == "preserve" else f", positions: {stage['positions']}"
-        lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{merged}{moved}")
+        cut = "" if stage["cache"] == "later" else ", and in the caches of the layers before"
+        lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{merged}{moved}{cut}")
     if method["encoder"]:
         counts = method["encoder"]
         lines += ["", f"Vision encoder, of {len(counts)} layers and as many patches:"]

@@ -210,7 +210,7 @@ def test_reset_forgets_the_pruning(kind):
 def test_static_layers_report_the_original_capacity_and_length():
     prefix = make_prefix(torch.Generator().manual_seed(0), 15)
     dropped = prefix.logical - prefix.index.shape[1]
-    layer, plain = PrunedStaticLayer(Attachment(), 30, dropped), StaticLayer(30)
+    layer, plain = PrunedStaticLayer(Attachment(), 30, dropped, foreseen=True), StaticLayer(30)
     layer.pending = prefix
     layer.update(*states(prefix.index))
     plain.update(*states(torch.arange(15).expand(BATCH, -1)))
@@ -227,7 +227,7 @@ def test_static_layers_report_the_original_capacity_and_length():
 
 def test_emptied_static_layers_get_their_capacity_back():
     past = DynamicCache()
-    layer = PrunedStaticLayer(Attachment(), 30, 10)
+    layer = PrunedStaticLayer(Attachment(), 30, 10, foreseen=True)
     layer.pending = make_prefix(torch.Generator().manual_seed(0), 15)
     layer.update(*states(layer.pending.index))
     past.layers = [layer]

@@ -64,7 +64,7 @@ def test_the_cache_has_no_storage_for_dropped_tokens(name):
     with feathervlm.prune(llava, METHODS[name]) as pruning, torch.no_grad():
         past = llava(**inputs, use_cache=True).past_key_values
     text = inputs["input_ids"].shape[1] - zoo.SIDE**2
-    for layer, tokens in zip(past.layers, pruning.report.tokens_per_layer[0], strict=True):
+    for layer, tokens in zip(past.layers, pruning.report.cached_per_layer[0], strict=True):
         for states in (layer.keys, layer.values):
             assert states.shape[-2] == text + tokens
             if isinstance(layer, PrunedLayer):

@@ -21,6 +21,7 @@ METHODS = {
     "renumbered": methods.PyramidDrop(layers=(1, 3, 4)),
     "shuffled": methods.ShuffledPositions(),
     "merged": methods.AveragePool(layer=2),
+    "cut": methods.IVCPrune(layer=3, keep=0.4),
 }
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 IMAGE = zoo.IMAGE
@@ -72,7 +73,7 @@ def test_buffers_have_no_room_for_dropped_tokens(name, monkeypatch):
     with feathervlm.prune(llava, METHODS[name]) as pruning:
         past = generate(llava, inputs, **STATIC)[2]
     total, foreseen = zoo.SIDE**2, True
-    for layer, tokens in zip(past.layers, pruning.report.tokens_per_layer[0], strict=True):
+    for layer, tokens in zip(past.layers, pruning.report.cached_per_layer[0], strict=True):
         dropped = total - tokens
         foreseen = foreseen and (name != "feather" or not dropped)
         assert layer.keys.shape[-2] == past.get_max_length() - (dropped if foreseen else dropped // step * step)

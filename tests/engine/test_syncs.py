@@ -11,6 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import feathervlm
 import zoo
 from feathervlm import Grid, Schedule, Stage, Top, methods
+from feathervlm.core import KeyNorm
+from feathervlm.core.aggregation import Surroundings
+from feathervlm.core.signals import Features
 
 READS = ["tolist", "item", "__bool__", "__int__", "__float__", "__index__", "numpy", "nonzero", "cpu"]
 
@@ -72,6 +75,10 @@ KNOWN = {
     "topv": methods.TopV(layer=2),
     "sparsevlm": methods.SparseVLM(layers=(2, 3, 5)),
     "sparsevlm-plus": methods.SparseVLM(layers=(2, 3, 5), plus=True),
+    "ivc-prune": methods.IVCPrune(layer=3),
+    "surroundings": Schedule(
+        Stage(2, Top(ATTENTION, 9), merge=Surroundings(Features("projected"), KeyNorm(), pillars=0.3))
+    ),
     "stretched": Schedule(Stage(2, Grid(3), "stretch")),
 }
 OPEN = {

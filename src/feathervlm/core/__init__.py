@@ -3,9 +3,11 @@
 Plain tensors in, plain tensors out. Nothing here imports transformers or knows which model it runs on.
 """
 
+from feathervlm.core.aggregation import Surroundings
 from feathervlm.core.criteria import Criterion, KNNDensity, LastTokenAttention, RandomScore
 from feathervlm.core.diversity import DPP, MaxMin
 from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.foreground import Rotary, ValueForeground
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.merging import Merger, Pool
 from feathervlm.core.nearest import Nearest, Neighbors
@@ -51,15 +53,18 @@ __all__ = [
     "RandomScore",
     "Rating",
     "Recycled",
+    "Rotary",
     "Schedule",
     "Selector",
     "Stage",
+    "Surroundings",
     "TextSimilarity",
     "Threshold",
     "Top",
     "Tower",
     "Transport",
     "Unprunable",
+    "ValueForeground",
     "VisualLayout",
     "Zone",
     "solve",

@@ -5,7 +5,7 @@ merged token keeps the position of the token that it went into.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ class Merger(ABC):
     """Base of all mergers: a frozen dataclass whose fields are its parameters.
 
     A subclass says where tokens go (`targets`) and, unless it takes means, with which `shares`. One in which a token
-    enters several others replaces `combine`.
+    may enter several others is a `Mixer`.
     """
 
     def signals(self) -> Sequence[Signal]:
@@ -74,6 +74,40 @@ class Merger(ABC):
         row = _or_last(groups) + torch.arange(batch, device=groups.device)[:, None] * (visual + 1)
         sums = parts.new_zeros(batch * (visual + 1), dim).index_add(0, row.flatten(), parts.flatten(0, 1))
         return sums.view(batch, visual + 1, dim)[:, :visual].to(states.dtype)
+
+
+class Mixer(Merger):
+    """A merger whose kept tokens add parts of others to themselves: x_i + sum_j w_ij x_j.
+
+    Other kept tokens may be among them, with what they were before. A token may enter several kept ones, or none;
+    reports name the one of those that took it where it counts most.
+    """
+
+    @abstractmethod
+    def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """For a block of tokens what they take of all, block by block: (which, w, weight in reports).
+
+        Both are (batch, rows, visual), the latter -inf where nothing is taken: by tokens that do not stay, of the
+        token itself, of tokens that are gone.
+        """
+
+    def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
+        """The kept token where each counts most, of equals the first; -1 where none takes it."""
+        best = torch.full(kept.shape, float("-inf"), device=kept.device)
+        found = torch.full_like(best, -1, dtype=torch.long)
+        for rows, _, counts in self.mix(tokens, kept):
+            value = counts.amax(1)
+            found = torch.where(value > best, counts.argmax(1) + rows.start, found)
+            best = best.maximum(value)
+        return found
+
+    def combine(self, states: Tensor, groups: Tensor, tokens: Candidates) -> Tensor:
+        """Kept tokens with what they take: (batch, visual, dim), zeros elsewhere."""
+        kept = groups == torch.arange(groups.shape[1], device=groups.device)
+        device, wide = states.device, torch.promote_types(states.dtype, torch.float32)
+        before = torch.where(tokens.present[..., None].to(device), states, 0).to(wide)
+        after = [before[:, rows] + part.to(device, wide) @ before for rows, part, _ in self.mix(tokens, kept)]
+        return torch.where(kept[..., None].to(device), torch.cat(after, 1), 0).to(states.dtype)
 
 
 def group_sizes(groups: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion, check_whole, choose
 from feathervlm.core.errors import PruningError
-from feathervlm.core.merging import Merger, group_sizes
+from feathervlm.core.merging import Merger, Mixer, group_sizes
 from feathervlm.core.selectors import Selector
 from feathervlm.core.signals import EncoderKeys, Features, Signal
 
@@ -98,11 +98,11 @@ class Nearest(Merger):
 
 
 @dataclass(frozen=True)
-class Neighbors(Merger):
+class Neighbors(Mixer):
     """Each kept token takes up its nearest neighbours in the image: x_i + sum_j w_j x_j (PruMerge, arXiv 2403.15388).
 
-    Kept tokens are neighbours, too, with what they were before. A token may enter several kept ones, or none; reports
-    name the most similar of those that took it.
+    Kept tokens are neighbours, too, with what they were before. Of those that took a token, reports name the most
+    similar one.
 
     Args:
         by: what is compared.
@@ -127,34 +127,13 @@ class Neighbors(Merger):
         """The vectors and what the weights read."""
         return (self.by, *self.weights.signals())
 
-    def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The most similar of the kept tokens that take it up, of equals the first; -1 where none does."""
-        best = torch.full(kept.shape, float("-inf"), device=kept.device)
-        found = torch.full_like(best, -1, dtype=torch.long)
-        for rows, taken, cosine in self._taken(tokens, kept):
-            cosine = cosine.masked_fill(~taken, float("-inf"))
-            value = cosine.amax(1)
-            found = torch.where(value > best, cosine.argmax(1) + rows.start, found)
-            best = best.maximum(value)
-        return found
-
-    def combine(self, states: Tensor, groups: Tensor, tokens: Candidates) -> Tensor:
-        """Kept tokens with their neighbours: (batch, visual, dim), zeros elsewhere."""
-        kept = groups == torch.arange(groups.shape[1], device=groups.device)
-        device, wide = states.device, torch.promote_types(states.dtype, torch.float32)
-        before = torch.where(tokens.present[..., None].to(device), states, 0).to(wide)
-        weights = torch.where(tokens.present, tokens.score(self.weights), 0)
-        after = []
-        for rows, taken, _ in self._taken(tokens, kept):
-            mix = (taken * weights[:, None]).to(device, wide)
-            after.append(before[:, rows] + mix @ before)
-        return torch.where(kept[..., None].to(device), torch.cat(after, 1), 0).to(states.dtype)
-
-    def _taken(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For a block of tokens whom they take up: (which, bool (batch, rows, visual), cosines)."""
+    def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The weights of the nearest, and their cosines; see `Mixer`."""
         index = torch.arange(kept.shape[1], device=kept.device)
+        weights = torch.where(tokens.present, tokens.score(self.weights), 0)
         for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
             cosine = cosine.masked_fill(index[rows, None] == index, float("-inf"))
             nearest = torch.sort(cosine, dim=-1, descending=True, stable=True).indices[..., : self.count]
             taken = torch.zeros_like(cosine, dtype=torch.bool).scatter(-1, nearest, True)
-            yield rows, taken & cosine.isfinite() & kept[:, rows, None], cosine
+            taken = taken & cosine.isfinite() & kept[:, rows, None]
+            yield rows, taken * weights[:, None], cosine.masked_fill(~taken, float("-inf"))

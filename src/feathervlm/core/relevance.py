@@ -135,21 +135,36 @@ class FeatureAttention(Criterion):
             return torch.zeros_like(tokens.present, dtype=torch.float32)
         keys = images.vectors(self.features)
         if self.of == "image":
-            queries, there, repeats = keys, images.present, 1
+            received = log_received(keys, images.present, keys, images.present)
         else:
             queries, there = read(Text(Features(self.features))), read(IsText(self.which))
-            repeats = tokens.geometry.images
-        total, step = keys.new_full(keys.shape[:2], float("-inf")), max(1, BLOCK // keys.shape[:2].numel())
-        for start in range(0, queries.shape[1], step):
-            rows = slice(start, start + step)
-            some = widened(queries[:, rows], there[:, rows]).repeat_interleave(repeats, 0)
-            # Rounded, equal tokens have equal logits wherever they lie, and so equal scores.
-            logits = (some @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).float().to(keys.dtype)
-            weights = logits.masked_fill(~images.present[:, None], float("-inf")).log_softmax(-1)
-            asks = there[:, rows].repeat_interleave(repeats, 0)
-            total = total.logaddexp(weights.masked_fill(~asks[..., None], float("-inf")).logsumexp(1))
-        count = there.sum(1, keepdim=True).clamp(min=1).repeat_interleave(repeats, 0)
-        return images.put((total - count.log()).float().masked_fill(~images.present, 0))
+            received = log_received(queries, there, keys, images.present, tokens.geometry.images)
+        return images.put(received.float().masked_fill(~images.present, 0))
+
+
+def log_received(queries: Tensor, asks: Tensor, keys: Tensor, present: Tensor, repeats: int = 1) -> Tensor:
+    """Logarithm of the attention that every key receives: column means of softmax(Q K^T / sqrt(dim)).
+
+    Args:
+        queries: (rows / repeats, m, dim); anything where nobody asks.
+        asks: bool (rows / repeats, m), which queries there are.
+        keys: (rows, n, dim), zeros where absent.
+        present: bool (rows, n), the keys among which each query has its softmax.
+        repeats: how many rows of keys in turn share the queries.
+
+    Returns:
+        (rows, n), in the type of `keys`; anything where a key is absent.
+    """
+    total, step = keys.new_full(keys.shape[:2], float("-inf")), max(1, BLOCK // keys.shape[:2].numel())
+    for start in range(0, queries.shape[1], step):
+        rows = slice(start, start + step)
+        some = widened(queries[:, rows], asks[:, rows]).repeat_interleave(repeats, 0)
+        # Rounded, equal tokens have equal logits wherever they lie, and so equal scores.
+        logits = (some @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).float().to(keys.dtype)
+        weights = logits.masked_fill(~present[:, None], float("-inf")).log_softmax(-1)
+        there = asks[:, rows].repeat_interleave(repeats, 0)
+        total = total.logaddexp(weights.masked_fill(~there[..., None], float("-inf")).logsumexp(1))
+    return total - asks.sum(1, keepdim=True).clamp(min=1).repeat_interleave(repeats, 0).log()
 
 
 @dataclass(frozen=True)

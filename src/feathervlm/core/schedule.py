@@ -7,7 +7,7 @@ one schedule fits models of any depth.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from feathervlm.core.criteria import check_seed, choose
 from feathervlm.core.errors import PruningError
@@ -19,6 +19,7 @@ from feathervlm.core.signals import EncoderSignal, Representatives, Signal, Surv
 from feathervlm.core.tower import Tower
 
 Layer = int | float
+Cached = Literal["later", "all"]
 
 
 def check_layer(layer: Layer, name: str = "layer") -> None:
@@ -58,6 +59,10 @@ class Stage:
         positions: `preserve` original position ids, or move them from there on; see `feathervlm.core.positions`.
         merge: what becomes of the tokens that do not stay; None drops them.
         seed: of the permutation, if positions are to `shuffle`.
+        cache: which layers forget the keys and values of tokens that leave: the "later" ones, which never see them, or
+            "all", where what layers 0..at-1 have cached is cut to the tokens that stay as soon as they are chosen. The
+            prompt itself has read all tokens there; what is generated then sees the same ones in every layer.
+            Without a cache there is nothing to cut: the early layers see all tokens again at every step.
     """
 
     at: Layer
@@ -65,10 +70,12 @@ class Stage:
     positions: Positions = "preserve"
     merge: Merger | None = None
     seed: int = 0
+    cache: Cached = "later"
 
     def __post_init__(self) -> None:
         check_layer(self.at, "at")
         choose(self.positions, get_args(Positions), "positions")
+        choose(self.cache, get_args(Cached), "cache")
         check_seed(self.seed)
         if not isinstance(self.select, Selector):
             raise PruningError(f"A stage needs a selector such as Top(...) or Grid(...), not {self.select!r}.")
@@ -136,6 +143,10 @@ class Schedule:
                 yield signal
                 if isinstance(signal, Survivors):
                     yield from signal.schedule.signals()
+
+    def first_cut(self, depth: int) -> int:
+        """The first layer whose cache of keys and values is cut, in a model of `depth` layers."""
+        return 0 if any(stage.cache == "all" for stage in self.stages) else min(self.at_layers(depth), default=depth)
 
     def at_layers(self, depth: int) -> tuple[int, ...]:
         """The 0-based layer of every stage in a model of `depth` layers.

@@ -5,7 +5,7 @@ that an engine can arm itself before the layer in question runs. How a signal is
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ EncoderSource = Literal["cls", "received"]
 Heads = Literal["mean", "joint"]
 TextPart = Literal["all", "behind"]
 Point = Literal["entry", "middle"]
+Wave = Literal["cos", "sin"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,31 @@ class Keys:
 
 
 @dataclass(frozen=True)
+class Values:
+    """Values of the last language model layer that saw all tokens, of every visual token: (batch, visual, heads, dim).
+
+    Nothing rotates values, so they hold no position of their own. The heads are the key-value heads.
+    """
+
+    layer: ClassVar[ScoreLayer] = "K-1"
+    rope: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """The row by which the stage's layer rotates every visual token: (batch, visual, channels).
+
+    It follows from the position ids that the model has given out (M-RoPE included), counted from the first token of the
+    prompt or turn, and from nothing in the picture.
+
+    Args:
+        of: the "cos" or the "sin" of position times frequency.
+    """
+
+    of: Wave = "cos"
+
+
+@dataclass(frozen=True)
 class LayerStates:
     """States inside the last layer that saw all tokens, of every visual token: (batch, visual, dim).
 
@@ -110,11 +136,13 @@ class Text:
         PruningError: if text has no such vectors.
     """
 
-    of: Features | Keys
+    of: Features | Keys | Values
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, Features | Keys) or self.of == Features("vision"):
-            raise PruningError(f"Text has no {self.of!r}; give Features('projected'), Features('hidden') or Keys(...).")
+        if not isinstance(self.of, Features | Keys | Values) or self.of == Features("vision"):
+            raise PruningError(
+                f"Text has no {self.of!r}; give Features('projected'), Features('hidden'), Keys(...) or Values()."
+            )
 
 
 @dataclass(frozen=True)
@@ -184,8 +212,8 @@ class Survivors:
 
 EncoderMeasure = EncoderAttention | EncoderKeys
 EncoderSignal = EncoderMeasure | Representatives
-LayerSignal = Attention | Keys
-Signal = LayerSignal | LayerStates | Features | Text | IsText | EncoderSignal | Survivors
+LayerSignal = Attention | Keys | Values
+Signal = LayerSignal | LayerStates | RotaryTable | Features | Text | IsText | EncoderSignal | Survivors
 
 
 def measured(signal: Signal) -> Signal:

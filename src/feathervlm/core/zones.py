@@ -61,6 +61,23 @@ def per_zone(values: Tensor, zone: Tensor) -> Tensor:
     return torch.zeros_like(values).scatter_add(1, zone, values)
 
 
+def ranks(pool: Tensor, zone: Tensor, scores: Tensor) -> Tensor:
+    """How many tokens of its zone come before each of the pool by score; of equals the lower index comes first.
+
+    Args:
+        pool: bool (images, n).
+        zone: long (images, n).
+        scores: (images, n).
+
+    Returns:
+        long (images, n); anything outside the pool.
+    """
+    sizes = per_zone(pool.long(), zone)
+    order = ordered([(~pool).long(), zone, -scores])
+    starts = (sizes.cumsum(1) - sizes).gather(1, zone.gather(1, order))
+    return torch.zeros_like(order).scatter(1, order, torch.arange(zone.shape[1], device=zone.device) - starts)
+
+
 def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, spare: Spare = "fraction") -> Tensor:
     """Share out a count among zones in proportion to their weights, none getting more than its size.
 
@@ -153,12 +170,7 @@ class Zone(Budgeted):
         zone, scores = zones(images, self.cut, self.by), images.take(tokens.score(self.criterion))
         sizes = per_zone(pool.long(), zone)
         quota = quotas(torch.minimum(wanted, pool.sum(1)), self._weights(images, pool, zone, sizes), sizes, self.spare)
-        order = ordered([(~pool).long(), zone, -scores])
-        sorted_zone = zone.gather(1, order)
-        place = torch.arange(zone.shape[1], device=zone.device)
-        rank = place - (sizes.cumsum(1) - sizes).gather(1, sorted_zone)
-        chosen = torch.zeros_like(pool).scatter(1, order, rank < quota.gather(1, sorted_zone)) & pool
-        return images.put(held | chosen)
+        return images.put(held | (pool & (ranks(pool, zone, scores) < quota.gather(1, zone))))
 
     def _weights(self, images: Images, pool: Tensor, zone: Tensor, sizes: Tensor) -> Tensor:
         """Weight of every zone, at least 0: (images, n)."""

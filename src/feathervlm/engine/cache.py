@@ -125,6 +125,11 @@ class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
         index, valid = self._columns(self._tail() + new, device)
         return index[:, self.trimmed :], None if valid is None else valid[:, self.trimmed :]
 
+    def keep(self, order: Tensor, prefix: Prefix) -> None:
+        """Store the slots `order` (batch, n) alone; `prefix` is what they stand for."""
+        self.keys, self.values = slots_of(self.keys, order), slots_of(self.values, order)
+        self.prefix, self.trimmed = prefix, 0
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append, and return all stored keys and values."""
         self.attachment.check()
@@ -253,10 +258,17 @@ class PrunedStaticLayer(PrunedLayer, StaticLayer):
 
     The slots after the prefix have fixed positions, so one map serves every decode step and compiled graph. The map
     always tells which slots are valid, and sizes come in steps, so that the next prompt finds the same graph.
+
+    Args:
+        attachment: what the layer depends on.
+        logical_capacity: positions that it is to hold, dropped ones included.
+        dropped: slots that it need not have.
+        foreseen: whether that number follows from shapes alone; if not, it is saved in whole buckets.
     """
 
-    def __init__(self, attachment: Attachment, logical_capacity: int, dropped: int) -> None:
-        super().__init__(max_cache_len=logical_capacity - dropped)
+    def __init__(self, attachment: Attachment, logical_capacity: int, dropped: int, foreseen: bool) -> None:
+        spare = dropped if foreseen else dropped // BUCKET * BUCKET
+        super().__init__(max_cache_len=logical_capacity - spare)
         self.attachment = attachment
         self.logical_capacity = logical_capacity
         self.map: tuple[Tensor, Tensor] | None = None
@@ -305,6 +317,14 @@ class PrunedStaticLayer(PrunedLayer, StaticLayer):
         self.map = None
 
 
+def slots_of(states: Tensor, order: Tensor) -> Tensor:
+    """The slots `order` (batch, n) of keys or values (batch, heads, slots, dim)."""
+    order = order.to(states.device)
+    if len(order) == 1:
+        return states.index_select(2, order[0])  # moves whole rows
+    return torch.take_along_dim(states, order[:, None, :, None], 2)
+
+
 SUPPORTED = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer)
 
 
@@ -340,20 +360,17 @@ def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int,
         layer: its index.
         attachment: what the layer depends on.
         dropped: slots that a static layer need not have.
-        foreseen: whether that number follows from shapes alone; if not, a static layer saves it in whole buckets.
+        foreseen: whether that number follows from shapes alone.
     """
-    spare = dropped if foreseen else dropped // BUCKET * BUCKET
     replicated = cache.layer_class_to_replicate
     while replicated is not None and len(cache.layers) <= layer:  # a DynamicCache without a config grows on demand
         cache.layers.append(replicated())
     current: Any = cache.layers[layer]
-    if isinstance(current, PrunedStaticLayer):  # checked to be empty: make it anew with today's capacity
-        replacement: Any = PrunedStaticLayer(attachment, current.logical_capacity, spare)
-    elif isinstance(current, PrunedLayer):
+    if isinstance(current, PrunedLayer):
         current.attachment.check()
         return current
-    elif type(current) is StaticLayer:
-        replacement = PrunedStaticLayer(attachment, current.max_cache_len, spare)
+    if type(current) is StaticLayer:
+        replacement: Any = PrunedStaticLayer(attachment, current.max_cache_len, dropped, foreseen)
     elif type(current) is DynamicSlidingWindowLayer:
         replacement = PrunedSlidingLayer(attachment, current)
     else:
@@ -363,13 +380,13 @@ def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int,
 
 
 def restore_static(cache: Cache) -> None:
-    """Give emptied static layers back their full capacity, for a prompt that is not pruned."""
+    """Give emptied static layers back their full capacity, for another prompt."""
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, PrunedStaticLayer) and layer.prefix is None:
             cache.layers[index] = StaticLayer(max_cache_len=layer.logical_capacity)
 
 
-def is_pruned(cache: object) -> bool:
-    """Whether any layer of `cache` is pruned and holds something."""
-    layers = getattr(cache, "layers", ())
-    return any(isinstance(layer, PrunedLayer) and layer.prefix is not None for layer in layers)
+def pruned_layers(cache: object) -> dict[int, PrunedLayer]:
+    """The layers of `cache` that are pruned and hold something, by their index."""
+    layers = enumerate(getattr(cache, "layers", ()))
+    return {index: layer for index, layer in layers if isinstance(layer, PrunedLayer) and layer.prefix is not None}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.engine.anatomy import Anatomy, line_ids
-from feathervlm.engine.cache import PrunedLayer, PrunedStaticLayer
+from feathervlm.engine.cache import PrunedLayer, PrunedStaticLayer, pruned_layers
 from feathervlm.engine.masks import pruned_mask
 
 
@@ -33,9 +33,9 @@ class Decode:
         self.memo: dict[tuple[Any, ...], Any] = {}
         self.handles: list[RemovableHandle] = []
 
-    def install(self) -> "Decode":
-        """Put the hooks in place."""
-        for index in range(self.starts[0], len(self.anatomy.layers)):
+    def install(self, cache: Any) -> "Decode":
+        """Put the hooks in place, on the layers that are pruned in `cache`."""
+        for index in pruned_layers(cache):
             hook = partial(self.enter, index, bisect_right(self.starts, index))
             self.handles.append(self.anatomy.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         return self
@@ -95,9 +95,7 @@ def needs_hooks(cache: Any, call_mask: Any, new: int, anatomy: Anatomy) -> bool:
     """
     if new > 1 or call_mask is not None or anatomy.attention == "eager":
         return True
-    pruned = [
-        (kind, layer.prefix)
-        for kind, layer in zip(anatomy.layer_types, cache.layers, strict=False)
-        if isinstance(layer, PrunedLayer) and layer.prefix is not None
-    ]
-    return any(kind != "full_attention" or not prefix.plain for kind, prefix in pruned)
+    return any(
+        anatomy.layer_types[index] != "full_attention" or layer.prefix is None or not layer.prefix.plain
+        for index, layer in pruned_layers(cache).items()
+    )

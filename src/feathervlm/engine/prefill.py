@@ -20,9 +20,17 @@ from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.signals import Attention, Survivors
 from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows
-from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, restore_static
+from feathervlm.engine.cache import (
+    Attachment,
+    Prefix,
+    PrunedStaticLayer,
+    pruned_layer,
+    pruned_layers,
+    restore_static,
+)
 from feathervlm.engine.call import Call
 from feathervlm.engine.decode import Decode
+from feathervlm.engine.earlier import EarlierLayers
 from feathervlm.engine.family import Family
 from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.query import check_labels, query_position
@@ -71,6 +79,7 @@ class Prefill:
         self.left = Remaining(layout, self.attended, query)
         self.sources = Sources(anatomy, family, call, self.left, survivors or {})
         self.stage = -1
+        self.stored = [self.sequence]  # rows whose keys the layers before each stage have
         self.full: Tensor | None = None  # hidden states of all rows, where those that are left have their places
         self.memo: dict[tuple[Any, ...], Any] = {}
         self.handles: list[RemovableHandle] = []
@@ -85,6 +94,10 @@ class Prefill:
             self.record.notes.append("the scoring pass that chose the tokens comes on top of these figures")
         if self.past:
             self._check_first_prompt_only()
+            held = next((layer for at, layer in pruned_layers(cache).items() if at < self.starts[0]), None)
+            if held is not None:
+                columns, valid = held.columns(0, device)
+                self.record.before = columns.shape[1], valid
 
     # -- hooks --------------------------------------------------------------------------------------------------
 
@@ -94,8 +107,12 @@ class Prefill:
         Raises:
             Unprunable: if a stage asks for a signal that the model does not give.
         """
-        layers = self.anatomy.layers
+        layers, cache = self.anatomy.layers, self.call.arguments.get("past_key_values")
         try:
+            for index in pruned_layers(cache):
+                if index < self.starts[0]:  # cut in an earlier turn: all of this input runs on what it left
+                    hook = partial(self.unpruned.enter, index, 0)
+                    self.handles.append(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
             for index in range(self.starts[0], len(layers)):
                 self.handles.append(
                     layers[index].register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
@@ -135,6 +152,8 @@ class Prefill:
             if index in self.stages:
                 hidden = self._prune(index, self.stages[index], hidden, kwargs)
             kwargs = self._rewrite(index, dict(kwargs), hidden)
+            if index in self.stages:
+                self._cut_earlier(index, kwargs.get("past_key_values"))
         except Unprunable as error:
             if self.refuse is None or index > self.starts[0]:
                 raise
@@ -192,7 +211,9 @@ class Prefill:
             place = torch.where(self.left.present, self.left.slots, left.shape[1]).to(left.device)
             longer = torch.nn.functional.pad(left, (0, 0, 0, 1))
             left = longer.scatter(1, place[..., None].expand_as(merged), merged)[:, :-1]
-        self.record.stages.append(StageRecord(index, tokens.present, chosen, scores, groups, watch.stop()))
+        self.record.stages.append(
+            StageRecord(index, tokens.present, chosen, scores, groups, watch.stop(), cut=stage.cache == "all")
+        )
         self.record.notes += [note for note in self.sources.notes(stage) if note not in self.record.notes]
         self.sources.leave()
         return left
@@ -206,6 +227,20 @@ class Prefill:
         with torch.no_grad():
             groups = stage.merge.groups(tokens, chosen)
         return groups, stage.merge.combine(rows(hidden, self.left.slots, -2), groups, tokens)
+
+    def _cut_earlier(self, at: int, cache: Any) -> None:
+        """Let the layers before a stage forget what has left, too, where the stage asks for that."""
+        count = self.left.positions.shape[1]
+        if self.stages[at].cache == "all":
+            if cache is None:
+                self.record.notes.append(f"nothing is cached, so layers before {at} see all tokens again at every step")
+            else:
+                earlier = EarlierLayers(cache, self.left, self.past, self.attachment)
+                for index in filter(self.anatomy.keeps_keys, range(at)):
+                    stage = bisect_right(self.starts, index)
+                    earlier.cut(index, self.stored[stage], (stage, self.anatomy.layer_types[index]))
+            self.stored = [count] * len(self.stored)
+        self.stored.append(count)
 
     # -- a layer ------------------------------------------------------------------------------------------------
 

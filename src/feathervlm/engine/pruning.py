@@ -24,7 +24,7 @@ from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderMeasure, LayerSignal, LayerStates, Survivors, measured
 from feathervlm.engine.anatomy import Anatomy
-from feathervlm.engine.cache import Attachment, check_cache, is_pruned, restore_static
+from feathervlm.engine.cache import Attachment, check_cache, pruned_layers, restore_static
 from feathervlm.engine.call import Call, Encoding
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.family import Family
@@ -291,7 +291,7 @@ class Pruning:
             self._call = None
             self._refuse(error)
             refused = True
-        if cache is None or not is_pruned(cache):
+        if not pruned_layers(cache):
             if new > 1 and (cache is None or not int(cache.get_seq_length())):
                 if not refused:
                     self._report = Report(self.name, None, "there was no image in the input")
@@ -301,7 +301,7 @@ class Pruning:
             if self._lasting is not None and isinstance(cache, StaticCache):
                 return  # the lasting hooks do it all
             self._end_lasting()
-            self._forward = Decode(self.anatomy, self.starts, lasting=False).install()
+            self._forward = Decode(self.anatomy, self.starts, lasting=False).install(cache)
 
     def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
         if self.schedule.tower and not call.encoder_runs() and not call.brings_pixels:
@@ -311,8 +311,10 @@ class Pruning:
             )
         cache = call.arguments.get("past_key_values")
         if cache is not None:
-            pruned = range(self.starts[0], len(self.anatomy.layers))
+            depth = len(self.anatomy.layers)
+            pruned = range(self.schedule.first_cut(depth), depth)
             check_cache(cache, [layer for layer in pruned if self.anatomy.keeps_keys(layer)])
+            restore_static(cache)
         self._end_lasting()
         checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers)
         if self.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
@@ -413,5 +415,6 @@ class Pruning:
         if self._source is not None:
             self._frozen = Frozen(call.tokens, self._source, [stage.kept for stage in record.stages])
             self._source = None
-        if isinstance(call.arguments.get("past_key_values"), StaticCache):
-            self._lasting = Decode(self.anatomy, self.starts, lasting=True).install()
+        cache = call.arguments.get("past_key_values")
+        if isinstance(cache, StaticCache):
+            self._lasting = Decode(self.anatomy, self.starts, lasting=True).install(cache)

@@ -65,6 +65,7 @@ class StageRecord:
         groups: long (batch, visual), the token that each went into, -1 for none; None if nothing merges.
         seconds: reads the time that scoring and selecting took.
         past: how many slots earlier turns filled in these layers, and which are real; None if none.
+        cut: whether layers before have lost what they had cached of the tokens that left.
     """
 
     layer: int
@@ -74,6 +75,7 @@ class StageRecord:
     groups: Tensor | None
     seconds: Callable[[], float]
     past: tuple[int, Tensor | None] | None = None
+    cut: bool = False
 
 
 class EncoderRun(NamedTuple):
@@ -98,6 +100,8 @@ class Record:
         sequence: tokens of the input, padding included.
         costs: of every layer.
         past: cached positions of earlier turns.
+        before: how many slots these filled in the layers before the first stage, and which are real, if those were
+            cut; None if not.
         stages: in order.
         notes: what the user should know.
         encoder: every run of a vision encoder that merges.
@@ -108,6 +112,7 @@ class Record:
     sequence: int
     costs: list[LayerCost]
     past: int = 0
+    before: tuple[int, Tensor | None] | None = None
     stages: list[StageRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encoder: list[EncoderRun] = field(default_factory=list)

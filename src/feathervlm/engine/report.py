@@ -103,6 +103,16 @@ class Report:
             for sample, total in enumerate(self.record.layout.counts)
         ]
 
+    @cached_property
+    def cached_per_layer(self) -> list[list[int]]:
+        """For each sample the visual tokens that each layer has cached: those it saw, unless a later stage cut them."""
+        cached = [list(tokens) for tokens in self.tokens_per_layer]
+        for stage, record in zip(self.stages, self.record.stages, strict=True):
+            if record.cut:
+                for tokens, kept in zip(cached, stage.kept, strict=True):
+                    tokens[: stage.layer] = [len(kept)] * stage.layer
+        return cached
+
     @property
     def encoder_tokens(self) -> list[list[int]]:
         """For every run of a vision encoder that merges, the tokens of a picture that entered each of its layers.
@@ -121,13 +131,14 @@ class Report:
     @property
     def flops_ratio(self) -> float:
         """FLOPs of the decoder's prefill, text included, over those of the unpruned one."""
-        return self._ratio(lambda tokens, past: flops(self.record.costs, tokens, past))
+        return self._ratio(lambda tokens, past: flops(self.record.costs, tokens, past), self.tokens_per_layer)
 
     @property
     def kv_bytes_ratio(self) -> float:
         """Bytes of keys and values after the prefill, over those of the unpruned one (padding not counted)."""
         return self._ratio(
-            lambda tokens, past: kv_numbers(self.record.costs, [n + p for n, p in zip(tokens, past, strict=True)])
+            lambda tokens, past: kv_numbers(self.record.costs, [n + p for n, p in zip(tokens, past, strict=True)]),
+            self.cached_per_layer,
         )
 
     @property
@@ -212,6 +223,7 @@ class Report:
             ],
             "encoder_tokens": self.encoder_tokens,
             "tokens_per_layer": self.tokens_per_layer,
+            "cached_per_layer": self.cached_per_layer,
             "average_tokens": self.average_tokens,
             "flops_ratio": self.flops_ratio,
             "kv_bytes_ratio": self.kv_bytes_ratio,
@@ -249,25 +261,25 @@ class Report:
             result.append(tokens)
         return result
 
-    def _ratio(self, cost: Any) -> float:
+    def _ratio(self, cost: Any, visual_per_layer: list[list[int]]) -> float:
         record = self.record
         attended = record.attended
         lengths = attended.sum(1).tolist() if attended is not None else [record.sequence] * len(record.layout.counts)
         pasts = [self._pasts(sample) for sample in range(len(lengths))]
         pruned = unpruned = 0
         for sample, (length, total) in enumerate(zip(lengths, record.layout.counts, strict=True)):
-            tokens = [length - total + visual for visual in self.tokens_per_layer[sample]]
+            tokens = [length - total + visual for visual in visual_per_layer[sample]]
             pruned += cost(tokens, pasts[sample])
             unpruned += cost([length] * len(tokens), [record.past] * len(tokens))
         return pruned / unpruned
 
     def _pasts(self, sample: int) -> list[int]:
         """Cached tokens of earlier turns that each layer holds."""
-        held = {
-            stage.layer: 0 if stage.past is None else stage.past[0] - _fillers(stage.past, sample)
-            for stage in self.record.stages
-        }
-        return self._per_layer(self.record.past, list(held.values()))
+        held = [
+            0 if stage.past is None else stage.past[0] - _fillers(stage.past, sample) for stage in self.record.stages
+        ]
+        before = self.record.before
+        return self._per_layer(self.record.past if before is None else before[0] - _fillers(before, sample), held)
 
 
 def finest(planes: Picture) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.anatomy import Anatomy
+from feathervlm.core.signals import Wave
+from feathervlm.engine.anatomy import Anatomy, rows
 
 Rotation = Callable[[Tensor, Any], Tensor]
 """From states (batch, heads, sequence, dim) and the layer's `position_embeddings` to rotated states."""
@@ -44,6 +45,35 @@ def rotation(anatomy: Anatomy, layer: int) -> Rotation:
     raise Unprunable(
         f"{type(anatomy.model).__name__} has no apply_rotary_pos_emb(q, k, cos, sin); score with rope=False."
     )
+
+
+def rotary_rows(anatomy: Anatomy, layer: int, tables: Any, of: Wave, start: Tensor) -> Tensor:
+    """The cosines or sines that rotate, (batch or 1, sequence, channels), of the `position_embeddings` of a layer.
+
+    Positions are counted from the first token of each prompt, whatever number the model has given that, so that they
+    are the same in any batch, with any padding.
+
+    Args:
+        anatomy: of the decoder.
+        layer: which is given them.
+        tables: what it is given: (cos, sin) or complex numbers.
+        of: which of the two.
+        start: long (batch,), where each prompt starts.
+
+    Raises:
+        Unprunable: if the layer is given none.
+    """
+    if isinstance(tables, Tensor) and tables.is_complex():
+        cos, sin = tables.real, tables.imag
+    elif isinstance(tables, tuple) and len(tables) == 2:
+        cos, sin = tables
+    else:
+        raise Unprunable(
+            f"Layer {layer} of {type(anatomy.model).__name__} has no rotary position embedding (cos, sin) to read; "
+            "prune at a layer that rotates, or choose a method that does not read positions."
+        )
+    first = rows(cos, start[:, None], -2), rows(sin, start[:, None], -2)
+    return cos * first[0] + sin * first[1] if of == "cos" else sin * first[0] - cos * first[1]
 
 
 def rotates(anatomy: Anatomy, module: Any) -> bool:

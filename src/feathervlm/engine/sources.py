@@ -21,9 +21,11 @@ from feathervlm.core.signals import (
     LayerSignal,
     LayerStates,
     RaterAttention,
+    RotaryTable,
     Signal,
     Survivors,
     Text,
+    Values,
     measured,
 )
 from feathervlm.engine.anatomy import Anatomy, rows
@@ -32,8 +34,10 @@ from feathervlm.engine.call import Call
 from feathervlm.engine.family import Family
 from feathervlm.engine.masks import pruned_mask
 from feathervlm.engine.remaining import Remaining
+from feathervlm.engine.rotation import rotary_rows
 from feathervlm.engine.states import StateTap
 from feathervlm.engine.text import PromptText
+from feathervlm.engine.values import ValueTap
 
 
 class Sources:
@@ -55,6 +59,7 @@ class Sources:
         self.text = PromptText(left.layout, left.valid, left.query)
         self.taps: dict[tuple[int, bool], QueryKeyTap] = {}  # by layer, and whether the text asks
         self.states: dict[int, StateTap] = {}
+        self.values: dict[int, ValueTap] = {}
         self.embedded: dict[Signal, Tensor] = {}  # (batch, visual or texts, dim), of what enters the language model
 
     def arm(self, signal: Signal, at: int) -> list[RemovableHandle]:
@@ -64,7 +69,12 @@ class Sources:
             Unprunable: if the model does not give it.
         """
         source = measured(signal)
-        if isinstance(source, LayerSignal) and source.layer == "K-1":
+        if isinstance(source, Values):
+            layer, _ = self.anatomy.scoring_layer(at - 1)
+            if layer not in self.values:
+                self.values[layer] = ValueTap(self.anatomy, layer, self.left.row)
+                return self.values[layer].attach()
+        elif isinstance(source, LayerSignal) and source.layer == "K-1":
             key = self._key(source, at)
             if key not in self.taps:
                 self.taps[key] = self._new_tap(source, key[0])
@@ -129,6 +139,13 @@ class Sources:
         text, source = isinstance(signal, Text), measured(signal)
         if source == Features("projected"):
             return self.embedded[signal]
+        if isinstance(source, RotaryTable):
+            tables = self.entering[1].get("position_embeddings")
+            table = rotary_rows(self.anatomy, self.at, tables, source.of, self.text.start(self.call))
+            return rows(self.left.tables(table), self.left.slots, -2)
+        if isinstance(source, Values):
+            values = self.values[self.anatomy.scoring_layer(self.at - 1)[0]]
+            return values.vectors(self.text.rows(values.seen.positions) if text else values.seen.slots)
         if isinstance(source, Keys):
             tap = self._tap(source)
             return tap.key_vectors(source, self.text.rows(tap.seen.positions) if text else tap.seen.slots)

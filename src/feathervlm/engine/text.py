@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.signals import IsText
+from feathervlm.engine.call import Call
 
 
 class PromptText:
@@ -46,6 +47,16 @@ class PromptText:
             index = torch.arange(1, self.layout.mask.shape[1] + 1, device=found.device)
             found = found & (self.places >= (self.layout.mask * index).amax(1, keepdim=True))
         return found
+
+    def start(self, call: Call) -> Tensor:
+        """Long (batch,), the position of the first token that is no padding."""
+        attended, mask = self.attended, call.arguments.get("attention_mask")
+        if isinstance(mask, dict):
+            mask = mask.get("full_attention")
+        if attended is None and isinstance(mask, Tensor) and mask.dim() == 4:  # made for a static cache
+            last = mask[:, 0, -1, : self.layout.mask.shape[1]].expand(len(self.layout.mask), -1)
+            attended = last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2
+        return torch.zeros_like(self.query) if attended is None else attended.to(torch.uint8).argmax(1)
 
     def rows(self, positions: Tensor) -> Tensor:
         """The row of every text token, long (batch, texts), where rows have these original positions (batch, rows)."""

@@ -15,7 +15,7 @@ from feathervlm.core.nearest import Nearest
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors import ImageTokens, Selector, Top
 from feathervlm.core.signals import EncoderSource, Features
-from feathervlm.core.zones import per_zone
+from feathervlm.core.zones import ranks
 from feathervlm.methods.base import Method
 
 
@@ -53,11 +53,7 @@ class LocalScan(Selector):
         half = kept_tensor(self.keep, tokens.original()).flatten()[:, None] // 2
         each = (half if self.share == "even" else half + count - 1) // count.clamp(min=1)
         scores = images.take(tokens.score(self.criterion))
-        order = ordered([(~images.present).long(), window, -scores])
-        sizes = per_zone(images.present.long(), window)
-        place = torch.arange(window.shape[1], device=window.device)
-        rank = place - (sizes.cumsum(1) - sizes).gather(1, window.gather(1, order))
-        within = torch.zeros_like(images.present).scatter(1, order, rank < each) & images.present
+        within = images.present & (ranks(images.present, window, scores) < each)
         return images.put(best([-scores], within, half[:, 0]))
 
     def _windows(self, images: Images) -> Tensor:

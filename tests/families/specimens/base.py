@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import zoo
-from feathervlm.core.signals import Attention, EncoderSignal, LayerStates, Signal
+from feathervlm.core.signals import Attention, EncoderSignal, LayerSignal, LayerStates, Signal, Survivors, measured
 from table import METHODS
 
 IMAGE, VIDEO, START, END = zoo.IMAGE, 291, 292, 293
@@ -45,6 +45,19 @@ def inside(says: str) -> dict[str, str]:
 def ahead(says: str) -> dict[str, str]:
     """Refuses the rows of the shared table that score with the layer about to run."""
     return reading(lambda signal: isinstance(signal, Attention) and signal.layer == "K", says)
+
+
+def behind(bad: Callable[[int], bool], says: str) -> dict[str, str]:
+    """Refuses the rows of the shared table that score with the layer that has run before a stage at a bad layer."""
+
+    def reads(signal: Signal, at: int) -> bool:
+        if isinstance(signal, Survivors):
+            return any(reads(inner, stage.at) for stage in signal.schedule for inner in stage.signals())
+        source = measured(signal)
+        return isinstance(source, LayerSignal) and getattr(source, "layer", "K-1") == "K-1" and bad(at)
+
+    stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())
+    return {name: says for name, stage in stages if any(reads(signal, stage.at) for signal in stage.signals())}
 
 
 def halfway() -> dict[str, str]:

@@ -4,7 +4,20 @@ import torch
 import transformers as tf
 
 import zoo
-from families.specimens.base import END, IMAGE, START, VISION, Shot, Specimen, ahead, build, inside, merging, tiles
+from families.specimens.base import (
+    END,
+    IMAGE,
+    START,
+    VISION,
+    Shot,
+    Specimen,
+    ahead,
+    behind,
+    build,
+    inside,
+    merging,
+    tiles,
+)
 from families.specimens.llava import PINPOINTS, next_shot
 from families.specimens.qwen import DEEPSTACK
 from families.specimens.tiled import unmarked
@@ -144,8 +157,7 @@ def qianfan_ocr(attention):
 
 
 LATE = "has full attention to score with; prune at layer 3 or later"
-EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "ensemble", "before-llm", "pyramiddrop-baseline"]
-EARLY += ["shuffled-feather", "sparsevlm", "sparsevlm-plus"]
+EARLY = behind(lambda at: at < 3, LATE)
 
 SPECIMENS = [
     Specimen("qianfan_ocr", qianfan_ocr, unmarked),
@@ -163,6 +175,6 @@ SPECIMENS = [
         lfm2_shot,
         layers=(3, 6),
         state=True,
-        refuses={**dict.fromkeys(EARLY, LATE), **ahead("no softmax attention")},
+        refuses={**EARLY, **ahead("no softmax attention")},
     ),
 ]

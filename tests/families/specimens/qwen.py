@@ -13,6 +13,7 @@ from families.specimens.base import (
     Shot,
     Specimen,
     ahead,
+    behind,
     build,
     mark_types,
     merging,
@@ -270,8 +271,7 @@ def mistral_shot(number):
 RENUMBER = renumbering()
 DEEPSTACK = merging(2)
 LATE = "has full attention to score with; prune at layer 4 or later"
-EARLY = ["feather", "feather-fixed", "fastv", "fastv-all", "fastv-no-rope", "ensemble", "before-llm"]
-EARLY += ["pyramiddrop-baseline", "shuffled-feather", "sparsevlm", "sparsevlm-plus"]
+EARLY = behind(lambda at: at < 4, LATE)
 
 SPECIMENS = [
     Specimen("qwen2_vl", qwen2_vl, shot, finish=mark_types, refuses=RENUMBER),
@@ -288,7 +288,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         state=True,
-        refuses={**dict.fromkeys(EARLY, LATE), **ahead("no softmax attention")},
+        refuses={**EARLY, **ahead("no softmax attention")},
     ),
     Specimen(
         "qwen3_5-video",
@@ -297,7 +297,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         state=True,
-        refuses={**dict.fromkeys(EARLY, LATE), **ahead("no softmax attention")},
+        refuses={**EARLY, **ahead("no softmax attention")},
     ),
     Specimen("glm4v-video", glm4v, framed_video, finish=mark_framed, refuses=RENUMBER),
     Specimen("ernie4_5_vl_moe-video", ernie, paired_video, finish=ernie_types, refuses=RENUMBER),

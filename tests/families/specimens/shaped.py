@@ -13,6 +13,7 @@ from families.specimens.base import (
     Shot,
     Specimen,
     ahead,
+    behind,
     build,
     halfway,
     mark_types,
@@ -208,7 +209,7 @@ class Counting(Specimen):
 
 
 NO_KEYS = {
-    **dict.fromkeys(["fastv-no-rope", "ensemble", "before-llm", "pyramiddrop-baseline", "sparsevlm-plus"], LATE),
+    **behind(lambda at: at in (1, 3), LATE),
     "vscan-qwen": "no softmax attention",
     **RENUMBER,
 }
@@ -229,7 +230,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         static=False,
-        refuses=RENUMBER | DEEPSTACK | halfway(),
+        refuses=RENUMBER | DEEPSTACK | halfway() | {"ivc-prune": "no rotary position embedding"},
     ),
     Specimen(
         "cohere_compass-video",
@@ -238,7 +239,7 @@ SPECIMENS = [
         finish=mark_types,
         layers=(4, 6),
         static=False,
-        refuses=RENUMBER | DEEPSTACK | halfway(),
+        refuses=RENUMBER | DEEPSTACK | halfway() | {"ivc-prune": "no rotary position embedding"},
     ),
     Specimen("lighton_ocr", lighton_ocr, unbroken),
     Specimen("qwen2_5_omni_thinker", qwen2_5_omni, shot, refuses=RENUMBER),
