@@ -23,9 +23,21 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-# About three minutes on one core; do not run anything beside it.
+# What docs/performance.md and the README say about speed: most of an hour on one core; do not run anything beside it.
+BENCH := $(RUN)/feathervlm bench
+SPEEDS := results/bench
 bench: $(STAMP)
-	$(RUN)/python benchmarks/overhead.py --out results/bench/overhead-cpu.json
+	$(BENCH) --rounds 9 --new-tokens 8 --out $(SPEEDS)/overhead-cpu.json --methods \
+		feather:keep=1,fastv:layer=3,feather:layers=8+16,feather:layers=8+16,fixed=true,random:layer=3
+	$(BENCH) --config tiny --rounds 5 --tokens 16,36,64,144,576,1024,2304,4096,9216,16384 \
+		--methods fastv,feather,pyramiddrop,visionzip,divprune,uniform \
+		--out $(SPEEDS)/tokens-cpu.json --plot $(SPEEDS)/tokens-cpu.png
+	$(BENCH) --config tiny --rounds 5 --batch 1,2,4,8,16,32 --methods fastv,feather,feather:fixed=true \
+		--out $(SPEEDS)/batch-cpu.json --plot $(SPEEDS)/batch-cpu.png
+	$(BENCH) --config tiny --rounds 5 --depth 4,8,16,32 --methods fastv,fastv:layer=3,feather \
+		--out $(SPEEDS)/depth-cpu.json --plot $(SPEEDS)/depth-cpu.png
+	$(BENCH) --depth 4,8,24 --methods fastv,feather --out $(SPEEDS)/encoder-cpu.json --plot $(SPEEDS)/encoder-cpu.png
+	$(RUN)/python tools/readme_tables.py
 
 # The embedded weights, from nothing: hours on two cores; a run that was interrupted goes on where it stood.
 train: $(STAMP)

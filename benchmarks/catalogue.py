@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from provenance import provenance, write
 from rich.progress import Progress
 
 from feathervlm import methods as m
+from feathervlm import terminal
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer
+from feathervlm.provenance import provenance
 from feathervlm.study import execute
 from feathervlm.study.data import EmbeddedData
 from feathervlm.study.ledger import UNPRUNED, Ledger
@@ -121,7 +122,8 @@ def main() -> None:
         "unpruned": results.row(UNPRUNED),
         "rows": [{"share": share, "name": name, **results.row(str(method))} for share, name, method in found],
     }
-    write(arguments.out / "catalogue.json", document)
+    terminal.make_directory(arguments.out, "--out")
+    terminal.write_json(arguments.out / "catalogue.json", document)
     print(f"wrote {arguments.out / 'catalogue.json'}")
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import provenance, write
 from rich.progress import track
 
-from feathervlm import loading
+from feathervlm import loading, terminal
 from feathervlm.embedded import benchmark
 from feathervlm.embedded.model import WEIGHTS
 from feathervlm.embedded.result import Result
 from feathervlm.embedded.tasks import TASKS
+from feathervlm.provenance import provenance
 
 SHIPPED = "embedded"
 
@@ -120,8 +120,9 @@ def main() -> None:
     arguments = parser.parse_args()
     weights = hashlib.sha256((folder_of(arguments.weights) / "model.safetensors").read_bytes()).hexdigest()
     source = {**provenance(), "weights_sha256": weights, "n": arguments.n, "seed": arguments.seed}
+    terminal.make_directory(arguments.out.parent, "--out")
     with workers(arguments.processes) as pool:
-        write(arguments.out, {**measure(pool, arguments), "provenance": source})
+        terminal.write_json(arguments.out, {**measure(pool, arguments), "provenance": source})
     print(f"wrote {arguments.out}")
 
 

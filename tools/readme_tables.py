@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from feathervlm import methods, models
+from feathervlm.bench import page
 from feathervlm.methods.base import REGISTRY
 from feathervlm.study import report
 from feathervlm.study.experiments import EXPERIMENTS
@@ -37,22 +38,7 @@ def method_table() -> str:
 
 def bench_table() -> str:
     """Measured prefill and decode against FLOPs, from results/bench/overhead-cpu.json."""
-    result = json.loads((ROOT / "results/bench/overhead-cpu.json").read_text())
-    lines = [
-        "| method | visual tokens | prefill time | prefill FLOPs | selection | decode time | KV cache |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in result["rows"]:
-        tokens = " → ".join(map(str, row["visual_tokens"]))
-        prefill, decode = (_interval(row[key]) for key in ("prefill_ratio", "decode_ratio"))
-        share = f"{row['selection_share']['median']:.2%}" if row["selection_share"] else ""
-        numbers = f"{row['flops_ratio']:.2f} | {share} | {decode} | {row['kv_bytes_ratio']:.2f}"
-        lines.append(f"| `{row['variant']}` | {tokens} | {prefill} | {numbers} |")
-    return "\n".join(lines)
-
-
-def _interval(cell: dict[str, float]) -> str:
-    return f"{cell['median']:.2f} ({cell['low']:.2f} to {cell['high']:.2f})"
+    return page.headline(json.loads((ROOT / "results/bench/overhead-cpu.json").read_text()))
 
 
 def quality_table() -> str:
@@ -156,6 +142,11 @@ def study_page() -> str:
     return report.render("report.md.j2", about, experiments, others, place="../results/study/figures")
 
 
+def performance_page() -> str:
+    """Where pruning pays, from all of results/bench."""
+    return page.render(ROOT / "results/bench", "../results/bench")
+
+
 def _bracket(cell: dict[str, float]) -> str:
     return f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})"
 
@@ -205,7 +196,7 @@ FILES = {
     "docs/catalogue.md": ("catalogue",),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning"),
 }
-PAGES = {"docs/study.md": study_page}
+PAGES = {"docs/study.md": study_page, "docs/performance.md": performance_page}
 """Files that are generated as a whole."""
 
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from feathervlm import embedded, methods, study
+from feathervlm import bench, embedded, methods, study
 from feathervlm.core import (
     Grid,
     KNNDensity,
@@ -42,6 +42,7 @@ __all__ = [
     "Top",
     "Unprunable",
     "VisualLayout",
+    "bench",
     "embedded",
     "methods",
     "prune",

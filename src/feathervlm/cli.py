@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from feathervlm import terminal
+from feathervlm.commands.bench import bench
 from feathervlm.commands.convert_prismatic import convert_prismatic
 from feathervlm.commands.demo import demo
 from feathervlm.commands.diagnose import diagnose
@@ -59,9 +60,10 @@ def about(
         --prompt "Where is the cat?" --method feather
     feathervlm study --quick
     feathervlm diagnose --images photos --method fastv
+    feathervlm bench
     feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
     """
 
 
-for command in (demo, methods, models, run, study, diagnose, convert_prismatic):
+for command in (demo, methods, models, run, study, diagnose, bench, convert_prismatic):
     app.command()(command)
