@@ -14,6 +14,7 @@ from feathervlm.commands.bench import bench
 from feathervlm.commands.convert_prismatic import convert_prismatic
 from feathervlm.commands.demo import demo
 from feathervlm.commands.diagnose import diagnose
+from feathervlm.commands.eval import evaluate
 from feathervlm.commands.methods import methods
 from feathervlm.commands.models import models
 from feathervlm.commands.run import run
@@ -61,9 +62,11 @@ def about(
     feathervlm study --quick
     feathervlm diagnose --images photos --method fastv
     feathervlm bench
+    feathervlm eval --limit 20
     feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
     """
 
 
 for command in (demo, methods, models, run, study, diagnose, bench, convert_prismatic):
     app.command()(command)
+app.command("eval")(evaluate)

@@ -58,6 +58,35 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
+def counting(unit: str, shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar on stderr, if that is a terminal, with the time that is left; warnings as `working` does.
+
+    Args:
+        unit: what is counted.
+        shown: False for all but one of several processes that share a terminal.
+
+    Yields:
+        A function that is told what happens, how many are done, and how many there are (0: not known yet).
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.description}", markup=False),
+    )  # fmt: skip
+    with own_warnings(), Progress(*columns, console=err, disable=not (shown and err.is_terminal)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+
+
+@contextmanager
 def own_warnings() -> Iterator[None]:
     """Show our own warnings, each once, as a line on stderr, and no others."""
     shown = set()

@@ -49,6 +49,15 @@ def test_uniform_sampling_by_hand():
     assert report.notes == []
 
 
+def test_every_sample_has_the_flops_that_it_has_alone():
+    prompts = [zoo.prompt(1, seed=2), zoo.prompt(2, seed=3, after=11), zoo.prompt(1, seed=4, before=9)]
+    together = report_of(model(), FEATHER, *prompts)
+    alone = [report_of(model(), FEATHER, prompt).flops_ratio for prompt in prompts]
+    assert together.flops_ratios == pytest.approx(alone, rel=1e-12)
+    assert len(set(alone)) == 3
+    assert min(alone) < together.flops_ratio < max(alone)
+
+
 @pytest.mark.parametrize("text", ["llama", "qwen3", "phi3", "mistral"])
 def test_flops_are_those_of_the_models_own_matrices(text):
     llava, prompt = model(text), zoo.prompt(1, seed=2)

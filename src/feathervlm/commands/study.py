@@ -1,7 +1,5 @@
 """`feathervlm study`: reads its options, shows how far it is, prints the verdicts and where the report is."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +77,7 @@ def study(
         beside=tuple(beside or ()),
     )
     try:
-        with _told() as told:
+        with terminal.counting("answers") as told:
             done = run(request, told)
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on where it was (answers are in {out / 'answers'})", err=True)
@@ -90,24 +88,3 @@ def study(
         )
     else:
         printing.print_study(done)
-
-
-@contextmanager
-def _told() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr with the time that is left."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(), MofNCompleteColumn(), TextColumn("answers"), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.description}", markup=False),
-    )  # fmt: skip
-    with terminal.own_warnings(), Progress(*columns, console=terminal.err, disable=not terminal.err.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)

@@ -3,6 +3,7 @@
 A report reads the device only when it is asked, so making one costs nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -131,7 +132,13 @@ class Report:
     @property
     def flops_ratio(self) -> float:
         """FLOPs of the decoder's prefill, text included, over those of the unpruned one."""
-        return self._ratio(lambda tokens, past: flops(self.record.costs, tokens, past), self.tokens_per_layer)
+        return self._ratio(self._flops, self.tokens_per_layer)
+
+    @property
+    def flops_ratios(self) -> list[float]:
+        """The same for each sample alone, whatever it was batched with."""
+        samples = range(len(self.record.layout.counts))
+        return [self._ratio(self._flops, self.tokens_per_layer, [sample]) for sample in samples]
 
     @property
     def kv_bytes_ratio(self) -> float:
@@ -261,15 +268,18 @@ class Report:
             result.append(tokens)
         return result
 
-    def _ratio(self, cost: Any, visual_per_layer: list[list[int]]) -> float:
+    def _flops(self, tokens: list[int], past: list[int]) -> float:
+        return flops(self.record.costs, tokens, past)
+
+    def _ratio(self, cost: Any, visual_per_layer: list[list[int]], samples: Sequence[int] | None = None) -> float:
         record = self.record
         attended = record.attended
         lengths = attended.sum(1).tolist() if attended is not None else [record.sequence] * len(record.layout.counts)
-        pasts = [self._pasts(sample) for sample in range(len(lengths))]
         pruned = unpruned = 0
-        for sample, (length, total) in enumerate(zip(lengths, record.layout.counts, strict=True)):
+        for sample in range(len(lengths)) if samples is None else samples:
+            length, total = lengths[sample], record.layout.counts[sample]
             tokens = [length - total + visual for visual in visual_per_layer[sample]]
-            pruned += cost(tokens, pasts[sample])
+            pruned += cost(tokens, self._pasts(sample))
             unpruned += cost([length] * len(tokens), [record.past] * len(tokens))
         return pruned / unpruned
 

@@ -5,7 +5,7 @@ Knows how to ask and to read boxes, and what fits together; knows nothing of exp
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -62,13 +62,14 @@ class Subject:
         """
         with loading.quiet():
             if len(items) > 1 and getattr(self.processor, "chat_template", None):
-                return self._generate(
+                return self.generate(
                     loading.prepare_all(self.processor, [(item.picture, item.prompt) for item in items])
                 )
             inputs = (loading.prepare(self.processor, item.prompt, [item.picture]) for item in items)
-            return [text for one in inputs for text in self._generate(one)]
+            return [text for one in inputs for text in self.generate(one)]
 
-    def _generate(self, inputs: Any) -> list[str]:
+    def generate(self, inputs: Any) -> list[str]:
+        """What the model answers to prepared inputs."""
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
         new = output[:, inputs["input_ids"].shape[1] :]
@@ -116,13 +117,22 @@ def load(wanted: Wanted, data: Data) -> Subject:
     Raises:
         PruningError: if it cannot be loaded, or it is not known how it writes the boxes that are asked for.
     """
+    found = load_for(wanted)
+    return replace(found, boxes=_boxes(data, found.model, is_embedded(found.processor)))
+
+
+def load_for(wanted: Wanted) -> Subject:
+    """The model, ready to answer anything but where something is.
+
+    Raises:
+        PruningError: if it cannot be loaded.
+    """
     with loading.quiet():
         processor = loading.load_processor(wanted.place)
-        embedded = is_embedded(processor)
-        device, dtype, longest, batch = wanted.settled(embedded)
+        device, dtype, longest, batch = wanted.settled(is_embedded(processor))
         model, missing = loading.load_model(wanted.place, dtype, wanted.attention)
     warn_of_missing(wanted.model, missing)
-    return Subject(model.to(device), processor, _boxes(data, model, embedded), longest, batch)
+    return Subject(model.to(device), processor, None, longest, batch)
 
 
 def check(wanted: Wanted, data: Data, methods: Sequence[str]) -> None:

@@ -1,0 +1,32 @@
+"""GQA: compositional questions about real pictures (arXiv 1902.09506, the balanced test-dev split)."""
+
+from collections.abc import Iterator
+
+from feathervlm.evaluation.scoring.gqa import score_gqa
+from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+
+
+class GQA(Task):
+    """Answered in a word or phrase, right if it is the one that is expected."""
+
+    name = "gqa"
+    title = "GQA"
+    count = 12578
+    fetch = (
+        "put testdev_balanced_questions.json of questions1.2.zip (the GQA download page of Stanford) into gqa, and "
+        "unpack images.zip from there so that there is gqa/images"
+    )
+
+    def read(self) -> Iterator[Question]:
+        """The questions of the file."""
+        for key, row in self.json("gqa/testdev_balanced_questions.json").items():
+            yield Question(
+                id=str(key),
+                prompt=f"{row['question']}\n{BRIEF}",
+                image=f"gqa/images/{row['imageId']}.jpg",
+                target=row["answer"],
+            )
+
+    def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
+        """Right or wrong."""
+        return Grade(score_gqa(answer, question.target, reading.protocol))

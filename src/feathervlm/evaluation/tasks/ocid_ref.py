@@ -1,0 +1,59 @@
+"""OCID-Ref: where in a cluttered scene is what a sentence describes? (arXiv 2103.07679, the validation split.)"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import Box
+from feathervlm.evaluation.tasks.base import Localization, Question
+
+SIZE = (640, 480)
+"""Of every picture of OCID."""
+
+
+class OCIDRef(Localization):
+    """Boxes in scenes that fill up, right from an IoU of 0.25. Splits are how much clutter there is.
+
+    The published description calls a box x, y, width, height; what the file holds, and the paper's harness reads, is
+    left, top, right, bottom. Rows that could not be such a box are refused.
+    """
+
+    name = "ocid-ref"
+    title = "OCID-Ref"
+    threshold = 0.25
+    count = 18342
+    fetch = (
+        "put val_expressions.json of OCID-Ref (github.com/lluma/OCID-Ref, the folder linked in its README) at "
+        "ocid-ref/val_expressions.json, and unpack OCID-dataset.tar.gz (TU Wien, pcbjd-4wa12) so that there is "
+        "ocid-ref/OCID-dataset"
+    )
+
+    def read(self) -> Iterator[Question]:
+        """The sentences of the file."""
+        for key, row in self.json("ocid-ref/val_expressions.json").items():
+            yield Question(
+                id=str(key),
+                prompt=row["sentence"],
+                image=f"ocid-ref/OCID-dataset/{row['scene_path']}",
+                target=_box(key, row),
+                split=_clutter(key, row["take_id"]),
+            )
+
+
+def _box(key: str, row: dict[str, Any]) -> Box:
+    left, top, right, bottom = map(float, json.loads(row["bbox"]))
+    if not (0 <= left < right <= SIZE[0] and 0 <= top < bottom <= SIZE[1]):
+        raise PruningError(
+            f"bbox={row['bbox']} of sentence {key} of OCID-Ref is not left, top, right, bottom in 640 x 480 pixels; "
+            "get the file again."
+        )
+    return left, top, right, bottom
+
+
+def _clutter(key: str, take: Any) -> str:
+    """How much stands in a scene by then: 0 to 9 are the first things, 17 to 20 the last."""
+    number = int(take)
+    if not 0 <= number <= 20:
+        raise PruningError(f"take_id={take!r} of sentence {key} of OCID-Ref is not 0 to 20; get the file again.")
+    return "minimum" if number <= 9 else "medium" if number <= 16 else "maximum"

@@ -1,0 +1,40 @@
+"""TallyQA: how many are there? (arXiv 1810.12440, the test split, simple and complex questions.)"""
+
+from collections.abc import Iterator
+
+from feathervlm.core.errors import PruningError
+from feathervlm.evaluation.tasks.base import Choice, Question, letters
+
+NUMBERS = tuple(map(str, range(16)))
+"""The answers to choose from; the letter of a number is in its place, A for 0."""
+
+
+class TallyQA(Choice):
+    """Counting, as a choice of 16 numbers. The score is that of all questions together."""
+
+    name = "tallyqa"
+    title = "TallyQA"
+    count = 38589
+    fetch = (
+        "unpack tallyqa.zip (github.com/manoja328/tallyqa) into tallyqa so that there is tallyqa/test.json, and the "
+        "pictures of Visual Genome (images.zip, images2.zip) into visual-genome/VG_100K and visual-genome/VG_100K_2"
+    )
+
+    def read(self) -> Iterator[Question]:
+        """The rows of the file."""
+        for row in self.json("tallyqa/test.json"):
+            answer = row["answer"]
+            if not isinstance(answer, int) or not 0 <= answer < len(NUMBERS):
+                raise PruningError(
+                    f"answer={answer!r} of question {row['question_id']} in tallyqa/test.json is not 0 to 15; get the "
+                    "test split."
+                )
+            prompt, choices = letters(row["question"], NUMBERS)
+            yield Question(
+                id=str(row["question_id"]),
+                prompt=prompt,
+                image=f"visual-genome/{row['image']}",
+                target=answer,
+                split="simple" if row["issimple"] else "complex",
+                choices=choices,
+            )

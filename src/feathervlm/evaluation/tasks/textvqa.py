@@ -1,0 +1,41 @@
+"""TextVQA: questions that need the text in a picture (arXiv 1904.08920, version 0.5.1, the validation split)."""
+
+from collections.abc import Iterator
+
+from feathervlm.evaluation.scoring.vqa import score_textvqa
+from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+
+
+class TextVQA(Task):
+    """Answered in a word or phrase, without the text that a reader of text would have found in the picture.
+
+    That is the variant which the paper reports; its harness takes the questions from a copy of this file, and asks
+    every one a second time with that text.
+    """
+
+    name = "textvqa"
+    title = "TextVQA"
+    count = 5000
+    fetch = (
+        "put TextVQA_0.5.1_val.json (textvqa.org) into textvqa, and unpack train_val_images.zip from there so that "
+        "the pictures are in textvqa/train_images"
+    )
+
+    def read(self) -> Iterator[Question]:
+        """The rows of the file."""
+        # The archive is called train_val_images, and the folder in it train_images; people have renamed it.
+        folder = next(
+            (name for name in ("train_val_images", "train_images") if (self.data / "textvqa" / name).is_dir()),
+            "train_images",
+        )
+        for row in self.json("textvqa/TextVQA_0.5.1_val.json")["data"]:
+            yield Question(
+                id=f"{row['question_id']:06d}",
+                prompt=f"{row['question']}\n{BRIEF}",
+                image=f"textvqa/{folder}/{row['image_id']}.jpg",
+                target=tuple(row["answers"]),
+            )
+
+    def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
+        """Soft accuracy, the same in either protocol."""
+        return Grade(score_textvqa(answer, question.target))

@@ -1,0 +1,40 @@
+"""VizWiz: questions that blind people asked about their own photos (arXiv 1802.08218, the validation split)."""
+
+from collections.abc import Iterator
+
+from feathervlm.evaluation.scoring.vqa import score_vizwiz
+from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+
+
+class VizWiz(Task):
+    """Answered in a word or phrase, or "unanswerable"; the splits are what can be answered and what cannot.
+
+    Unlike most, its photos may be stored turned; as in the paper's harness, they are shown as they are stored.
+    """
+
+    name = "vizwiz"
+    title = "VizWiz"
+    count = 4319
+    fetch = (
+        "put val.json of Annotations.zip (vizwiz.org, visual question answering) at vizwiz/val.json, and unpack "
+        "val.zip from there so that there is vizwiz/val"
+    )
+
+    def read(self) -> Iterator[Question]:
+        """The rows of the file; their numbers are the ids."""
+        for number, row in enumerate(self.json("vizwiz/val.json")):
+            yield Question(
+                id=f"{number:05d}",
+                prompt=(
+                    f"{row['question']}\n"
+                    "When the provided information is insufficient, respond with 'Unanswerable'.\n"
+                    f"{BRIEF}"
+                ),
+                image=f"vizwiz/val/{row['image']}",
+                target=tuple(one["answer"] for one in row["answers"]),
+                split="answerable" if row["answerable"] else "unanswerable",
+            )
+
+    def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
+        """Soft accuracy."""
+        return Grade(score_vizwiz(answer, question.target, reading.protocol))

@@ -1,0 +1,36 @@
+"""VSR: is a statement about where two things are true of a picture? (arXiv 2205.00363, the zero-shot test split.)"""
+
+from collections.abc import Iterator
+
+from feathervlm.core.errors import PruningError
+from feathervlm.evaluation.tasks.base import Choice, Question
+
+
+class VSR(Choice):
+    """Statements, true or false."""
+
+    name = "vsr"
+    title = "VSR"
+    count = 1222
+    fetch = (
+        "put test.jsonl of the dataset cambridgeltl/vsr_zeroshot at vsr/test.jsonl, and the pictures of COCO 2017 in "
+        "coco/train2017 and coco/val2017, or the authors' own archive of them in vsr/images"
+    )
+
+    def read(self) -> Iterator[Question]:
+        """The lines of the file; their numbers are the ids."""
+        flat = (self.data / "vsr/images").is_dir()
+        for number, line in enumerate(self.json_lines("vsr/test.jsonl")):
+            folder = "vsr/images" if flat else f"coco/{line['image_link'].split('/')[-2]}"
+            if line["label"] not in (0, 1):
+                raise PruningError(f"label={line['label']!r} in line {number + 1} of vsr/test.jsonl is not 0 or 1.")
+            yield Question(
+                id=f"{number:05d}",
+                prompt=(
+                    f'Based on the image, is this statement "True" or "False"? {line["caption"]}\n'
+                    'Respond with "True" or "False" directly.'
+                ),
+                image=f"{folder}/{line['image']}",
+                target=1 - int(line["label"]),
+                choices=("True", "False"),
+            )
