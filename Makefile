@@ -15,7 +15,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(RUN)/feathervlm demo --out demo
 
-test: $(STAMP)
+# What the tests of the lmms-eval plug-in need; without dependencies, which would bring torchvision.
+TESTS := $(VENV)/.tests
+$(TESTS): $(STAMP) tests/lmms/requirements.txt
+	$(RUN)/pip install --quiet --no-deps --requirement tests/lmms/requirements.txt
+	touch $(TESTS)
+
+test: $(TESTS)
 	$(RUN)/pytest --numprocesses 2
 
 lint: $(STAMP)

@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.progress import Progress
 
+from feathervlm import loading, terminal
 from feathervlm import methods as m
-from feathervlm import terminal
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer
 from feathervlm.provenance import provenance
@@ -62,6 +62,12 @@ def rows(plan: Plan) -> dict[str, m.Method]:
         "CDPruner": m.CDPruner(),
         "STAR": m.STAR(),
         "TopV, without recovery": m.TopV(layer=early, every=0),
+        "SparseVLM": m.get("sparsevlm"),
+        "SparseVLM+": m.get("sparsevlm:plus=true"),
+        "IVC-Prune": m.get("ivc-prune:share=0.05"),
+        "Nuwa": m.get("nuwa"),
+        "ToMe": m.get("tome:stop=-1"),
+        "AiluRus, that share of the patches in the encoder": m.get("ailurus"),
     }
 
 
@@ -78,17 +84,22 @@ def earlier(method: m.Method, factor: float) -> m.Method:
     return replace(method, layer=sooner(method.layer)) if hasattr(method, "layer") else method
 
 
-def planned(plan: Plan, total: int) -> Iterator[tuple[float, str, m.Method]]:
-    """(share, row, method) for all that can be met."""
+def planned(plan: Plan, total: int, encoder: int) -> Iterator[tuple[float, str, m.Method]]:
+    """(share, row, method) for all that can be met; `encoder` is the depth of the vision encoder."""
     for share in SHARES:
         average = share * total
         for name, method in rows(plan).items():
             for factor in EARLIER:
                 try:
                     if isinstance(method, m.KNN):
-                        yield share, name, replace(method, count=int(average))
+                        found: m.Method = replace(method, count=int(average))
+                    elif method.free is None:
+                        found = replace(method, keep=share)
                     else:
-                        yield share, name, rounded(earlier(method, factor).solve(average, [plan.shape], plan.depth))
+                        found = rounded(earlier(method, factor).solve(average, [plan.shape], plan.depth))
+                    if (tower := found.schedule().tower) is not None:
+                        tower.plan(encoder, total)
+                    yield share, name, found
                     break
                 except PruningError:
                     continue
@@ -107,7 +118,8 @@ def main() -> None:
     data, wanted = EmbeddedData(arguments.n, arguments.seed), Wanted(arguments.model)
     look, about = look_at(wanted, data), describe(wanted)
     plan = Plan(look.depth, look.shape)
-    found = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2]))
+    encoder = loading.load_config(wanted.place).vision_config.num_hidden_layers
+    found = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2], encoder))
     specs = list(dict.fromkeys([UNPRUNED, *(str(method) for *_, method in found)]))
     ledger = Ledger(arguments.out / "answers", {"model": about, "data": data.fingerprint, "n": arguments.n})
     with Progress() as bar:

@@ -185,10 +185,17 @@ def prepare(processor: Any, prompt: str, pictures: Sequence[Image.Image]) -> Any
 
 def prepare_all(processor: Any, asked: Sequence[tuple[Image.Image, str]]) -> Any:
     """The model's inputs for several questions about a picture each, through the chat template, padded on the left."""
-    chats = [
-        [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
-        for picture, prompt in asked
-    ]
+    return prepare_chats(
+        processor,
+        [
+            [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]}]
+            for picture, prompt in asked
+        ],
+    )
+
+
+def prepare_chats(processor: Any, chats: Sequence[list[dict[str, Any]]]) -> Any:
+    """The model's inputs for several conversations as the chat template takes them, padded on the left."""
     return processor.apply_chat_template(
         chats,
         add_generation_prompt=True,

@@ -49,8 +49,15 @@ def test_a_choice_of_several_tokens_is_refused(bytewise):
 
 
 def test_a_choice_that_melts_into_the_prompt_is_refused(bytewise):
-    with pytest.raises(PruningError, match="'e' melts into the end of the prompt"):
+    with pytest.raises(PruningError, match="'e' is not one token of this model behind 'USER: Tru'"):
         first_tokens(bytewise, "USER: Tru", ["e"])
+
+
+def test_a_tokenizer_of_whole_words_is_asked_with_a_space():
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "assistant:": 1, "yes": 2, "no": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    assert first_tokens(tokenizer, "what ? assistant:", ["no", "yes"]) == [3, 2]
 
 
 def test_choices_that_begin_alike_are_refused(marking):

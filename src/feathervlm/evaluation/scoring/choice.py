@@ -44,15 +44,14 @@ def _first_token(tokenizer: Any, prompt: str, choice: str) -> int:
     if tokenizer.convert_ids_to_tokens(alone)[0].startswith(WORD_MARK):
         new = alone
     else:
-        before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + choice))
-        if after[: len(before)] != before:
-            raise PruningError(
-                f"The choice {choice!r} melts into the end of the prompt, {prompt[-12:]!r}, when it is tokenized; "
-                "mend the end of the chat template."
-            )
-        new = after[len(before) :]
+        # A tokenizer of whole words takes an answer for the end of the prompt's last word unless a space is between.
+        before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        joined = (tokenizer(prompt + lead + choice, add_special_tokens=False)["input_ids"] for lead in ("", " "))
+        new = next((ids[len(before) :] for ids in joined if ids[: len(before)] == before), [])
     if len(new) != 1 or new[0] == tokenizer.unk_token_id:
-        raise PruningError(f"The choice {choice!r} is not one token of this model; it cannot take this task.")
+        raise PruningError(
+            f"The choice {choice!r} is not one token of this model behind {prompt[-12:]!r}; it cannot take this task."
+        )
     return int(new[0])
 
 

@@ -140,8 +140,16 @@ class Task(LocalFiles, ABC):
     def questions(self, limit: int | None) -> list[Question]:
         """The questions to ask, in the order in which they are asked.
 
-        That is the order of their ids, shuffled with the paper's seed; a limit takes the first so many of every
-        split, as the paper's small sets do. Those were shuffled in another order, so they are not the same questions.
+        Split after split, in each the order of `shuffled`; a limit takes the first so many of every split, as the
+        paper's small sets do. Those were shuffled in another order, so they are not the same questions.
+
+        Raises:
+            PruningError: as `shuffled`.
+        """
+        return first_of_splits(self.shuffled(), limit)
+
+    def shuffled(self) -> list[Question]:
+        """All questions in the order of their ids, shuffled with the paper's seed.
 
         Raises:
             PruningError: as `read`, and if two questions have the same id.
@@ -158,7 +166,7 @@ class Task(LocalFiles, ABC):
         if twice is not None:
             raise PruningError(f"Two questions of {self.name} have the id {twice!r}; get its files again.")
         Random(SHUFFLE).shuffle(found)
-        return first_of_splits(found, limit)
+        return found
 
     def open(self, question: Question) -> Image.Image:
         """The picture as RGB.
