@@ -35,9 +35,11 @@ SPEEDS := results/bench
 bench: $(STAMP)
 	$(BENCH) --rounds 9 --new-tokens 8 --out $(SPEEDS)/overhead-cpu.json --methods \
 		feather:keep=1,fastv:layer=3,feather:layers=8+16,feather:layers=8+16,fixed=true,random:layer=3
-	$(BENCH) --config tiny --rounds 5 --tokens 16,36,64,144,576,1024,2304,4096,9216,16384 \
+	$(BENCH) --config tiny --rounds 5 --tokens 16,36,64,144,576,1024,2304,4096 \
 		--methods fastv,feather,pyramiddrop,visionzip,divprune,uniform \
 		--out $(SPEEDS)/tokens-cpu.json --plot $(SPEEDS)/tokens-cpu.png
+	$(BENCH) --config tiny --rounds 2 --new-tokens 8 --tokens 4096,9216,16384 --methods fastv,feather \
+		--out $(SPEEDS)/long-cpu.json --plot $(SPEEDS)/long-cpu.png
 	$(BENCH) --config tiny --rounds 5 --batch 1,2,4,8,16,32 --methods fastv,feather,feather:fixed=true \
 		--out $(SPEEDS)/batch-cpu.json --plot $(SPEEDS)/batch-cpu.png
 	$(BENCH) --config tiny --rounds 5 --depth 4,8,16,32 --methods fastv,fastv:layer=3,feather \

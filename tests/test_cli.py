@@ -19,6 +19,7 @@ from families.processors import PROCESSORS
 from families.specimens import SPECIMENS
 from feathervlm import methods, running
 from feathervlm.cli import app
+from feathervlm.commands.options import split_specs
 
 
 @pytest.fixture
@@ -359,3 +360,16 @@ def test_unexpected_errors_keep_their_traceback(demo: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(feathervlm.Report, "to_dict", fail)
     assert isinstance(ask(demo, "--json").exception, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fastv", ("fastv",)),
+        ("fastv, feather", ("fastv", "feather")),
+        ("fastv:layer=3,keep=0.2,random", ("fastv:layer=3,keep=0.2", "random")),
+        ("before-llm:method=(fastv:layer=3,keep=0.2),random", ("before-llm:method=(fastv:layer=3,keep=0.2)", "random")),
+    ],
+)
+def test_a_list_of_specs_keeps_their_own_commas(text, expected):
+    assert split_specs(text) == expected

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from feathervlm import terminal
-from feathervlm.commands.options import AsJson
+from feathervlm.commands.options import AsJson, split_specs
 from feathervlm.core.errors import PruningError
 from feathervlm.methods import get
 
@@ -67,7 +67,7 @@ def bench(
     """
     if model is not None and config is not None:
         raise PruningError(f"--model {model} and --config {config} are two models; give one of them.")
-    specs = split(methods)
+    specs = split_specs(methods)
     for spec in specs:
         get(spec)
     for path, option in ((out, "--out"), (plot, "--plot")):
@@ -99,22 +99,6 @@ def bench(
     for path in (out, plot):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
-
-
-def split(specs: str) -> tuple[str, ...]:
-    """Specs joined by commas, which they may hold themselves: between parameters, and inside brackets.
-
-    >>> split("fastv:layer=3,keep=0.25,before-llm:method=(fastv:layer=3,keep=0.2),random")
-    ('fastv:layer=3,keep=0.25', 'before-llm:method=(fastv:layer=3,keep=0.2)', 'random')
-    """
-    found: list[str] = []
-    for part in specs.split(","):
-        opened = bool(found) and found[-1].count("(") > found[-1].count(")")
-        if opened or (found and re.match(r"\s*\w+=", part)):
-            found[-1] += f",{part}"
-        else:
-            found.append(part.strip())
-    return tuple(found)
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from feathervlm import terminal
 from feathervlm.bench import guard
 from feathervlm.cli import app
-from feathervlm.commands.bench import split
 
 SMALL = ("--config", "mini", "--quick", "--methods", "fastv:layer=1,keep=0.5,random:layer=1")
 
@@ -92,16 +91,3 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch):
     assert result.exit_code == 2
     assert "26.3 weights" in result.stderr
     assert "8.0 GiB are free on cpu; choose" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("fastv", ("fastv",)),
-        ("fastv, feather", ("fastv", "feather")),
-        ("fastv:layer=3,keep=0.2,random", ("fastv:layer=3,keep=0.2", "random")),
-        ("before-llm:method=(fastv:layer=3,keep=0.2),random", ("before-llm:method=(fastv:layer=3,keep=0.2)", "random")),
-    ],
-)
-def test_specs_keep_their_own_commas(text, expected):
-    assert split(text) == expected
