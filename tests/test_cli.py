@@ -68,9 +68,6 @@ def sentence(result: Result) -> str:
     return result.stderr
 
 
-# -- help and methods -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("command", [[], ["methods"], ["models"], ["run"], ["demo"]])
 def test_help_has_examples(command: list[str]) -> None:
     result = cli(*command, "--help")
@@ -125,9 +122,6 @@ def test_what_a_method_needs_is_derived() -> None:
 
 def test_methods_refuses_an_unknown_name() -> None:
     assert "'nope'" in sentence(cli("methods", "nope"))
-
-
-# -- run --------------------------------------------------------------------------------------------------------------
 
 
 def test_run_in_words(demo: Path) -> None:
@@ -235,9 +229,6 @@ def test_control_characters_do_not_reach_the_terminal(demo: Path, monkeypatch: p
     assert not re.search(r"[\x1b\x07]", ask(demo).stdout)
 
 
-# -- as a process -----------------------------------------------------------------------------------------------------
-
-
 def process(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "feathervlm", *map(str, arguments)],
@@ -266,9 +257,6 @@ def test_a_process_without_network(demo: Path) -> None:
     assert result.returncode == 2
     assert result.stdout == ""
     assert re.fullmatch(r"error: 'no/such-model' [^\n]+\n", result.stderr), result.stderr
-
-
-# -- bad input --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

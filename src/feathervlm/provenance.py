@@ -29,7 +29,7 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this code, and whether the package was changed since; None if it is not run from its own repository."""
+    """The commit of this code, and whether the package was changed since; None outside its own repository."""
     here = Path(__file__).parent
     if not _git("-C", str(here), "ls-files", "--", __file__):
         return None  # installed: a repository around it is somebody else's

@@ -11,8 +11,8 @@ from feathervlm.core import Given, LastTokenAttention, Schedule, Stage, Top, red
 from feathervlm.core import diversity as module
 from feathervlm.core.budget import kept
 from feathervlm.core.diversity import DPP, MaxMin, nearest
+from feathervlm.core.fixed import LeftBy
 from feathervlm.core.redundancy import Dedup, Far, Greedy
-from feathervlm.core.selectors import LeftBy
 from feathervlm.core.signals import Attention, Features, Survivors
 
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

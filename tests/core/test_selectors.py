@@ -20,8 +20,9 @@ from feathervlm.core import (
     Top,
 )
 from feathervlm.core.budget import kept
+from feathervlm.core.fixed import LeftBy
 from feathervlm.core.layout import picture_of
-from feathervlm.core.selectors import Fill, ImageTokens, Intersection, LeftBy, Union
+from feathervlm.core.selectors import Fill, ImageTokens, Intersection, Union
 from feathervlm.core.signals import Attention, Features, Survivors
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

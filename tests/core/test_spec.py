@@ -18,7 +18,7 @@ from feathervlm.core import (
     Stage,
     Top,
 )
-from feathervlm.core.selectors import LeftBy
+from feathervlm.core.fixed import LeftBy
 from feathervlm.core.signals import Survivors
 from feathervlm.core.spec import VERSION, build, from_json, parse, to_json, write_value
 

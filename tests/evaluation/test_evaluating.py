@@ -179,9 +179,6 @@ def test_boxes_are_read_in_the_format_of_the_family(request_to, monkeypatch):
     assert [sample.iou for sample in found] == [0.125, 0.125]
 
 
-# -- processes --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -226,9 +223,6 @@ def test_processes_share_the_chunks_without_gap_or_overlap(request_to, tmp_path,
         parts += [part for _, part, _ in running._open_work(shared, asked, journal)]
     assert sorted(parts) == sorted(asked[0].chunks)
     assert max(map(len, parts)) <= CHUNK
-
-
-# -- what does not fit ------------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_refused_before_weights_are_read(request_to, monkeypatch, tmp_path):

@@ -87,8 +87,6 @@ def test_draws_are_those_of_the_study(monkeypatch, block):
 
 ABOUT = {"model": {"model_type": "llava", "depth": 32}, "protocol": "paper", "tasks": {}}
 
-# -- the paper --------------------------------------------------------------------------------------------------------
-
 
 def test_printed_averages_are_the_means_of_what_is_printed():
     for row in paper.printed():

@@ -201,9 +201,6 @@ def pathlib_bomb():
     return Bomb()
 
 
-# -- order and limits -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_limit_takes_the_first_of_every_split(data, name):
     task = TASKS[name](data)
@@ -228,9 +225,6 @@ def test_the_embedded_questions_are_those_of_the_benchmark(tmp_path):
     assert one.prompt == asked.text
     assert TASKS["embedded"](tmp_path).open(one).tobytes() == scene.image.tobytes()
     assert TASKS["embedded"](tmp_path).grade(one, asked.answer, reading()).score == 1
-
-
-# -- what is not there or not right -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FILES)

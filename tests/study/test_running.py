@@ -170,9 +170,6 @@ def test_rivals_cost_what_feather_costs(depth: int) -> None:
             assert plan.average(method) == pytest.approx(goal, abs=near), name
 
 
-# -- the command ------------------------------------------------------------------------------------------------------
-
-
 def study(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["study", *map(str, arguments)])
 

@@ -7,6 +7,7 @@ from feathervlm.core.aggregation import Surroundings
 from feathervlm.core.criteria import Criterion, KNNDensity, LastTokenAttention, RandomScore
 from feathervlm.core.diversity import DPP, MaxMin
 from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.fixed import Everything, Given, Nothing
 from feathervlm.core.foreground import Rotary, ValueForeground
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.merging import Merger, Pool
@@ -15,7 +16,7 @@ from feathervlm.core.recycling import Clusters, Recycled
 from feathervlm.core.redundancy import Dedup, Far, Greedy
 from feathervlm.core.relevance import FeatureAttention, KeyNorm, Rating, TextSimilarity
 from feathervlm.core.schedule import Schedule, Stage, solve
-from feathervlm.core.selectors import Everything, Given, Grid, Nothing, Random, Selector, Top
+from feathervlm.core.selectors import Grid, Random, Selector, Top
 from feathervlm.core.surroundings import Context, Dilate
 from feathervlm.core.thresholds import IQR, Threshold
 from feathervlm.core.tower import Anchors, Bipartite, OnePerGroup, Tower

@@ -17,7 +17,7 @@ from feathervlm.core.candidates import Candidates, top
 from feathervlm.core.criteria import Criterion, RandomScore, choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, tokens_of
-from feathervlm.core.signals import Signal, Survivors
+from feathervlm.core.signals import Signal
 
 Base = Literal["original", "current"]
 
@@ -340,91 +340,3 @@ class Fill(Selector):
     def size(self, image: ImageTokens) -> int | None:
         """b's budget."""
         return self.b.size(image)
-
-
-@dataclass(frozen=True)
-class Everything(Selector):
-    """Keep every visual token: for stages that only move positions."""
-
-    def select(self, tokens: Candidates) -> Tensor:
-        """All that are still there."""
-        return tokens.present
-
-    def expected(self, image: ImageTokens) -> float:
-        """All."""
-        return image.current
-
-    def size(self, image: ImageTokens) -> int | None:
-        """All, if their number is known."""
-        return int(image.current)
-
-
-@dataclass(frozen=True)
-class Nothing(Selector):
-    """Keep no visual token: the text-only control."""
-
-    def select(self, tokens: Candidates) -> Tensor:
-        """Nothing."""
-        return torch.zeros_like(tokens.present)
-
-    def expected(self, image: ImageTokens) -> float:
-        """None."""
-        return 0.0
-
-    def size(self, image: ImageTokens) -> int | None:
-        """None."""
-        return 0
-
-
-@dataclass(frozen=True, eq=False)
-class Given(Selector):
-    """Keep tokens that were chosen elsewhere.
-
-    Args:
-        kept: bool (batch, visual), or one long tensor of original visual indices per sample, as in a report.
-    """
-
-    kept: Tensor | Sequence[Tensor]
-
-    def select(self, tokens: Candidates) -> Tensor:
-        """The given tokens, as far as they are still there."""
-        device = tokens.present.device
-        if isinstance(self.kept, Tensor):
-            return self.kept.to(device) & tokens.present
-        if len(self.kept) != len(tokens.present):
-            raise PruningError(
-                f"Tokens are given for {len(self.kept)} samples, and the batch has {len(tokens.present)}."
-            )
-        mask = torch.zeros_like(tokens.present)
-        for sample, indices in enumerate(self.kept):
-            mask[sample, indices.to(device)] = True
-        return mask & tokens.present
-
-    def expected(self, image: ImageTokens) -> float:
-        """Unknown without the input; not meant for planning."""
-        raise PruningError("Given tokens belong to one input, so their number cannot be planned.")
-
-
-@dataclass(frozen=True)
-class LeftBy(Selector):
-    """Keep what is left after another schedule has run on the same input (scored in a pass of its own)."""
-
-    signal: Survivors
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.signal, Survivors):
-            raise PruningError(f"LeftBy takes Survivors(schedule), not {self.signal!r}.")
-
-    def signals(self) -> Iterator[Signal]:
-        """The survivors."""
-        yield self.signal
-
-    def select(self, tokens: Candidates) -> Tensor:
-        """The survivors that are still there."""
-        return tokens.signals.read(self.signal) & tokens.present
-
-    def expected(self, image: ImageTokens) -> float:
-        """What the other schedule leaves."""
-        for stage in self.signal.schedule.stages:
-            image = ImageTokens(image.picture, stage.select.expected(image))
-        return image.current

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from feathervlm.core import selectors, signals
+from feathervlm.core import fixed, signals
 from feathervlm.core.criteria import Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.merging import Merger
@@ -34,7 +34,7 @@ def _algebra() -> dict[str, type]:
 
     measured = {signals.EncoderKeys, signals.Features, signals.Keys, signals.Survivors}
     known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger), *subclasses(Tower)}
-    return {cls.__name__: cls for cls in known - {selectors.Given} if not inspect.isabstract(cls)}
+    return {cls.__name__: cls for cls in known - {fixed.Given} if not inspect.isabstract(cls)}
 
 
 def to_json(schedule: Schedule) -> str:
@@ -76,7 +76,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Schedule):
         tower = {} if value.tower is None else {"tower": _encode(value.tower)}
         return {"stages": [_encode(stage) for stage in value.stages], **tower}
-    if isinstance(value, selectors.Given):
+    if isinstance(value, fixed.Given):
         raise PruningError("Given tokens belong to one input and cannot be written down as a schedule.")
     if is_dataclass(value) and not isinstance(value, type):
         return {

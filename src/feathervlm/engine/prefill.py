@@ -99,8 +99,6 @@ class Prefill:
                 columns, valid = held.columns(0, device)
                 self.record.before = columns.shape[1], valid
 
-    # -- hooks --------------------------------------------------------------------------------------------------
-
     def install(self) -> "Prefill":
         """Put the hooks in place.
 
@@ -187,8 +185,6 @@ class Prefill:
         full = full[..., : self.sequence, :]
         return (full, *output[1:]) if isinstance(output, tuple) else full
 
-    # -- a stage ------------------------------------------------------------------------------------------------
-
     def _prune(self, index: int, stage: Stage, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         self.stage += 1
         self.sources.enter(index, hidden, kwargs)
@@ -241,8 +237,6 @@ class Prefill:
                     earlier.cut(index, self.stored[stage], (stage, self.anatomy.layer_types[index]))
             self.stored = [count] * len(self.stored)
         self.stored.append(count)
-
-    # -- a layer ------------------------------------------------------------------------------------------------
 
     def _rewrite(self, index: int, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
         """The layer's arguments for the rows that are left."""

@@ -8,7 +8,6 @@ import functools
 import inspect
 import threading
 import warnings
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -22,40 +21,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import EncoderMeasure, LayerSignal, LayerStates, Survivors, measured
+from feathervlm.core.signals import EncoderMeasure
 from feathervlm.engine.anatomy import Anatomy
 from feathervlm.engine.cache import Attachment, check_cache, pruned_layers, restore_static
 from feathervlm.engine.call import Call, Encoding
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.family import Family
+from feathervlm.engine.fitting import check_schedule
+from feathervlm.engine.frozen import Frozen
 from feathervlm.engine.listening import Listener
 from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.rehearsal import survivors
 from feathervlm.engine.report import Report
-from feathervlm.engine.rotation import rotation
 from feathervlm.engine.tower import EncoderMerge
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
-
-
-@dataclass(eq=False)
-class Frozen:
-    """A selection that holds for a prompt and everything appended to it, where no cache remembers it."""
-
-    tokens: Tensor
-    source: tuple[Tensor, ...]
-    kept: list[Tensor]
-
-    def covers(self, call: Call, source: tuple[Tensor, ...]) -> bool:
-        """Whether the call is the same prompt, the same images and more text."""
-        known, now = self.tokens, call.tokens
-        if now.shape[0] != known.shape[0] or now.shape[1] <= known.shape[1] or now.dim() != known.dim():
-            return False
-        same = len(source) == len(self.source) and all(map(_equal, source, self.source))
-        return same and torch.equal(now[:, : known.shape[1]], known)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
 class _ThreadState(threading.local):
@@ -111,13 +91,11 @@ class Pruning:
         try:
             self.anatomy = Anatomy(model)
             self.starts = list(schedule.at_layers(len(self.anatomy.layers)))
-            self._check(schedule)
+            check_schedule(schedule, self.anatomy, self.family)
             self._attach()
         except Unprunable as error:
             self._detach()
             self._refuse(error)
-
-    # -- the handle ---------------------------------------------------------------------------------------------
 
     @property
     def report(self) -> Report:
@@ -143,8 +121,6 @@ class Pruning:
         # A copy's hooks would be half its own, half those of the original.
         raise PruningError("A model cannot be copied or pickled while it is being pruned; do it before or afterwards.")
 
-    # -- on and off ---------------------------------------------------------------------------------------------
-
     def _attach(self) -> None:
         if not self.starts:
             return
@@ -166,29 +142,6 @@ class Pruning:
         if hasattr(self.model, "generate"):
             self._wrap_generate()
         _pruned.add(self.anatomy.decoder)
-
-    def _check(self, schedule: Schedule) -> None:
-        """Refuse now what a prompt would only find out."""
-        for at, stage in zip(schedule.at_layers(len(self.anatomy.layers)), schedule, strict=True):
-            if stage.merge is not None and at <= self.family.injected:
-                raise Unprunable(
-                    f"{type(self.model).__name__} adds features to visual tokens until after layer "
-                    f"{self.family.injected}, of which a merged token would get those of one of its tokens only; "
-                    f"merge at layer {self.family.injected + 1} or later."
-                )
-            for signal in map(measured, stage.signals()):
-                if isinstance(signal, Survivors):
-                    self._check(signal.schedule)
-                if isinstance(signal, LayerStates):
-                    self.anatomy.middle_norm(at - 1)
-                if isinstance(signal, LayerSignal):
-                    layer = self.anatomy.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at
-                    self.anatomy.head_counts(layer)
-                    if signal.layer == "K":
-                        self.anatomy.input_norm(layer)
-                    if signal.rope:
-                        rotation(self.anatomy, layer)
-            self.anatomy.check_positions(stage.positions)
 
     def _detach(self) -> None:
         for part in (self._forward, self._lasting):
@@ -249,8 +202,6 @@ class Pruning:
         unmerged = self.schedule.tower and self._call is not None and not self._call.encoder_runs()
         if not unmerged:
             self._refuse(error)
-
-    # -- every call ---------------------------------------------------------------------------------------------
 
     def _overhear(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._compiled_step():
@@ -328,7 +279,7 @@ class Pruning:
         if self._cacheless(call) and self._frozen is not None and self._frozen.covers(call, source):
             frozen = self._frozen
         self._call = call
-        survivors = {} if frozen else self._survivors(self.schedule, call, layout)
+        rehearsed = {} if frozen else survivors(self.schedule, call, layout, self.anatomy, self.family, self.attachment)
         self._forward = Prefill(
             self.anatomy,
             self.family,
@@ -337,7 +288,7 @@ class Pruning:
             layout,
             self.attachment,
             frozen.kept if frozen else None,
-            survivors,
+            rehearsed,
             None if self.strict else self._abandon,
         ).install()
         self._source = None if frozen or not self._cacheless(call) else source
@@ -352,30 +303,6 @@ class Pruning:
             return False
         use = call.arguments.get("use_cache")
         return not (getattr(self.anatomy.config, "use_cache", True) if use is None else use)
-
-    def _survivors(self, schedule: Schedule, call: Call, layout: Any) -> dict[Survivors, Tensor]:
-        """Run every schedule whose survivors are asked for, each in a pass of its own without a cache."""
-        wanted = {s for stage in schedule for s in stage.signals() if isinstance(s, Survivors)}
-        found = {}
-        for signal in wanted:
-            cache, mask = call.arguments.get("past_key_values"), call.arguments.get("attention_mask")
-            if cache is not None and int(cache.get_seq_length()):
-                raise Unprunable("Scoring in a pass of its own works on the first prompt of a conversation only.")
-            if isinstance(mask, Tensor) and mask.dim() == 4:
-                mask = mask[..., : call.shape[1]]  # made for a static cache
-            arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
-            inner = self._survivors(signal.schedule, call, layout)
-            scoring = Call(arguments, call.logits_to_keep, call.labels, call.encodings, call.encoded)
-            probe = Prefill(
-                self.anatomy, self.family, signal.schedule, scoring, layout, self.attachment, survivors=inner
-            ).install()
-            try:
-                with torch.no_grad():
-                    self.anatomy.base.forward(**arguments)
-            finally:
-                probe.remove()
-            found[signal] = probe.record.stages[-1].kept
-        return found
 
     def _end_forward(self) -> tuple[Prefill | Decode | None, Call | None]:
         forward, call = self._forward, self._call

@@ -45,9 +45,6 @@ def unpack(text: str, shape: Sequence[int]) -> Mask:
     return np.unpackbits(packed, count=size).astype(bool).reshape(tuple(shape))
 
 
-# -- where the tokens lie ---------------------------------------------------------------------------------------------
-
-
 def mean_row(mask: ArrayLike) -> float:
     """Mean of (row + 0.5) / rows over the kept cells: 0 is the top, 1 the bottom, 0.5 an even spread.
 
@@ -149,9 +146,6 @@ def chi_square(counts: ArrayLike, expected: ArrayLike) -> tuple[float, float]:
         return statistic, 1.0
     half = torch.tensor([(len(found) - 1) / 2, statistic / 2], dtype=torch.float64)
     return statistic, float(torch.special.gammaincc(half[0], half[1]))
-
-
-# -- what they cover --------------------------------------------------------------------------------------------------
 
 
 def largest_uncovered_square(mask: ArrayLike) -> int:
