@@ -5,7 +5,6 @@ second projection and never asks the model for eager attention.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,45 +15,22 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import Attention, Keys, RaterAttention
 from feathervlm.engine.anatomy import Anatomy, rows, tree_rows
 from feathervlm.engine.rotation import rotation
+from feathervlm.engine.tap import Row, Tap
 
 BLOCK = 2**24
 """Logits made at a time."""
 
 
-@dataclass(eq=False)
-class Row:
-    """Where things are in the tensor that a scoring layer sees.
-
-    Attributes:
-        query: long (batch, queries), rows of the queries.
-        slots: long (batch, visual), row of every visual token; anything where it is gone.
-        positions: long (batch, sequence), original position of every row.
-        valid: bool (batch, sequence), False on padding and fillers; None if all are real.
-    """
-
-    query: Tensor
-    slots: Tensor
-    positions: Tensor
-    valid: Tensor | None
-
-
-class QueryKeyTap:
+class QueryKeyTap(Tap):
     """Captures q of the rows that ask and all k of a layer while it runs."""
 
     def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
-        self.anatomy, self.layer, self.where = anatomy, layer, where
+        super().__init__(anatomy, layer, where)
         self.heads, self.kv_heads, self.dim = anatomy.head_counts(layer)
-        self.row: Row | None = None  # as the layer saw it
         self.query: Tensor | None = None  # (batch, heads, queries, dim)
         self.keys: Tensor | None = None  # (batch, kv heads, sequence, dim)
         self.tables: Any = None
         self.mask: Any = None
-
-    @property
-    def seen(self) -> Row:
-        """Where things were when the layer ran."""
-        assert self.row is not None
-        return self.row
 
     def attach(self) -> list[RemovableHandle]:
         """Start listening.

@@ -16,8 +16,8 @@ from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
 from feathervlm.core.selectors import ImageTokens
 from feathervlm.engine.anatomy import tree_rows
-from feathervlm.engine.attention import Row
 from feathervlm.engine.records import Later
+from feathervlm.engine.tap import Row
 
 ENDS_INSIDE = (
     "The prompt ends inside an image, so there is no text token to ask with; pass the whole prompt in one forward "

@@ -29,13 +29,14 @@ from feathervlm.core.signals import (
     measured,
 )
 from feathervlm.engine.anatomy import Anatomy, rows
-from feathervlm.engine.attention import QueryKeyTap, Row
+from feathervlm.engine.attention import QueryKeyTap
 from feathervlm.engine.call import Call
 from feathervlm.engine.family import Family
 from feathervlm.engine.masks import pruned_mask
 from feathervlm.engine.remaining import Remaining
 from feathervlm.engine.rotation import rotary_rows
 from feathervlm.engine.states import StateTap
+from feathervlm.engine.tap import Row
 from feathervlm.engine.text import PromptText
 from feathervlm.engine.values import ValueTap
 

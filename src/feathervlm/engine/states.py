@@ -8,20 +8,14 @@ from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.signals import LayerStates
 from feathervlm.engine.anatomy import Anatomy, rows
-from feathervlm.engine.attention import Row
+from feathervlm.engine.tap import Row, Tap
 
 
-class StateTap:
-    """Captures the states that enter a layer and those in its middle.
-
-    Args:
-        anatomy: of the decoder.
-        layer: which.
-        where: tells where the visual tokens are when the layer runs.
-    """
+class StateTap(Tap):
+    """Captures the states that enter a layer and those in its middle."""
 
     def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
-        self.anatomy, self.layer, self.where = anatomy, layer, where
+        super().__init__(anatomy, layer, where)
         self.states: dict[LayerStates, Tensor] = {}  # (batch, visual, dim) each
 
     def attach(self) -> list[RemovableHandle]:

@@ -9,29 +9,16 @@ from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.anatomy import Anatomy
-from feathervlm.engine.attention import Row
+from feathervlm.engine.tap import Row, Tap
 
 
-class ValueTap:
-    """Captures the values of a layer.
-
-    Args:
-        anatomy: of the decoder.
-        layer: which.
-        where: tells where the visual tokens are when the layer runs.
-    """
+class ValueTap(Tap):
+    """Captures the values of a layer."""
 
     def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
-        self.anatomy, self.layer, self.where = anatomy, layer, where
+        super().__init__(anatomy, layer, where)
         self.heads, self.kv_heads, self.dim = anatomy.head_counts(layer)
-        self.row: Row | None = None  # as the layer saw it
         self.values: Tensor | None = None  # (batch, sequence, kv heads, dim)
-
-    @property
-    def seen(self) -> Row:
-        """Where things were when the layer ran."""
-        assert self.row is not None
-        return self.row
 
     def attach(self) -> list[RemovableHandle]:
         """Start listening.

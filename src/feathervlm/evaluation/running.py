@@ -25,8 +25,8 @@ from feathervlm.evaluation.shard import ALONE, Shard
 from feathervlm.evaluation.tasks import chosen
 from feathervlm.evaluation.tasks.base import Question, Task, fingerprint
 from feathervlm.journal import Journal, line, stem
+from feathervlm.provenance import commit
 from feathervlm.study.ledger import UNPRUNED
-from feathervlm.study.running import commit
 from feathervlm.study.subject import describe, load_for
 from feathervlm.study.wanted import Wanted
 

@@ -38,10 +38,15 @@ class Local:
     Args:
         kind: of task.
         size: of every picture in pixels, where boxes are asked for.
+
+    Attributes:
+        functions: what lmms-eval calls, in the order of `process_docs`, `doc_to_visual`, `doc_to_text`, `doc_to_target`
+            and `process_results`.
     """
 
     def __init__(self, kind: type[Task], size: Size = (1, 1)) -> None:
         self.kind, self.size = kind, size
+        self.functions = self.questions, self.pictures, self.prompt, self.target, self.score
 
     def questions(self, source: Any) -> Any:
         """All questions as the data set that lmms-eval asks, in the order of `Task.shuffled`.

@@ -7,7 +7,6 @@ the terminal.
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from feathervlm import loading, terminal
+from feathervlm.provenance import commit
 from feathervlm.study import execute, report, subject
 from feathervlm.study.data import Data
 from feathervlm.study.experiments import EXPERIMENTS, Experiment
@@ -198,21 +198,6 @@ class _Progress:
                 self.done.files.append(path)
             figures.append({"file": f"{experiment.name}-{name}", "caption": caption})
         return figures
-
-
-def commit() -> str | None:
-    """The commit of the code that runs, if it runs from a checkout."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in somebody else's checkout
-        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _about(request: Request, model: dict[str, Any], plan: Plan) -> dict[str, Any]:

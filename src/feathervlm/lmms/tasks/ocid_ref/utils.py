@@ -3,11 +3,4 @@
 from feathervlm.evaluation.tasks.ocid_ref import SIZE, OCIDRef
 from feathervlm.lmms.local import Local
 
-_task = Local(OCIDRef, SIZE)
-questions, pictures, prompt, target, score = (
-    _task.questions,
-    _task.pictures,
-    _task.prompt,
-    _task.target,
-    _task.score,
-)
+questions, pictures, prompt, target, score = Local(OCIDRef, SIZE).functions

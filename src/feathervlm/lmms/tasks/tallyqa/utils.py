@@ -3,11 +3,4 @@
 from feathervlm.evaluation.tasks.tallyqa import TallyQA
 from feathervlm.lmms.local import Local
 
-_task = Local(TallyQA)
-questions, pictures, prompt, target, score = (
-    _task.questions,
-    _task.pictures,
-    _task.prompt,
-    _task.target,
-    _task.score,
-)
+questions, pictures, prompt, target, score = Local(TallyQA).functions
