@@ -29,7 +29,7 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-# What docs/performance.md and the README say about speed: most of an hour on one core; do not run anything beside it.
+# What docs/performance.md and the README say about speed: about forty minutes on one core; do not run anything beside it.
 BENCH := $(RUN)/feathervlm bench
 SPEEDS := results/bench
 bench: $(STAMP)
@@ -44,6 +44,7 @@ bench: $(STAMP)
 		--out $(SPEEDS)/batch-cpu.json --plot $(SPEEDS)/batch-cpu.png
 	$(BENCH) --config tiny --rounds 5 --depth 4,8,16,32 --methods fastv,fastv:layer=3,feather \
 		--out $(SPEEDS)/depth-cpu.json --plot $(SPEEDS)/depth-cpu.png
+	$(BENCH) --batch 4 --ragged --rounds 2 --new-tokens 8 --methods fastv,feather --out $(SPEEDS)/ragged-cpu.json
 	$(BENCH) --depth 4,8,24 --methods fastv,feather --out $(SPEEDS)/encoder-cpu.json --plot $(SPEEDS)/encoder-cpu.png
 	$(RUN)/python tools/readme_tables.py
 
