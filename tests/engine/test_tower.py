@@ -152,9 +152,15 @@ def test_a_model_without_an_encoder_is_refused(method):
         feathervlm.prune(zoo.llama(), method, layout=layout)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_vl", "mistral3"])
-def test_an_encoder_that_packs_or_rotates_is_refused(name, method):
+@pytest.mark.parametrize("name", ["paddleocr_vl", "video_llama_3", "mistral3"])
+def test_an_encoder_that_packs_or_rotates_in_its_own_way_is_refused(name, method):
     with pytest.raises(Unprunable, match=r"tells its layers where patches are \(.*position_embeddings\)"):
+        feathervlm.prune(SPECIMENS[name].model(), method)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "granite_docling"])
+def test_an_encoder_whose_middle_states_are_used_is_refused(name, method):
+    with pytest.raises(Unprunable, match="uses the states of its middle layers"):
         feathervlm.prune(SPECIMENS[name].model(), method)
 
 

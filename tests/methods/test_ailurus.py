@@ -1,6 +1,5 @@
 """AiluRus against clustering in plain Python and a tower that is run by hand."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,36 +10,7 @@ import zoo
 from feathervlm import Unprunable, methods
 from feathervlm.core import PruningError
 from feathervlm.core.tower import Anchors
-from methods.towers import run
-
-
-def clusters(features, count, neighbors, reach, locality):
-    """Groups of patch numbers, the anchor first, in raster order of the anchors."""
-    features = np.asarray(features, dtype=np.float32).astype(np.float64)
-    total, side = len(features), round(len(features) ** 0.5)
-    apart = [[(i // side - j // side) ** 2 + (i % side - j % side) ** 2 for j in range(total)] for i in range(total)]
-    far = np.full((total, total), np.inf)
-    for i in range(total):
-        for rank, j in enumerate(sorted(range(total), key=lambda j, i=i: (apart[i][j], j))[: reach + 1]):
-            weight = locality + (1 - locality) * rank / reach
-            far[i, j] = weight * np.linalg.norm(features[i] - features[j]) / features.shape[1] ** 0.5
-    sparsity = []
-    for i in range(total):
-        nearest = [value for value in sorted(far[i])[:neighbors] if np.isfinite(value)]
-        sparsity.append(sum(value**2 for value in nearest) / len(nearest))
-    widest = far[np.isfinite(far)].max()
-    scores = []
-    for i in range(total):
-        rivals = [far[i, j] for j in range(total) if (sparsity[j], j) < (sparsity[i], i) and np.isfinite(far[i, j])]
-        scores.append(np.exp(-sparsity[i]) * min(rivals, default=widest))
-    anchors = sorted(sorted(range(total), key=lambda i: (-scores[i], i))[:count])
-    groups = {anchor: [anchor] for anchor in anchors}
-    for i in range(total):
-        if i not in groups:
-            near = [anchor for anchor in anchors if np.isfinite(far[i, anchor])]
-            measure = far[i] if near else apart[i]
-            groups[min(near or anchors, key=lambda anchor: (measure[anchor], anchor))].append(i)
-    return [groups[anchor] for anchor in anchors]
+from methods.towers import clusters, members, run
 
 
 @given(st.data())
@@ -58,11 +28,27 @@ def test_clusters_are_those_of_plain_python(data):
     place = tower.places(features, count, protected)
     for image in range(2):
         expected = clusters(features[image, protected:], count, tower.neighbors, tower.reach, tower.locality)
-        groups = [[] for _ in range(protected + count)]
-        for token, where in enumerate(place[image].tolist()):
-            groups[where].append(token)
         front = [[0]][:protected]
-        assert groups == front + [sorted(patch + protected for patch in group) for group in expected]
+        assert members(place[image]) == front + [sorted(patch + protected for patch in group) for group in expected]
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_clusters_inside_windows_are_those_of_plain_python(data):
+    rows, cols = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    high, wide = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    patches = [(row // high, col // wide, row, col) for row in range(rows) for col in range(cols)]
+    patches.sort()
+    where, numbers = [patch[2:] for patch in patches], sorted({patch[:2] for patch in patches})
+    window = [numbers.index(patch[:2]) + 5 for patch in patches]
+    tower = Anchors(neighbors=data.draw(st.integers(1, 7)), reach=data.draw(st.integers(1, 40)))
+    count = data.draw(st.integers(1, rows * cols))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    features = torch.randn(1, rows * cols, 6, generator=generator)
+    place = tower.places(features, count, 0, torch.tensor(where), torch.tensor(window))
+    expected = clusters(features[0], count, tower.neighbors, tower.reach, tower.locality, where, window)
+    assert members(place[0]) == [sorted(group) for group in expected]
+    assert len(expected) == max(count, len(numbers))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +96,7 @@ def test_the_language_model_gets_every_token_and_the_encoder_fewer():
 def test_a_picture_that_is_not_square_is_refused():
     with pytest.raises(Unprunable, match="24 patches are no square"):
         Anchors().plan(24, 24)
+    assert Anchors().plan(24, 24, placed=True) == {2: 12}
 
 
 def test_the_published_layer_is_the_third_of_a_large_encoder():

@@ -1,6 +1,5 @@
 """ToMe against matching in plain Python and a tower that is run by hand."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,25 +12,7 @@ from feathervlm.catalogue import describe
 from feathervlm.core import PruningError
 from feathervlm.core.bipartite import bipartite
 from feathervlm.core.tower import Bipartite, OnePerGroup
-from methods.towers import run
-
-
-def matches(metric, merges, protected):
-    """Groups of token numbers, in the order of the tokens behind: one pair of tokens at a time."""
-    wide = np.asarray(metric, dtype=np.float64)
-    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    evens, odds = range(0, len(unit), 2), range(1, len(unit), 2)
-    edges = []
-    for a in evens:
-        if a >= protected:
-            similar, b = max((np.round(np.float32(unit[a] @ unit[b]) * 2**23), -b) for b in odds)
-            edges.append((-similar, a, -b))
-    into = {b: [b] for b in odds}
-    leaving = sorted(edges)[:merges]
-    for _, a, b in leaving:
-        into[b].append(a)
-    gone = {a for _, a, _ in leaving}
-    return [[a] for a in evens if a not in gone] + [into[b] for b in odds]
+from methods.towers import matches, members, run
 
 
 @given(st.data())
@@ -45,12 +26,25 @@ def test_matching_is_that_of_one_pair_at_a_time(data):
     metric = torch.randint(-levels, levels + 1, (3, tokens, 4), generator=torch.Generator().manual_seed(seed)).float()
     place = bipartite(metric, merges, protected)
     for image in range(3):
-        expected = matches(metric[image], merges, protected)
-        groups = [[] for _ in range(tokens - merges)]
-        for token, where in enumerate(place[image].tolist()):
-            groups[where].append(token)
-        assert [sorted(group) for group in expected] == groups
+        groups = members(place[image])
+        assert [sorted(group) for group in matches(metric[image], merges, protected)] == groups
         assert not protected or groups[0] == [0]
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_matching_inside_windows_is_that_of_one_pair_at_a_time(data):
+    lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=5).filter(lambda lengths: sum(lengths) > 1))
+    window = [number for number, length in enumerate(lengths, start=3) for _ in range(length)]
+    merges = data.draw(st.integers(0, len(window)))
+    levels = data.draw(st.sampled_from([2, 10**6]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
+    metric = torch.randint(-levels, levels + 1, (1, len(window), 4), generator=generator).float()
+    groups = members(bipartite(metric, merges, 0, torch.tensor(window))[0])
+    assert [sorted(group) for group in matches(metric[0], merges, 0, window)] == groups
+    assert [window[group[0]] for group in groups] == sorted(window[group[0]] for group in groups)
+    if len(lengths) == 1 and merges <= len(window) // 2:
+        assert groups == members(bipartite(metric, merges)[0])
 
 
 def by_hand(method, tower, pixels, protected, depth):

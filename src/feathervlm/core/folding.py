@@ -43,6 +43,16 @@ def unfold(states: Tensor, place: Tensor) -> Tensor:
     return states.gather(1, place[..., None].expand(*place.shape, states.shape[-1]))
 
 
+def leaders(place: Tensor, count: int) -> Tensor:
+    """The first token of every group: long (images, count).
+
+    >>> leaders(torch.tensor([[1, 0, 1, 0]]), 2)
+    tensor([[1, 0]])
+    """
+    index = torch.arange(place.shape[1], device=place.device).expand_as(place)
+    return torch.full_like(place, place.shape[1])[:, :count].scatter_reduce(1, place, index, "amin")
+
+
 def firsts(place: Tensor, count: int) -> Tensor:
     """Which tokens are the first of their group: bool (images, tokens).
 
@@ -50,5 +60,4 @@ def firsts(place: Tensor, count: int) -> Tensor:
     tensor([[ True,  True, False, False]])
     """
     index = torch.arange(place.shape[1], device=place.device).expand_as(place)
-    first = torch.full_like(place, place.shape[1])[:, :count].scatter_reduce(1, place, index, "amin")
-    return first.gather(1, place) == index
+    return leaders(place, count).gather(1, place) == index

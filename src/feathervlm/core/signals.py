@@ -191,7 +191,7 @@ class EncoderKeys:
 class Representatives:
     """Share of the patches of every visual token that stand for their group, where the vision encoder has merged some.
 
-    (batch, visual) float32. The first patch of a group in raster order stands for it.
+    (batch, visual) float32. The first patch of a group, in the order of the encoder, stands for it.
     """
 
 

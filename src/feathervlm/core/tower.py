@@ -18,6 +18,7 @@ from feathervlm.core.budget import check_fraction, kept
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import check_encoder_layer, check_whole, encoder_layer_index, peaks
 from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.folding import firsts
 from feathervlm.core.images import widened
 from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import Representatives, Signal
@@ -37,21 +38,36 @@ class Tower(ABC):
     proportional: bool
 
     @abstractmethod
-    def plan(self, depth: int, patches: int) -> dict[int, int]:
+    def plan(self, depth: int, patches: int, placed: bool = False) -> dict[int, int]:
         """The patches that are left of each image behind a merge, by layer of an encoder of `depth`, in order.
+
+        Args:
+            depth: layers of the encoder.
+            patches: of an image.
+            placed: whether `places` will be told where they are.
 
         Raises:
             Unprunable: if that depth, or that number of patches, does not allow it.
         """
 
     @abstractmethod
-    def places(self, compared: Tensor, count: int, protected: int) -> Tensor:
+    def places(
+        self,
+        compared: Tensor,
+        count: int,
+        protected: int,
+        where: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
         """Where every token goes: long (images, tokens), see `feathervlm.core.folding`.
 
         Args:
             compared: (images, tokens, dim), see `compares`.
             count: patches that are left.
             protected: tokens in front of the patches ([CLS]), which stay alone and in front.
+            where: long (tokens, 2), row and column of each token of a single image; None for patches in raster order.
+            window: long (tokens,), ascending, of a single image: only tokens of one window merge. What is left is in
+                the order of windows, and more than `count` if these allow no fewer.
         """
 
 
@@ -83,7 +99,7 @@ class Bipartite(Tower):
         if not isinstance(self.proportional, bool):
             raise PruningError(f"proportional={self.proportional!r} is neither true nor false.")
 
-    def plan(self, depth: int, patches: int) -> dict[int, int]:
+    def plan(self, depth: int, patches: int, placed: bool = False) -> dict[int, int]:
         """The smallest number of merges in each layer that gets there."""
         layers = range(_layer(self.start, depth), _layer(self.stop, depth) + 1)
         if not layers:
@@ -108,19 +124,27 @@ class Bipartite(Tower):
                 plan[layer] = patches
         return plan
 
-    def places(self, compared: Tensor, count: int, protected: int) -> Tensor:
+    def places(
+        self,
+        compared: Tensor,
+        count: int,
+        protected: int,
+        where: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
         """The best matches of the layer."""
-        return bipartite(compared, compared.shape[1] - protected - count, protected)
+        return bipartite(compared, compared.shape[1] - protected - count, protected, window)
 
 
 @dataclass(frozen=True)
 class Anchors(Tower):
-    """Merge patches into the density peaks of a square picture, once (AiluRus, arXiv 2311.01197).
+    """Merge patches into the density peaks of a picture, once (AiluRus, arXiv 2311.01197).
 
     The distance of a patch to another is that of their features, |z_i - z_j| / sqrt(dim), times a weight that grows
     from `locality` to 1 with the rank of the other by distance on the grid, over the `reach` nearest; those further
-    away are no neighbours. Peaks are those of `feathervlm.core.criteria.peaks`. A patch goes into its nearest anchor,
-    or where there is none in reach into the nearest on the grid.
+    away are no neighbours, nor are those of other windows. Peaks are those of `feathervlm.core.criteria.peaks`, of
+    every window the highest before all others. A patch goes into its nearest anchor, or where there is none in reach
+    into the nearest on the grid. Where an encoder does not say how its patches lie, pictures must be square.
 
     Args:
         layer: patches merge before this layer, counted from the first (0) or from the last (-1), or a fraction of the
@@ -150,24 +174,37 @@ class Anchors(Tower):
         if not isinstance(self.proportional, bool):
             raise PruningError(f"proportional={self.proportional!r} is neither true nor false.")
 
-    def plan(self, depth: int, patches: int) -> dict[int, int]:
-        """All at once, in a square picture."""
-        if isqrt(patches) ** 2 != patches:
+    def plan(self, depth: int, patches: int, placed: bool = False) -> dict[int, int]:
+        """All at once."""
+        if not placed and isqrt(patches) ** 2 != patches:
             raise Unprunable(f"{patches} patches are no square, and their distances on the grid are not known.")
         layer, left = _layer(self.layer, depth), kept(self.keep, patches)
         return {layer: left} if left < patches else {}
 
-    def places(self, compared: Tensor, count: int, protected: int) -> Tensor:
-        """Anchors in raster order, and the others where their anchors are."""
+    def places(
+        self,
+        compared: Tensor,
+        count: int,
+        protected: int,
+        where: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """Anchors in the order of the patches, and the others where their anchors are."""
         images, patches = len(compared), compared.shape[1] - protected
         everything = torch.ones(images, patches, dtype=torch.bool, device=compared.device)
         features = widened(compared[:, protected:], everything)
-        grid = _square(patches, features.device)
+        grid = _apart(_square(patches, features.device) if where is None else where)
         # By a matrix product, several times as fast, which in float64 is exact enough but for zeros.
         apart = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
         apart.diagonal(dim1=1, dim2=2).zero_()
         distance = (apart / features.shape[-1] ** 0.5).float() * self._weights(grid)
+        if window is not None:
+            across = window[:, None] != window
+            distance, grid = distance.masked_fill(across, float("inf")), grid.masked_fill(across, grid.max() + 1)
         best = torch.sort(peaks(distance, self.neighbors), dim=1, descending=True, stable=True).indices
+        if window is not None:
+            best, windows = _one_of_each(best, window)
+            count = max(count, windows)
         anchor = best[:, :count].sort(1).values
         near = distance.gather(2, anchor[:, None].expand(-1, patches, -1))
         far = grid.expand_as(distance).gather(2, anchor[:, None].expand(-1, patches, -1))
@@ -223,7 +260,18 @@ def _layer(layer: int | float, depth: int) -> int:
 
 
 def _square(patches: int, device: torch.device) -> Tensor:
-    """Squared distances on the grid of a square picture: long (patches, patches)."""
+    """Rows and columns in a square picture, in raster order: long (patches, 2)."""
     index = torch.arange(patches, device=device)
-    row, col = index // isqrt(patches), index % isqrt(patches)
-    return (row[:, None] - row).square() + (col[:, None] - col).square()
+    return torch.stack([index // isqrt(patches), index % isqrt(patches)], 1)
+
+
+def _apart(where: Tensor) -> Tensor:
+    """Squared distances on the grid: long (patches, patches) of rows and columns (patches, 2)."""
+    return (where[:, None] - where).square().sum(-1)
+
+
+def _one_of_each(best: Tensor, window: Tensor) -> tuple[Tensor, int]:
+    """Patches in the order of their scores, (1, patches), the best of every window before all others; and windows."""
+    inside = window[best[0]]
+    first = firsts(inside[None] - inside.min(), len(inside))[0]
+    return best[:, torch.sort(first.long(), descending=True, stable=True).indices], int(first.sum())

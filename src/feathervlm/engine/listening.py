@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from feathervlm.core.signals import EncoderMeasure, EncoderSignal, Representatives
 from feathervlm.engine.call import PIXELS, Encoding
 from feathervlm.engine.family import Family
-from feathervlm.engine.records import EncoderRun
 from feathervlm.engine.tower import EncoderMerge
 from feathervlm.engine.vision import EncoderTap
 
@@ -89,7 +88,7 @@ class Listener:
                 groups = merge.representatives() if merge else None
                 if groups is not None:
                     inside[Representatives()] = groups
-                merged = [EncoderRun(run.source.shape[1], run.entered) for run in merge.runs] if merge else []
+                merged = [record for run in merge.runs for record in run.records()] if merge else []
                 encoding = Encoding.of(modality, given, output, self.family.look(modality, given), inside, merged)
                 alive = [known for known in self._own.encodings if known.output() is not None]
                 self._own.encodings = [*alive, encoding]

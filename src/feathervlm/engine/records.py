@@ -79,7 +79,7 @@ class StageRecord:
 
 
 class EncoderRun(NamedTuple):
-    """One run of a vision encoder that merges, by the tokens of a picture, [CLS] included.
+    """One run of a vision encoder that merges, or one picture of a run that packs them: its tokens, [CLS] included.
 
     Attributes:
         tokens: that it was given.

@@ -118,7 +118,8 @@ class Report:
     def encoder_tokens(self) -> list[list[int]]:
         """For every run of a vision encoder that merges, the tokens of a picture that entered each of its layers.
 
-        [CLS] counts. Empty if the method leaves the encoder alone.
+        Where pictures are packed into one run (Qwen2-VL), for every picture and every frame. [CLS] counts. Empty if
+        the method leaves the encoder alone.
         """
         return [run.entered for run in self.record.encoder]
 
@@ -248,10 +249,11 @@ class Report:
             if end > first:
                 tokens = [self.tokens_per_layer[sample][first] for sample in shown]
                 lines.append(f"  layers {first:>2} to {end - 1:>2}   {_several(tokens)}")
-        lines += [
+        encoder = [
             f"  vision encoder   {sum(run.entered) / len(run.entered):.1f} of {run.tokens} tokens per layer"
             for run in self.record.encoder
         ]
+        lines += dict.fromkeys(encoder)  # a video has many frames of a kind
         lines += [
             f"  average          {self.average_tokens:.1f} of {_several([counts[sample] for sample in shown])}",
             f"  prefill FLOPs    {self.flops_ratio:.1%} of unpruned (decoder, text included)",

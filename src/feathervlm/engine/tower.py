@@ -3,14 +3,14 @@
 Between the attention and the MLP of a layer a hook cannot shorten what is added to both. So the norm in between gets
 the merged states, the MLP runs on them, what it gives out is unfolded, and the sum is merged behind the layer: the mean
 of a group plus what all of it got alike is exactly the merged state plus that. Behind the last layer, and in every
-layer's states that are handed on, each patch gets a copy of its group. Knows no decoder and no method.
+layer's states that are handed on, each patch gets a copy of its group. Knows no decoder and no method, nor how
+pictures lie in the states (`Run`).
 """
 
 import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,48 +19,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import PruningError, Unprunable
-from feathervlm.core.folding import firsts, fold, folded_sizes, unfold
+from feathervlm.core.folding import firsts, fold, unfold
 from feathervlm.core.tower import Tower
+from feathervlm.engine.groups import Run
+from feathervlm.engine.packed import ARGUMENTS, Packed, Packing, packs
 from feathervlm.engine.vision import attention_modules, find_encoder, has_class_token, lent
 
 PLAIN = {"self", "hidden_states", "attention_mask", "output_attentions", "kwargs"}
 """Arguments of an encoder layer that knows of no places, so that its tokens may be merged."""
-NORMS = ("layer_norm2", "layernorm_after")
+NORMS = ("layer_norm2", "layernorm_after", "norm2")
 """Names of the norm between attention and MLP."""
-
-
-@dataclass(eq=False)
-class Run:
-    """One run of the encoder.
-
-    Attributes:
-        plan: patches that are left behind a merge, by layer.
-        source: long (images, tokens), which of the tokens now there each of the first has gone into.
-        sizes: float32 (images, tokens now there), how many of the first each stands for.
-        entered: tokens that entered each layer.
-        sources: `source` as the first layer began and behind every layer.
-        compared: keys of the layer under way, if it merges.
-        place: where the tokens of the layer under way go, if it merges.
-    """
-
-    plan: dict[int, int]
-    source: Tensor
-    sizes: Tensor
-    entered: list[int] = field(default_factory=list)
-    sources: list[Tensor] = field(default_factory=list)
-    compared: Tensor | None = None
-    place: Tensor | None = None
-
-    @property
-    def merged(self) -> bool:
-        """Whether some token stands for several."""
-        return self.sizes.shape[1] < self.source.shape[1]
-
-    def fold(self, states: Tensor, place: Tensor, count: int) -> Tensor:
-        """Merge, for good: (images, count, dim)."""
-        folded = fold(states, place, count, self.sizes)
-        self.sizes, self.source = folded_sizes(self.sizes, place, count), place.gather(1, self.source)
-        return folded
 
 
 class EncoderMerge:
@@ -72,7 +40,8 @@ class EncoderMerge:
         refuse: told why, if a run of the encoder cannot merge; that run is then left alone.
 
     Raises:
-        Unprunable: if the encoder is not one of plain full attention, or its parts are not found.
+        Unprunable: if the encoder is neither one of plain full attention nor one that packs pictures as Qwen2-VL's
+            does, or its parts are not found.
     """
 
     def __init__(self, base: nn.Module, tower: Tower, refuse: Callable[[Unprunable], None]) -> None:
@@ -83,7 +52,7 @@ class EncoderMerge:
         self.layers = [self.encoder.get_submodule(path) for path in paths]
         self.attentions = {id(module): index for index, module in enumerate(attentions.values())}
         self.modules = list(attentions.values())
-        self.protected = int(has_class_token(self.encoder))
+        self.protected, self.packs = int(has_class_token(self.encoder)), packs(self.encoder)
         if not paths or len({path.rpartition(".")[0] for path in paths}) > 1:
             raise Unprunable(
                 f"The vision encoder of {self.name} has {len(paths)} attention layers that can be looked at"
@@ -92,11 +61,12 @@ class EncoderMerge:
         self._check_layer(self.layers[0])
         self.runs: list[Run] = []
         self._run: Run | None = None
+        self._packing: Packing | None = None
         self._lock, self._active = threading.RLock(), False
 
     def _check_layer(self, layer: nn.Module) -> None:
         more = set(inspect.signature(layer.forward).parameters) - PLAIN
-        if more:
+        if more - (ARGUMENTS if self.packs else set()):
             raise Unprunable(
                 f"The vision encoder of {self.name} packs pictures or tells its layers where patches are ("
                 f"{', '.join(sorted(more))}), which merging would upset; choose a method that does not merge inside it."
@@ -151,11 +121,11 @@ class EncoderMerge:
             if self._run is not None:
                 raise Unprunable(f"{self.name} runs parts of its vision encoder by themselves; nothing can be merged.")
         finally:
-            self._run, self._active = None, False
+            self._run, self._packing, self._active = None, None, False
 
     def representatives(self) -> Tensor | None:
         """Which patches stand for their group: float32 (states, images, tokens), the first layer's and those behind
-        every layer.
+        every layer. Packed pictures are one.
 
         None if the encoder has not run, or on pictures of several sizes.
         """
@@ -166,6 +136,8 @@ class EncoderMerge:
         return torch.cat(marks, 1).float()
 
     def _hooks(self) -> Iterator[RemovableHandle]:
+        if self.packs:
+            yield self.encoder.register_forward_pre_hook(self._pack, with_kwargs=True)
         for index, layer in enumerate(self.layers):
             yield layer.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
             # Ahead of transformers' own hook, which takes the states down.
@@ -176,80 +148,98 @@ class EncoderMerge:
                 yield mlp.register_forward_hook(self._spread)
         yield self.encoder.register_forward_hook(self._finish)
 
+    def _pack(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        self._packing = Packing(module, len(self.layers), given["grid_thw"])
+
     def _begin(self, hidden: Tensor, others: list[Any]) -> None:
         try:
-            if hidden.dim() != 3 or any(isinstance(other, Tensor) for other in others):
+            packing, masked = self._packing, any(isinstance(other, Tensor) for other in others)
+            if packing is None and (hidden.dim() != 3 or masked):
                 raise Unprunable(
                     f"The vision encoder of {self.name} packs or masks these pictures, which merging would upset."
                 )
             if any(getattr(layer, "gradient_checkpointing", False) and layer.training for layer in self.layers):
                 raise Unprunable("A vision encoder that merges cannot repeat its layers for gradient checkpointing.")
-            plan = self.tower.plan(len(self.layers), hidden.shape[1] - self.protected)
+            depth = len(self.layers)
+            if packing is not None:
+                self._run = Packed(self.tower, depth, hidden[None], packing)
+            else:
+                self._run = Run(self.tower, depth, hidden, self.protected)
         except Unprunable as error:
             self._run = None
             self.refuse(error)
-            return
-        source = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-        self._run = Run(plan, source, torch.ones(hidden.shape[:2], device=hidden.device))
+
+    def _check(self, index: int, kwargs: dict[str, Any]) -> Run | None:
+        """The run, unless a layer is given what it has not foreseen."""
+        run = self._run
+        try:
+            if run is not None:
+                run.check(index, kwargs)
+        except Unprunable as error:
+            if run is not None and run.merged:
+                raise
+            self._run = None
+            self.refuse(error)
+        return self._run
 
     def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         if index == 0:
             self._begin(hidden, [*args[1:], *(value for name, value in kwargs.items() if name != "hidden_states")])
-        run = self._run
+        run = self._check(index, kwargs)
         if run is None:
             return None
-        if self.tower.compares == "states" and index in run.plan:
-            place, count = self._places(run, index, hidden)
-            hidden = run.fold(hidden, place, count)
-        run.entered.append(hidden.shape[1])
-        if index == 0:
-            run.sources.append(run.source)
+        if self.tower.compares == "states" and run.merges(index):
+            rows = run.rows(hidden)
+            with torch.no_grad():
+                place, count = run.find(index, rows)
+            hidden = run.back(run.fold(rows, place, count))
+        kwargs = run.enter(index, kwargs)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-    def _places(self, run: Run, index: int, compared: Tensor) -> tuple[Tensor, int]:
-        count = run.plan[index]
-        with torch.no_grad():
-            return self.tower.places(compared, count, self.protected), count + self.protected
 
     def _attend(
         self, usual: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kw: Any
     ) -> Any:
         run = self._run
         if run is not None:
-            if self.tower.compares == "keys" and self.attentions[id(module)] in run.plan:
-                run.compared = key.detach().float().mean(1)
+            if self.tower.compares == "keys" and run.merges(self.attentions[id(module)]):
+                run.compared.append(key.detach().float().mean(1))
             if self.tower.proportional and run.merged:
-                attention_mask = run.sizes.log().to(query.dtype)[:, None, None].expand(-1, -1, query.shape[2], -1)
+                weights = run.weights(key.shape[2]).to(query.dtype)
+                attention_mask = weights[:, None, None].expand(-1, -1, query.shape[2], -1)
+            run.seen += key.shape[2]  # of packed pictures the segments come one by one
         return usual(module, query, key, value, attention_mask, **kw)
 
     def _between(self, index: int, module: nn.Module, args: tuple[Any, ...]) -> Any:
         run = self._run
-        if run is None or run.compared is None:
+        if run is None or not run.compared:
             return None
-        run.place, count = self._places(run, index, run.compared)
-        run.compared = None
-        return (fold(args[0], run.place, count, run.sizes),)
+        with torch.no_grad():
+            run.place = run.find(index, torch.cat(run.compared, 1))
+        run.compared = []
+        return (run.back(fold(run.rows(args[0]), *run.place, run.sizes)),)
 
     def _spread(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         run = self._run
-        return None if run is None or run.place is None else unfold(output, run.place)
+        return None if run is None or run.place is None else run.back(unfold(run.rows(output), run.place[0]))
 
     def _leave(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         run = self._run
         if run is None:
             return None
-        hidden = output[0] if isinstance(output, tuple) else output
+        rows = run.rows(output[0] if isinstance(output, tuple) else output)
         if run.place is not None:
-            hidden = run.fold(hidden, run.place, run.plan[index] + self.protected)
+            rows = run.fold(rows, *run.place)
             run.place = None
         run.sources.append(run.source)
         if index == len(self.layers) - 1 and run.merged:
-            hidden = unfold(hidden, run.source)
+            rows = unfold(rows, run.source)
+        hidden = run.back(rows)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     def _finish(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        run, self._run = self._run, None
+        run, self._run, self._packing = self._run, None, None
         if run is None:
             return
         states = getattr(output, "hidden_states", None)
@@ -259,9 +249,13 @@ class EncoderMerge:
                 "inside it."
             )
         if states is not None:
-            tokens = run.source.shape[1]
             output.hidden_states = tuple(
-                unfold(state, source) if state is not None and state.shape[1] < tokens else state
+                None if state is None else self._whole(run, state, source)
                 for state, source in zip(states, run.sources, strict=True)
             )
         self.runs.append(run)
+
+    def _whole(self, run: Run, state: Tensor, source: Tensor) -> Tensor:
+        """A state of all patches."""
+        rows = run.rows(state)
+        return run.back(unfold(rows, source)) if rows.shape[1] < source.shape[1] else state

@@ -98,6 +98,7 @@ class Placeholders(Family):
                 raise Unprunable(f"The encoder of {self.title} does not return its states; choose another method.")
             states = found[..., None] if single else found
             if isinstance(signal, Representatives):
+                states = states.flatten(1, 2) if usual.dim() == 2 else states
                 return SimpleNamespace(last_hidden_state=states[-1], hidden_states=states)
             states = states.flatten(0, 1) if usual.dim() == 2 else states
             return SimpleNamespace(last_hidden_state=states, hidden_states=_Always(states))

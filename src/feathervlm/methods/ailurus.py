@@ -19,8 +19,10 @@ class AiluRus(Method):
     Paper and code: neither was at hand, only accounts. By these the distance of features is weighted by that on
     the grid, so that only neighbours there count. That the weight grows with the rank by distance, from `locality` to
     1, the defaults of `neighbors`, `reach` and `locality`, and the squared distance inside the density, which is that
-    of `knn`, are this library's reading. A patch without an anchor in reach goes into the nearest on the grid. Pictures
-    must be square.
+    of `knn`, are this library's reading. A patch without an anchor in reach goes into the nearest on the grid. Where
+    later layers look at windows (Qwen2.5-VL), only patches of one are neighbours, and its best is an anchor before the
+    rest of the picture is compared. An anchor is rotated as the first patch of its group. Pictures must be square
+    unless the encoder packs them as Qwen2-VL's.
 
     Args:
         keep: fraction of the patches that is left as anchors.

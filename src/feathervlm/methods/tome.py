@@ -17,13 +17,16 @@ class ToMe(Method):
     attend to them as often. Text plays no part, [CLS] is left alone. Behind the encoder every patch gets the feature of
     its group, and of the equal tokens the first enters the language model, at its own position.
 
-    Where a visual token is made of several patches (InternVL, Gemma 3, Idefics 3), one stays if any of its patches is
-    the first of a group: the encoder saves as much, the language model little.
+    Where a visual token is made of several patches (InternVL, Gemma 3, Idefics 3, Qwen2-VL), one stays if any of its
+    patches is the first of a group: the encoder saves as much, the language model little.
 
     Paper and code: they merge in all layers; here the last one does not by default, as LLaVA takes its features before
     it. They give the number r that leaves in each layer, at most half of what is there; here r is the smallest that
     comes down to `keep`. Without a [CLS] token the code puts the tokens left of the picking half in order of their
-    similarity; here they keep their own. Unfolding, and what the language model gets, are this library's.
+    similarity; here they keep their own. Unfolding, and what the language model gets, are this library's. So is all of
+    encoders that rotate keys and look at windows (Qwen2.5-VL): keys are compared as rotated, a merged patch is rotated
+    as the first of its group, and only patches merge that share a window in each later layer. If these are too few, as
+    many as can, and later layers catch up where they may.
 
     Args:
         keep: fraction of the patches that is left in the end.

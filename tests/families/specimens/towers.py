@@ -4,14 +4,12 @@ from table import METHODS
 
 PLACED = "packs pictures or tells its layers where patches are"
 UNMERGED = {
-    PLACED: (
-        "cohere_compass cosmos3_edge cosmos3_omni ernie4_5_vl_moe exaone4_5 glm4v hyperclovax_vision_v2 lfm3_vl "
-        "lighton_ocr llama4 mistral3 paddleocr_vl qwen2_5_omni_thinker qwen2_5_vl qwen2_vl qwen3_5 "
-        "qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe video_llama_3"
-    ),
+    PLACED: "cosmos3_edge ernie4_5_vl_moe lfm3_vl lighton_ocr llama4 mistral3 paddleocr_vl video_llama_3",
     "packs or masks these pictures": "hunyuan_vl lfm2_vl",
     "has 0 attention layers": "fast_vlm perception_lm",
-    "states of its middle layers": "granite_docling granite_docling-fine",
+    "states of its middle layers": (
+        "cohere_compass cosmos3_omni granite_docling granite_docling-fine qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe"
+    ),
     "no vision encoder under a known name": "video_llava",
 }
 
