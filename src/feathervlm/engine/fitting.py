@@ -24,7 +24,7 @@ def check_schedule(schedule: Schedule, anatomy: Anatomy, family: Family) -> None
         for signal in map(measured, stage.signals()):
             if isinstance(signal, Survivors):
                 check_schedule(signal.schedule, anatomy, family)
-            if isinstance(signal, LayerStates):
+            if signal == LayerStates("middle"):
                 anatomy.middle_norm(at - 1)
             if isinstance(signal, LayerSignal):
                 layer = anatomy.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at

@@ -59,7 +59,7 @@ class Sources:
         # The places of rows before anything has left are original positions.
         self.text = PromptText(left.layout, left.valid, left.query)
         self.taps: dict[tuple[int, bool], QueryKeyTap] = {}  # by layer, and whether the text asks
-        self.states: dict[int, StateTap] = {}
+        self.states: dict[tuple[int, LayerStates], StateTap] = {}
         self.values: dict[int, ValueTap] = {}
         self.embedded: dict[Signal, Tensor] = {}  # (batch, visual or texts, dim), of what enters the language model
 
@@ -81,9 +81,10 @@ class Sources:
                 self.taps[key] = self._new_tap(source, key[0])
                 return self.taps[key].attach()
         elif isinstance(source, LayerStates):
-            if at - 1 not in self.states:
-                self.states[at - 1] = StateTap(self.anatomy, at - 1, self.left.row)
-                return self.states[at - 1].attach()
+            point = at - 1, source
+            if point not in self.states:
+                self.states[point] = StateTap(self.anatomy, at - 1, self.left.row, source)
+                return self.states[point].attach()
         elif isinstance(source, Features) and source.source == "projected":
 
             def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,7 +133,9 @@ class Sources:
         if isinstance(signal, IsText):
             return self.text.exists(signal)
         if isinstance(signal, LayerStates):
-            return self.states[self.at - 1].states[signal]
+            states = self.states[self.at - 1, signal].states
+            assert states is not None
+            return states
         if isinstance(signal, EncoderSignal):
             return self.family.inside_encoder(self.call, self.left.layout, signal)
         if signal == Features("vision"):
