@@ -90,6 +90,9 @@ ROWS = {
         everything=m.Nuwa(layers=(0, 4), keep=1.0, then=1.0, pillars=0.0),
     ),
     "topv": Row(m.TopV(layer=2), published=(3,), everything=m.TopV(layer=2, keep=1.0)),
+    "v2drop": Row(
+        m.V2Drop(layers=(1, 3, 5)), published=(3, 17, 22), everything=m.V2Drop(layers=(1, 3, 5), keep=1.0, last=1.0)
+    ),
     "shuffled-positions": Row(m.ShuffledPositions(), published=(0,)),
     "shuffled-feather": Row(m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1)),
     "before-llm": Row(

@@ -1,0 +1,63 @@
+"""V2Drop: what a layer hardly changes is not needed in the next."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from feathervlm.core.budget import Keep, check_fraction
+from feathervlm.core.candidates import Candidates
+from feathervlm.core.criteria import Criterion
+from feathervlm.core.errors import PruningError
+from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors import Top
+from feathervlm.core.signals import Features, LayerStates
+from feathervlm.methods.base import Method
+
+AFTER, BEFORE = Features("hidden"), LayerStates("entry")
+
+
+@dataclass(frozen=True)
+class Variation(Criterion):
+    """How far the layer before the cut has moved a token: the Euclidean norm of the difference of its states."""
+
+    def signals(self) -> tuple[Features, LayerStates]:
+        """States behind and before that layer."""
+        return AFTER, BEFORE
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """The norms: (batch, visual)."""
+        after, before = (tokens.signals.read(states).float() for states in self.signals())
+        moved: Tensor = (after - before.to(after.device)).norm(dim=-1)
+        return moved.masked_fill(~tokens.present.to(moved.device), 0)
+
+
+@dataclass(frozen=True)
+class V2Drop(Method):
+    """Keep the tokens that the last layer has changed most, half of them twice, and late in the model a single one.
+
+    No attention is read and no text: a score is the length of what a layer adds to a token, which knows no positions.
+
+    Paper and code: the code's layers and shares for LLaVA-1.5, 3, 17 and 22 of 32, of which the third leaves one token.
+
+    Args:
+        layers: tokens leave before each of these, the last time but for a few.
+        keep: share of the current tokens kept at each layer but the last.
+        last: fraction or number of the original tokens kept there; one of 576 by default.
+    """
+
+    name: ClassVar[str] = "v2drop"
+    paper: ClassVar[str] = "2509.01552 (CVPR 2026), xuyang-liu16/V2Drop"
+
+    layers: tuple[Layer, ...] = (3 / 32, 17 / 32, 22 / 32)
+    keep: float = 0.5
+    last: Keep = 1 / 576
+
+    def schedule(self) -> Schedule:
+        """One stage per layer."""
+        check_fraction(self.keep)
+        if not isinstance(self.layers, tuple | list) or not self.layers:
+            raise PruningError(f"layers={self.layers!r} must be a list of layers, such as 3+17+22.")
+        *early, late = self.layers
+        stages = [Stage(layer, Top(Variation(), self.keep, of="current")) for layer in early]
+        return Schedule(*stages, Stage(late, Top(Variation(), self.last)))
