@@ -66,6 +66,7 @@ def rows(plan: Plan) -> dict[str, m.Method]:
         "SparseVLM+": m.get("sparsevlm:plus=true"),
         "IVC-Prune": m.get("ivc-prune:share=0.05"),
         "Nuwa": m.get("nuwa"),
+        "V2Drop": m.get("v2drop"),
         "ToMe": m.get("tome:stop=-1"),
         "AiluRus, that share of the patches in the encoder": m.get("ailurus"),
     }
