@@ -60,8 +60,8 @@ def test_the_page_follows_the_results(folder):
 
 def test_ends_are_those_of_one_line(plain, row):
     rows = [plain, row, row | {"tokens": 144}, row | {"tokens": 2304}, row | {"tokens": 144, "batch": 8}]
-    (found,) = page.ends(rows, "tokens")
+    (found,) = page.ends({"settings": {"model": None, "config": "tiny"}, "rows": rows}, "tokens")
     assert (found.low["tokens"], found.high["tokens"], found.word) == (144, 2304, "stays")
-    (found,) = page.ends(rows, "batch")
+    (found,) = page.ends({"settings": {"model": None, "config": "tiny"}, "rows": rows}, "batch")
     assert (found.low["batch"], found.high["batch"]) == (1, 8)
-    assert page.ends(rows, "layers") == []
+    assert page.ends({"settings": {"model": None, "config": "tiny"}, "rows": rows}, "layers") == []

@@ -26,12 +26,14 @@ class Ends:
     """How one method's row changes from one end of what was varied to the other.
 
     Attributes:
+        config: of which model.
         method: its spec.
         axis: what was varied, as a row calls it.
         low: the row with the smallest value.
         high: the row with the largest.
     """
 
+    config: str
     method: str
     axis: str
     low: dict[str, Any]
@@ -73,7 +75,7 @@ def render(folder: Path, figures: str) -> str:
         points={name: points(document) for name, document in documents.items()},
         verdicts=verdicts,
         reasons=Counter(reason for one in verdicts if not one["gain"] for reason in one["reasons"]),
-        ends={axis: [end for document in documents.values() for end in ends(document["rows"], axis)] for axis in AXES},
+        ends={axis: [end for document in documents.values() for end in ends(document, axis)] for axis in AXES},
         told=lambda row, but="": ", ".join(words.format(row[axis]) for axis, words in AXES.items() if axis != but),
         axes=AXES,
         times={name: times(document["rows"]) for name, document in documents.items()},
@@ -141,8 +143,10 @@ def spread(found: dict[str, float]) -> str:
 
 
 def points(document: dict[str, Any]) -> str:
-    """Break-even numbers of tokens, as Markdown; empty if only one number was measured."""
+    """Break-even numbers of tokens, as Markdown; empty if all lie below what was measured."""
     found = [BreakEven(**one) for one in document["break_even"]]
+    if all(one.relation == "below" for one in found):
+        return ""
     keys = list(dict.fromkeys((one.method, one.batch, one.layers) for one in found))
     told = {(one.method, one.batch, one.layers, one.part): str(one) for one in found}
     levels = dict.fromkeys((one.part, one.level) for one in found)
@@ -154,21 +158,22 @@ def points(document: dict[str, Any]) -> str:
     for key in keys:
         numbers = [told[*key, part] for part, _ in levels]
         lines.append(f"| `{key[0]}` | {key[1]} | {key[2]} | {' | '.join(numbers)} |")
-    return "\n".join(lines) if keys else ""
+    return "\n".join(lines)
 
 
-def ends(rows: Sequence[dict[str, Any]], axis: str) -> list[Ends]:
+def ends(document: dict[str, Any], axis: str) -> list[Ends]:
     """Both ends of every line of rows that differ along one axis only."""
+    config = document["settings"]["model"] or document["settings"]["config"]
     others = [other for other in AXES if other != axis]
     lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in document["rows"]:
         if row["method"] != UNPRUNED:
             lines.setdefault((row["method"], *(row[other] for other in others)), []).append(row)
     found = []
     for (method, *_), line in lines.items():
         low, high = (choose(line, key=lambda row: row[axis]) for choose in (min, max))
         if low[axis] != high[axis]:
-            found.append(Ends(method, axis, low, high))
+            found.append(Ends(config, method, axis, low, high))
     return found
 
 
