@@ -7,6 +7,7 @@ install, without dependencies.
 from collections.abc import Iterator
 
 import pytest
+from PIL import ImageFile
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +18,13 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_DATASETS_OFFLINE", "1")
         patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def strict_pictures() -> Iterator[None]:
+    """lmms-eval makes Pillow read truncated pictures, in the whole process and for all tests that follow."""
+    yield
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 @pytest.fixture(scope="session")
