@@ -84,7 +84,7 @@ def evaluate(
     chosen = tuple(UNPRUNED if spec == "none" else spec for spec in specs)
     shard = Shard.of(os.environ)
     wanted = Wanted(model, device, dtype, attn, None, batch)
-    request = Request(wanted, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # told above
+    request = Request(wanted, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
     try:
         with terminal.counting("questions", shard.rank == 0) as told:
             done = run(request, told)

@@ -190,7 +190,7 @@ def _collect(evaluation: Evaluation, journal: Journal[Sample]) -> Evaluation:
             for method, samples in runs_of_task.items():
                 path = folder / f"{stem(method)}.jsonl"
                 text = "".join(map(line, samples))
-                terminal.write_whole(path, lambda draft, text=text: draft.write_text(text))  # type: ignore[misc]
+                terminal.write_whole(path, lambda draft, text=text: draft.write_text(text))  # type: ignore[misc]  # lambda
                 evaluation.files.append(path)
     return evaluation
 
