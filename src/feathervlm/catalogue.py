@@ -10,9 +10,9 @@ from fractions import Fraction
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.layout import picture_of
 from feathervlm.core.schedule import Layer, Schedule, layer_index
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import (
     Attention,
     EncoderAttention,

@@ -13,11 +13,11 @@ from feathervlm.core import (
     Top,
     VisualLayout,
 )
+from feathervlm.core.algebra import Fill, Intersection, Union
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.diversity import DPP, MaxMin
 from feathervlm.core.recycling import Recycled
 from feathervlm.core.redundancy import Dedup, Far, Greedy
-from feathervlm.core.selectors import Fill, Intersection, Union
 from feathervlm.core.surroundings import Context, Dilate
 from feathervlm.core.thresholds import IQR, Threshold
 from feathervlm.core.zones import Zone

@@ -5,8 +5,8 @@ import torch
 import slow
 from feathervlm import Grid, LastTokenAttention, PruningError, Top
 from feathervlm.core import Clusters, Recycled
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.layout import picture_of
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Features
 
 SCORES, HIDDEN = LastTokenAttention(), Features("hidden")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import slow
 from feathervlm.core import Given, LastTokenAttention, Random
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.layout import picture_of
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Attention
 from feathervlm.core.thresholds import IQR, Threshold, quantile
 

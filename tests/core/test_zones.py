@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import slow
 from feathervlm.core import Given, Grid, LastTokenAttention, Top, VisualLayout, surroundings
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.budget import kept
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.images import Images
 from feathervlm.core.layout import Plane, picture_of
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Attention, Features
 from feathervlm.core.surroundings import Context, Dilate
 from feathervlm.core.zones import Zone, quotas, zones

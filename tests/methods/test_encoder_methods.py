@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from feathervlm.core import LastTokenAttention, PruningError, Schedule, Stage, Top, VisualLayout
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import VisionAttention
 from feathervlm.core.layout import picture_of
 from feathervlm.core.nearest import Nearest, Neighbors
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import EncoderAttention, EncoderKeys, Features
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.core.thresholds import IQR

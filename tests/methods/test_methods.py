@@ -19,8 +19,8 @@ from feathervlm.core import (
     Stage,
     Top,
 )
+from feathervlm.core.algebra import Union
 from feathervlm.core.fixed import LeftBy
-from feathervlm.core.selectors import Union
 from feathervlm.core.signals import Attention, Features, Survivors
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.methods import (

@@ -15,10 +15,10 @@ from feathervlm import LastTokenAttention, Top, VisualLayout
 from feathervlm.catalogue import describe
 from feathervlm.core import PruningError, Unprunable
 from feathervlm.core.aggregation import Surroundings
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import VisionAttention
 from feathervlm.core.layout import picture_of
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import EncoderAttention, Features
 from feathervlm.methods import Nuwa, get
 from feathervlm.methods.nuwa import Regions

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from feathervlm.catalogue import describe
 from feathervlm.core import PruningError, Schedule, Stage, Top, VisualLayout, relevance, transport
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.diversity import DPP
 from feathervlm.core.layout import picture_of
 from feathervlm.core.redundancy import Far
 from feathervlm.core.relevance import FeatureAttention, KeyNorm, TextSimilarity
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Features, IsText, Keys, LayerStates, Text
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.core.transport import Transport, sent_by

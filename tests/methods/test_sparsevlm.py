@@ -16,9 +16,9 @@ import zoo
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, VisualLayout
 from feathervlm.catalogue import describe
 from feathervlm.core import Clusters, LastTokenAttention, Rating, Recycled
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.layout import picture_of
 from feathervlm.core.relevance import raters
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.core.signals import Features, IsText, RaterAttention, Text
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.engine import attention

@@ -7,9 +7,9 @@ import torch
 import feathervlm
 import zoo
 from feathervlm import PruningError, Schedule, Stage, VisualLayout
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.fixed import Given
 from feathervlm.core.layout import picture_of
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.methods import V2Drop, get
 
 AT, KEEP, LAST = (1, 3, 5), 0.4, 3

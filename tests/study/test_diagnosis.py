@@ -16,9 +16,9 @@ from families.processors import PROCESSORS
 from families.specimens import SPECIMENS
 from feathervlm import Schedule, Stage, Top, embedded
 from feathervlm.cli import app
+from feathervlm.core.algebra import Selector
 from feathervlm.core.criteria import Criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.selectors import Selector
 from feathervlm.methods import get
 from feathervlm.study.alarms import grouped
 from feathervlm.study.diagnosis import Request, diagnose

@@ -4,6 +4,7 @@ Plain tensors in, plain tensors out. Nothing here imports transformers or knows 
 """
 
 from feathervlm.core.aggregation import Surroundings
+from feathervlm.core.algebra import Selector
 from feathervlm.core.criteria import Criterion, KNNDensity, LastTokenAttention, RandomScore
 from feathervlm.core.diversity import DPP, MaxMin
 from feathervlm.core.errors import PruningError, Unprunable
@@ -16,7 +17,7 @@ from feathervlm.core.recycling import Clusters, Recycled
 from feathervlm.core.redundancy import Dedup, Far, Greedy
 from feathervlm.core.relevance import FeatureAttention, KeyNorm, Rating, TextSimilarity
 from feathervlm.core.schedule import Schedule, Stage, solve
-from feathervlm.core.selectors import Grid, Random, Selector, Top
+from feathervlm.core.selectors import Grid, Random, Top
 from feathervlm.core.surroundings import Context, Dilate
 from feathervlm.core.thresholds import IQR, Threshold
 from feathervlm.core.tower import Anchors, Bipartite, OnePerGroup, Tower

@@ -11,12 +11,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import Base, Budgeted
 from feathervlm.core.budget import Keep, kept
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion, choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.images import BLOCK, Images, cosines
-from feathervlm.core.selectors import Base, Budgeted
 from feathervlm.core.signals import Features, FeatureSource, Signal
 
 STEP = 2.0**-24

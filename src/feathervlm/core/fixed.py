@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
-from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import Signal, Survivors
 
 

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import Selector
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion, check_whole, choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.merging import Merger, Mixer, group_sizes
-from feathervlm.core.selectors import Selector
 from feathervlm.core.signals import EncoderKeys, Features, Signal
 
 Vectors = Features | EncoderKeys

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Ranked, Selector
 from feathervlm.core.budget import check_fraction, truncated
 from feathervlm.core.candidates import Candidates, top
 from feathervlm.core.criteria import check_whole, choose, density_peaks, distances
 from feathervlm.core.errors import PruningError
 from feathervlm.core.images import Images, best
 from feathervlm.core.merging import Merger
-from feathervlm.core.selectors import ImageTokens, Ranked, Selector
 from feathervlm.core.signals import Features, FeatureSource, Signal
 
 

@@ -11,13 +11,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import Base, Budgeted
 from feathervlm.core.budget import Keep, kept
 from feathervlm.core.candidates import Candidates, ordered
 from feathervlm.core.criteria import Criterion, check_whole, choose
 from feathervlm.core.diversity import ByFeatures, Picks, check_criterion, row_at
 from feathervlm.core.errors import PruningError
 from feathervlm.core.images import BLOCK, Images, best, cosines, split, widened
-from feathervlm.core.selectors import Base, Budgeted
 from feathervlm.core.signals import Features, FeatureSource, IsText, Keys, Signal, Text, TextPart
 
 KEYS = Keys()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
+from feathervlm.core.algebra import ImageTokens, Selector
 from feathervlm.core.criteria import check_seed, choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.merging import Merger
 from feathervlm.core.positions import Positions
-from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import EncoderSignal, Representatives, Signal, Survivors, from_before
 from feathervlm.core.tower import Tower
 

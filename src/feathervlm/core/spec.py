@@ -12,11 +12,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from feathervlm.core import fixed, signals
+from feathervlm.core.algebra import Selector
 from feathervlm.core.criteria import Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.merging import Merger
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors import Selector
 from feathervlm.core.tower import Tower
 
 VERSION = 1

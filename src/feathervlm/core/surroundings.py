@@ -7,12 +7,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector, check_operands
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion, check_whole, choose
 from feathervlm.core.diversity import check_criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.images import BLOCK, Images, cosines
-from feathervlm.core.selectors import ImageTokens, Selector, check_operands
 from feathervlm.core.signals import Features, FeatureSource, Signal
 from feathervlm.core.zones import Cut, zones
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector
 from feathervlm.core.budget import check_fraction
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion
 from feathervlm.core.diversity import check_criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.images import Images, best
-from feathervlm.core.selectors import ImageTokens, Selector
 
 
 def check_number(value: object, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector
 from feathervlm.core.bipartite import bipartite
 from feathervlm.core.budget import check_fraction, kept
 from feathervlm.core.candidates import Candidates
@@ -20,7 +21,6 @@ from feathervlm.core.criteria import check_encoder_layer, check_whole, encoder_l
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.folding import firsts
 from feathervlm.core.images import widened
-from feathervlm.core.selectors import ImageTokens, Selector
 from feathervlm.core.signals import Representatives, Signal
 
 

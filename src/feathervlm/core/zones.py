@@ -10,12 +10,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import Base, Budgeted
 from feathervlm.core.budget import Keep
 from feathervlm.core.candidates import Candidates, ordered
 from feathervlm.core.criteria import Criterion, check_whole, choose
 from feathervlm.core.diversity import check_criterion
 from feathervlm.core.images import Images, best, split
-from feathervlm.core.selectors import Base, Budgeted
 
 Cut = Literal["window", "grid", "chunk"]
 Rule = Literal["equal", "proportional", "softmax"]

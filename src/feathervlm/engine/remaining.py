@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
-from feathervlm.core.selectors import ImageTokens
 from feathervlm.engine.anatomy import tree_rows
 from feathervlm.engine.records import Later
 from feathervlm.engine.tap import Row

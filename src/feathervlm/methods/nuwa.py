@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from feathervlm.core.aggregation import Surroundings
+from feathervlm.core.algebra import ImageTokens, Selector
 from feathervlm.core.budget import Keep, check_fraction, check_keep, kept, kept_tensor
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import Criterion, LastTokenAttention, VisionAttention, choose
@@ -13,7 +14,7 @@ from feathervlm.core.diversity import check_criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.images import Images
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import ImageTokens, Selector, Top
+from feathervlm.core.selectors import Top
 from feathervlm.core.signals import Features
 from feathervlm.core.zones import ranks, zones
 from feathervlm.methods.base import Method

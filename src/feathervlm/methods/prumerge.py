@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector, check_operands
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import VisionAttention, check_encoder_layer, choose
 from feathervlm.core.errors import PruningError
 from feathervlm.core.nearest import Neighbors
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import ImageTokens, Selector, check_operands
 from feathervlm.core.signals import EncoderKeys
 from feathervlm.core.thresholds import IQR
 from feathervlm.methods.base import Method

@@ -6,11 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector, check_operands
 from feathervlm.core.budget import Keep
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import check_whole
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import ImageTokens, Selector, Top, check_operands
+from feathervlm.core.selectors import Top
 from feathervlm.core.transport import Transport
 from feathervlm.methods.base import Method
 

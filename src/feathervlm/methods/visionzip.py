@@ -5,12 +5,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from feathervlm.core.algebra import ImageTokens, Selector, check_operands
 from feathervlm.core.budget import Keep, check_keep, kept, kept_tensor
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import VisionAttention, check_encoder_layer, choose
 from feathervlm.core.nearest import Nearest
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import ImageTokens, Selector, Top, check_operands
+from feathervlm.core.selectors import Top
 from feathervlm.core.signals import EncoderKeys
 from feathervlm.methods.base import Method
 

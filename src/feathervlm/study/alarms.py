@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from feathervlm.core.algebra import Selector
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors import Grid, Selector
+from feathervlm.core.selectors import Grid
 from feathervlm.core.signals import Attention, Survivors
 from feathervlm.study.spread import Number, Pictures, Spread
 
