@@ -12,14 +12,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, St
 import feathervlm
 import zoo
 from feathervlm import PruningError, methods
-from feathervlm.engine.cache import (
-    Attachment,
-    Prefix,
-    PrunedDynamicLayer,
-    PrunedSlidingLayer,
-    PrunedStaticLayer,
-    restore_static,
-)
+from feathervlm.engine.cache import restore_static
+from feathervlm.engine.growing import PrunedDynamicLayer, PrunedSlidingLayer
+from feathervlm.engine.slots import Attachment, Prefix
+from feathervlm.engine.static import PrunedStaticLayer
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
 WINDOW, BATCH = 6, 3

@@ -13,7 +13,6 @@ import feathervlm
 import zoo
 from feathervlm import LastTokenAttention, PruningError, Schedule, Stage, Top, methods
 from feathervlm.core import Random
-from feathervlm.engine import cache as cache_module
 
 SCORE = LastTokenAttention(rope=False)
 CUT = {
@@ -164,7 +163,9 @@ def test_later_turns_run_on_what_was_left(text, method, images, config):
 
 
 def test_static_caches_decode_like_growing_ones(method, monkeypatch):
-    monkeypatch.setattr(cache_module, "BUCKET", 5)  # below what leaves here, where no count is known beforehand
+    monkeypatch.setattr(
+        "feathervlm.engine.static.BUCKET", 5
+    )  # below what leaves here, where no count is known beforehand
     llava = model()
     for prompts in ([zoo.prompt(1, seed=1)], [zoo.prompt(1, seed=2), zoo.prompt(2, seed=3)]):
         inputs = zoo.batch(*prompts)

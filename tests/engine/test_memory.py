@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import feathervlm
 import zoo
 from feathervlm import methods
-from feathervlm.engine.cache import PrunedLayer
+from feathervlm.engine.slots import PrunedLayer
 from table import METHODS
 
 

@@ -11,8 +11,7 @@ import feathervlm
 import zoo
 from feathervlm import methods
 from feathervlm.core import Unprunable
-from feathervlm.engine import cache as cache_module
-from feathervlm.engine.cache import PrunedStaticLayer
+from feathervlm.engine.static import PrunedStaticLayer
 
 METHODS = {
     "feather": methods.Feather(layers=(2, 4), keep=0.4),
@@ -68,7 +67,7 @@ def test_static_beams_equal_dynamic(attention, method):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_buffers_have_no_room_for_dropped_tokens(name, monkeypatch):
-    monkeypatch.setattr(cache_module, "BUCKET", step := 5)
+    monkeypatch.setattr("feathervlm.engine.static.BUCKET", step := 5)
     llava, inputs = model(), zoo.batch(zoo.prompt(1, seed=4))
     with feathervlm.prune(llava, METHODS[name]) as pruning:
         past = generate(llava, inputs, **STATIC)[2]
@@ -168,7 +167,7 @@ def test_static_caches_of_sliding_layers_are_refused():
 @pytest.mark.parametrize("name", ["fixed", "feather", "merged"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_compiled_decoding_is_one_whole_graph_for_all_prompts(name, batch, monkeypatch):
-    monkeypatch.setattr(cache_module, "BUCKET", 6)  # 18 to 20 tokens leave before layer 2, 34 before layer 4
+    monkeypatch.setattr("feathervlm.engine.static.BUCKET", 6)  # 18 to 20 tokens leave before layer 2, 34 before layer 4
     torch._dynamo.reset()
     llava = zoo.llava()
     config = CompileConfig(backend="eager", fullgraph=True, mode=None)

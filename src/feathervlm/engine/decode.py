@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.engine.anatomy import Anatomy, line_ids
-from feathervlm.engine.cache import PrunedLayer, PrunedStaticLayer, pruned_layers
+from feathervlm.engine.cache import pruned_layers
 from feathervlm.engine.masks import pruned_mask
+from feathervlm.engine.slots import PrunedLayer
+from feathervlm.engine.static import PrunedStaticLayer
 
 
 class Decode:

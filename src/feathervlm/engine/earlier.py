@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
-from feathervlm.engine.cache import Attachment, Prefix, PrunedStaticLayer, pruned_layer, slots_of
+from feathervlm.engine.cache import pruned_layer
 from feathervlm.engine.remaining import Remaining
+from feathervlm.engine.slots import Attachment, Prefix, slots_of
+from feathervlm.engine.static import PrunedStaticLayer
 
 
 class EarlierLayers:

@@ -20,14 +20,7 @@ from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.signals import Attention, Survivors
 from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows
-from feathervlm.engine.cache import (
-    Attachment,
-    Prefix,
-    PrunedStaticLayer,
-    pruned_layer,
-    pruned_layers,
-    restore_static,
-)
+from feathervlm.engine.cache import pruned_layer, pruned_layers, restore_static
 from feathervlm.engine.call import Call
 from feathervlm.engine.decode import Decode
 from feathervlm.engine.earlier import EarlierLayers
@@ -36,7 +29,9 @@ from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.query import check_labels, query_position
 from feathervlm.engine.records import Record, StageRecord, Stopwatch
 from feathervlm.engine.remaining import Remaining
+from feathervlm.engine.slots import Attachment, Prefix
 from feathervlm.engine.sources import Sources
+from feathervlm.engine.static import PrunedStaticLayer
 
 
 class Prefill:

@@ -23,7 +23,7 @@ from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderMeasure
 from feathervlm.engine.anatomy import Anatomy
-from feathervlm.engine.cache import Attachment, check_cache, pruned_layers, restore_static
+from feathervlm.engine.cache import check_cache, pruned_layers, restore_static
 from feathervlm.engine.call import Call, Encoding
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.family import Family
@@ -33,6 +33,7 @@ from feathervlm.engine.listening import Listener
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.rehearsal import survivors
 from feathervlm.engine.report import Report
+from feathervlm.engine.slots import Attachment
 from feathervlm.engine.tower import EncoderMerge
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()

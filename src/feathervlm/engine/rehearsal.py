@@ -11,10 +11,10 @@ from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import Survivors
 from feathervlm.engine.anatomy import Anatomy
-from feathervlm.engine.cache import Attachment
 from feathervlm.engine.call import Call
 from feathervlm.engine.family import Family
 from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.slots import Attachment
 
 
 def survivors(
