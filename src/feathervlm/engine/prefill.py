@@ -1,8 +1,8 @@
 """One pruned forward: hooks that live exactly as long as the call that they prune.
 
-At each stage's layer the surviving rows are gathered once; from there on every layer gets their positions, its own
-gathered mask and a pruned cache layer; after the last layer the rows return to their places, so the caller sees
-tensors of the original length. Everything outside a pruned layer is in original coordinates.
+At each stage's layer the surviving rows are gathered once; from there on every layer gets arguments for those rows
+alone; after the last layer they return to their places, so the caller sees tensors of the original length. Everything
+outside a pruned layer is in original coordinates.
 """
 
 from bisect import bisect_right
@@ -19,19 +19,18 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.signals import Attention, Survivors
-from feathervlm.engine.anatomy import FLASH, Anatomy, line_ids, rows
-from feathervlm.engine.cache import pruned_layer, pruned_layers, restore_static
+from feathervlm.engine.anatomy import Anatomy, rows
+from feathervlm.engine.arguments import LayerArguments
+from feathervlm.engine.cache import pruned_layers, restore_static
 from feathervlm.engine.call import Call
 from feathervlm.engine.decode import Decode
 from feathervlm.engine.earlier import EarlierLayers
 from feathervlm.engine.family import Family
-from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.query import check_labels, query_position
 from feathervlm.engine.records import Record, StageRecord, Stopwatch
 from feathervlm.engine.remaining import Remaining
-from feathervlm.engine.slots import Attachment, Prefix
+from feathervlm.engine.slots import Attachment
 from feathervlm.engine.sources import Sources
-from feathervlm.engine.static import PrunedStaticLayer
 
 
 class Prefill:
@@ -76,7 +75,7 @@ class Prefill:
         self.stage = -1
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
         self.full: Tensor | None = None  # hidden states of all rows, where those that are left have their places
-        self.memo: dict[tuple[Any, ...], Any] = {}
+        self.arguments = LayerArguments(anatomy, family, self.left, attachment)
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
         self.unpruned = Decode(anatomy, self.starts, lasting=False)  # for what earlier turns pruned, once abandoned
@@ -144,8 +143,9 @@ class Prefill:
                     hidden = rows(hidden, self.left.positions, -2)
             if index in self.stages:
                 hidden = self._prune(index, self.stages[index], hidden, kwargs)
-            kwargs = self._rewrite(index, dict(kwargs), hidden)
+            kwargs = self.arguments.rewrite(index, kwargs, hidden.dtype)
             if index in self.stages:
+                self.record.stages[-1].past = self.arguments.earlier
                 self._cut_earlier(index, kwargs.get("past_key_values"))
         except Unprunable as error:
             if self.refuse is None or index > self.starts[0]:
@@ -207,6 +207,7 @@ class Prefill:
         )
         self.record.notes += [note for note in self.sources.notes(stage) if note not in self.record.notes]
         self.sources.leave()
+        self.arguments.next_stage()
         return left
 
     def _merge(
@@ -232,92 +233,3 @@ class Prefill:
                     earlier.cut(index, self.stored[stage], (stage, self.anatomy.layer_types[index]))
             self.stored = [count] * len(self.stored)
         self.stored.append(count)
-
-    def _rewrite(self, index: int, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
-        """The layer's arguments for the rows that are left."""
-        cache = kwargs.get("past_key_values")
-        kind = self.anatomy.layer_types[index]
-        self._check_unknown(kwargs)
-        kwargs["attention_mask"] = self._mask(index, kind, kwargs, cache, hidden)
-        unrotated = kwargs.get("position_embeddings") is None  # some layers of a kind may not rotate
-        key = ("tables", self.stage, self.anatomy.rotary_types[index], unrotated)
-        if key not in self.memo:
-            self.memo[key] = self.left.tables(kwargs.get("position_embeddings"))
-        kwargs["position_embeddings"] = self.memo[key]
-        ids = kwargs.get("position_ids")
-        if self.left.renumbered:
-            line_ids(ids)  # which decoding will shift
-        if isinstance(ids, Tensor):
-            kwargs["position_ids"] = self._position_ids(ids)
-        for name in self.family.row_arguments:
-            if isinstance(kwargs.get(name), Tensor):
-                kwargs[name] = rows(kwargs[name], self.left.positions, -1)
-        return kwargs
-
-    def _position_ids(self, ids: Tensor) -> Tensor:
-        if FLASH in self.anatomy.attention:
-            # Flash attention takes ids with gaps for packed sequences; the rotation is in the tables already.
-            return torch.arange(self.left.positions.shape[1], device=ids.device)[None]
-        return rows(ids, self.left.places, -1)
-
-    def _check_unknown(self, kwargs: dict[str, Any]) -> None:
-        known = {"attention_mask", "position_ids", "position_embeddings", "hidden_states", *self.family.row_arguments}
-        for name, value in kwargs.items():
-            if name not in known and isinstance(value, Tensor) and self.sequence in value.shape:
-                raise Unprunable(
-                    f"Decoder layers are given {name} of shape {tuple(value.shape)}: a sequence dimension "
-                    "that the engine does not know how to prune."
-                )
-
-    def _mask(self, index: int, kind: str, kwargs: dict[str, Any], cache: Any, hidden: Tensor) -> Any:
-        key = ("mask", self.stage, kind)
-        if not self.anatomy.keeps_keys(index):
-            if key not in self.memo:
-                self.memo[key] = state_mask(kwargs.get("attention_mask"), self.left.positions, self.left.valid)
-            return self.memo[key]
-        if cache is not None:
-            layer = pruned_layer(cache, index, self.attachment, self.left.dropped, self.left.foreseen)
-            if ("columns", *key) not in self.memo:
-                self.memo["columns", *key] = self._columns(layer)
-            columns, valid, prefix, offset, past = self.memo["columns", *key]
-            layer.pending = prefix
-            if isinstance(layer, PrunedStaticLayer):
-                layer.map = columns, valid
-        else:
-            columns, valid, offset, past = self.left.positions, self.left.valid, 0, 0
-        if key not in self.memo:
-            if index in self.stages:
-                self.record.stages[-1].past = (columns.shape[1] - hidden.shape[-2], valid) if past else None
-            self.memo[key] = pruned_mask(
-                kwargs.get("attention_mask"),
-                self.left.positions,
-                self.left.positions + past,
-                columns,
-                valid,
-                offset,
-                self.anatomy.attention,
-                hidden.dtype,
-            )
-        return self.memo[key]
-
-    def _columns(self, layer: Any) -> tuple[Tensor, Tensor | None, Prefix, int, int]:
-        """What the layer's keys will stand for once this forward's arrive, and as seen by the model's own mask."""
-        device = self.left.positions.device
-        past = int(layer.get_seq_length()) if layer.is_initialized else 0
-        offset = layer.get_mask_sizes(self.sequence)[1]
-        index, valid = self.left.positions + past, self.left.valid
-        if past:
-            before, before_valid = layer.columns(0, device)
-            before = before.expand(self.batch, -1)
-            if valid is not None or before_valid is not None:
-                pair = [
-                    mask if mask is not None else torch.ones_like(of, dtype=torch.bool)
-                    for mask, of in ((before_valid, before), (valid, index))
-                ]
-                valid = torch.cat(pair, 1)
-            index = torch.cat([before, index], 1)
-        prefix = Prefix(index, valid, past + self.sequence, self.left.shift, left=not past)
-        if isinstance(layer, PrunedStaticLayer):
-            layer.pending = prefix
-            return (*layer.columns(0, device), prefix, offset, past)
-        return index, valid, prefix, offset, past
