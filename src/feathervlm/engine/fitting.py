@@ -1,9 +1,13 @@
-"""Whether a schedule fits a model, asked before there is a prompt. Reads modules and configs; runs nothing."""
+"""Whether a schedule fits a model and then a call, asked before anything runs. Reads modules, configs and caches."""
+
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import LayerSignal, LayerStates, Survivors, measured
 from feathervlm.engine.anatomy import Anatomy
+from feathervlm.engine.cache import check_cache
+from feathervlm.engine.call import Call
 from feathervlm.engine.family import Family
 from feathervlm.engine.rotation import rotation
 
@@ -34,3 +38,26 @@ def check_schedule(schedule: Schedule, anatomy: Anatomy, family: Family) -> None
                 if signal.rope:
                     rotation(anatomy, layer)
         anatomy.check_positions(stage.positions)
+
+
+def check_call(call: Call, schedule: Schedule, anatomy: Anatomy) -> None:
+    """Refuse a prompt that could not be pruned to its end.
+
+    Raises:
+        Unprunable: for features made beforehand where they are to be merged, caches of other kinds, and gradient
+            checkpointing that would repeat hooks.
+    """
+    if schedule.tower and not call.encoder_runs() and not call.brings_pixels:
+        raise Unprunable(
+            "The features of these images were made before feathervlm.prune was called, or could not be merged "
+            "inside the vision encoder; make them inside."
+        )
+    cache = call.arguments.get("past_key_values")
+    if cache is not None:
+        pruned = range(schedule.first_cut(len(anatomy.layers)), len(anatomy.layers))
+        check_cache(cache, [layer for layer in pruned if anatomy.keeps_keys(layer)])
+    checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in anatomy.layers)
+    if anatomy.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
+        raise Unprunable(
+            "Gradient checkpointing repeats hooks in this version of transformers; use a newer one (5.23)."
+        )

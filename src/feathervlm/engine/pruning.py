@@ -4,10 +4,11 @@ Between calls only two hooks are on the model (one before and after the base mod
 arguments). Hooks on decoder layers live as long as one forward. Knows no method and no family by name.
 """
 
-import functools
 import inspect
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -17,17 +18,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.cache_utils import StaticCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderMeasure
 from feathervlm.engine.anatomy import Anatomy
-from feathervlm.engine.cache import check_cache, pruned_layers, restore_static
+from feathervlm.engine.cache import pruned_layers, restore_static
 from feathervlm.engine.call import Call, Encoding
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.family import Family
-from feathervlm.engine.fitting import check_schedule
+from feathervlm.engine.fitting import check_call, check_schedule
 from feathervlm.engine.frozen import Frozen
 from feathervlm.engine.listening import Listener
 from feathervlm.engine.prefill import Prefill
@@ -35,6 +35,7 @@ from feathervlm.engine.rehearsal import survivors
 from feathervlm.engine.report import Report
 from feathervlm.engine.slots import Attachment
 from feathervlm.engine.tower import EncoderMerge
+from feathervlm.engine.turnstile import Turnstile, guard_generate
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -44,7 +45,6 @@ class _ThreadState(threading.local):
 
     heard: tuple[Any, Any] = (0, None)
     suspended = False
-    turned_away = False
 
 
 class Pruning:
@@ -81,8 +81,7 @@ class Pruning:
         self._lasting: Decode | None = None
         self._frozen: Frozen | None = None
         self._call: Call | None = None
-        self._running = threading.Lock()  # held from before a forward until after it
-        self._owner: int | None = None
+        self._turnstile = Turnstile()
         self._own = _ThreadState()
         self._source: tuple[Tensor, ...] | None = None
         self._report = Report(name, None, reason)
@@ -141,7 +140,7 @@ class Pruning:
         merge = EncoderMerge(base, self.schedule.tower, self._refuse) if self.schedule.tower else None
         self._listener = Listener(base, self.family, inside, self._hear, merge)
         if hasattr(self.model, "generate"):
-            self._wrap_generate()
+            guard_generate(self.model, self._refuse, self._generating)
         _pruned.add(self.anatomy.decoder)
 
     def _detach(self) -> None:
@@ -161,36 +160,21 @@ class Pruning:
 
     def _hear(self, encoding: Encoding, output: Any) -> None:
         """The encoder has run; if it did so inside a forward of this thread, what it made must fit the layout."""
-        if self._call is not None and self._owner == threading.get_ident():
+        if self._call is not None and self._turnstile.mine:
             self._call.encoded[encoding.modality] = output
             self._call.encodings.append(encoding)
             self.family.check(self._call, encoding.modality, output)
 
-    def _wrap_generate(self) -> None:
-        """Chunked prefill can only be seen here: each of its forwards looks like a short prompt."""
-        original: Any = self.model.generate
-
-        @functools.wraps(original)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
-            config = given if given is not None else self.model.generation_config
-            chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-            if chunk is not None:
-                self._refuse(
-                    Unprunable(
-                        f"prefill_chunk_size={chunk} would let each chunk prune by its own last token; leave it unset."
-                    )
-                )
-                self._own.suspended = True
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self._own.suspended = False
-                if self._owner == threading.get_ident():  # an interrupt skips the hook behind the forward
-                    self._end_forward()
-                    self._release()
-
-        self.model.__dict__["generate"] = guarded
+    @contextmanager
+    def _generating(self, unpruned: bool) -> Iterator[None]:
+        self._own.suspended = unpruned
+        try:
+            yield
+        finally:
+            self._own.suspended = False
+            if self._turnstile.mine:  # an interrupt skips the hook behind the forward
+                self._end_forward()
+                self._release()
 
     def _refuse(self, error: Unprunable) -> None:
         if self.strict:
@@ -215,17 +199,7 @@ class Pruning:
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._compiled_step():
             return
-        if not self._running.acquire(blocking=False):
-            self._own.turned_away = True
-            if self._owner != threading.get_ident():
-                raise PruningError(
-                    "A pruned model runs one forward at a time, and another thread is in one; use one copy per thread."
-                )
-            raise PruningError(
-                "A pruned model runs one forward at a time, and this one is in one; if that was interrupted, call "
-                ".remove() and prune again."
-            )
-        self._owner = threading.get_ident()
+        self._turnstile.enter()
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         if self.model is base:
             self._own.heard = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
@@ -256,23 +230,10 @@ class Pruning:
             self._forward = Decode(self.anatomy, self.starts, lasting=False).install(cache)
 
     def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
-        if self.schedule.tower and not call.encoder_runs() and not call.brings_pixels:
-            raise Unprunable(
-                "The features of these images were made before feathervlm.prune was called, or could not be merged "
-                "inside the vision encoder; make them inside."
-            )
-        cache = call.arguments.get("past_key_values")
-        if cache is not None:
-            depth = len(self.anatomy.layers)
-            pruned = range(self.schedule.first_cut(depth), depth)
-            check_cache(cache, [layer for layer in pruned if self.anatomy.keeps_keys(layer)])
-            restore_static(cache)
+        check_call(call, self.schedule, self.anatomy)
+        if call.arguments.get("past_key_values") is not None:
+            restore_static(call.arguments["past_key_values"])
         self._end_lasting()
-        checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in self.anatomy.layers)
-        if self.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
-            raise Unprunable(
-                "Gradient checkpointing repeats hooks in this version of transformers; use a newer one (5.23)."
-            )
         layout = self.family.layout(call)
         if not layout.width:
             return
@@ -314,15 +275,12 @@ class Pruning:
 
     def _release(self) -> None:
         self._own.heard = (0, None)
-        self._owner = None
-        if self._running.locked():
-            self._running.release()
+        self._turnstile.leave()
 
     def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._compiled_step():
             return
-        if self._own.turned_away:  # the forward that is under way is another one
-            self._own.turned_away = False
+        if self._turnstile.was_turned_away():
             return
         try:
             self._settle(output)

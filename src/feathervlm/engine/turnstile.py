@@ -1,0 +1,93 @@
+"""One forward at a time, and no chunked ones: who may run a model that is being pruned.
+
+A pruned forward leaves its state on the model until it ends, so a second one, from another thread or from inside the
+first, must not begin. Knows neither hooks nor caches.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from feathervlm.core.errors import PruningError, Unprunable
+
+
+class _ThreadState(threading.local):
+    turned_away = False
+
+
+class Turnstile:
+    """Lets one forward of a model through at a time."""
+
+    def __init__(self) -> None:
+        self._running = threading.Lock()  # held from before a forward until after it
+        self._owner: int | None = None
+        self._own = _ThreadState()
+
+    @property
+    def mine(self) -> bool:
+        """Whether the forward that is under way is one of this thread."""
+        return self._owner == threading.get_ident()
+
+    def enter(self) -> None:
+        """Begin a forward.
+
+        Raises:
+            PruningError: if one is under way.
+        """
+        if self._running.acquire(blocking=False):
+            self._owner = threading.get_ident()
+            return
+        self._own.turned_away = True
+        if not self.mine:
+            raise PruningError(
+                "A pruned model runs one forward at a time, and another thread is in one; use one copy per thread."
+            )
+        raise PruningError(
+            "A pruned model runs one forward at a time, and this one is in one; if that was interrupted, call "
+            ".remove() and prune again."
+        )
+
+    def was_turned_away(self) -> bool:
+        """Whether the forward of this thread that ends now is not the one that was let through."""
+        turned_away, self._own.turned_away = self._own.turned_away, False
+        return turned_away
+
+    def leave(self) -> None:
+        """End the forward."""
+        self._owner = None
+        if self._running.locked():
+            self._running.release()
+
+
+def guard_generate(
+    model: PreTrainedModel, refuse: Callable[[Unprunable], None], around: Callable[[bool], AbstractContextManager[None]]
+) -> None:
+    """Wrap `model.generate`, where alone chunked prefill can be seen: each of its forwards looks like a short prompt.
+
+    Args:
+        model: whose instance gets the wrapper; take it off with `del model.generate`.
+        refuse: told why, if chunks are asked for.
+        around: entered around every call, with whether nothing of it may be pruned.
+    """
+    original: Any = model.generate
+
+    @functools.wraps(original)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
+        config = given if given is not None else model.generation_config
+        chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        if chunk is not None:
+            refuse(
+                Unprunable(
+                    f"prefill_chunk_size={chunk} would let each chunk prune by its own last token; leave it unset."
+                )
+            )
+        with around(chunk is not None):
+            return original(*args, **kwargs)
+
+    model.__dict__["generate"] = guarded
