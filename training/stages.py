@@ -22,11 +22,15 @@ def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, 
     """Run stage 3 or 4 in one or several processes of one thread each; on a GPU in one.
 
     Raises:
-        typer.BadParameter: an earlier stage is missing, or the images of a step cannot be shared out evenly.
+        typer.BadParameter: an earlier stage is missing or of another seed, or the images of a step cannot be shared
+            out evenly.
     """
     for name in NEEDS[stage]:
         if not (folder / f"{name}.pt").exists():
             raise typer.BadParameter(f"there is no {folder / name}.pt; run the stage `{name}` first")
+        run = torch.load(folder / f"{name}.pt", weights_only=True, mmap=True, map_location="cpu")["run"]
+        if run.partition(",")[0] != f"seed {seed}":
+            raise typer.BadParameter(f"{folder / name}.pt belongs to the run {run!r}, and this is seed {seed}")
     if torch.cuda.is_available():
         processes = 1
     if recipe.images % processes:

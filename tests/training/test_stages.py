@@ -95,8 +95,10 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         launch("align", folder, 0, TINY, 2, None)
     with pytest.raises(typer.BadParameter, match="run the stage `vision` first"):
         launch("align", tmp_path, 0, TINY, 1, None)
-    with pytest.raises(typer.BadParameter, match="belongs to the run 'seed 0, 1 images', not 'seed 1, 1 images'"):
+    with pytest.raises(typer.BadParameter, match=r"vision.* belongs to the run 'seed 0, 2 scenes', and this is seed 1"):
         launch("align", folder, 1, TINY, 1, None)
+    with pytest.raises(typer.BadParameter, match="belongs to the run 'seed 0, 1 images', not 'seed 0, 2 images'"):
+        launch("align", folder, 0, replace(TINY, images=2), 1, None)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(typer.BadParameter, match="is no model directory"):
         export(folder / "tune.pt", SIZE, tmp_path)
