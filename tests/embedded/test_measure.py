@@ -20,6 +20,7 @@ from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
 from feathervlm.study.wanted import fingerprint
 
 ROOT = Path(__file__).parents[2]
+SEEDS = sorted((ROOT / "results/embedded").glob("seed-*"))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,21 @@ def test_what_it_was_shown_to_be():
 def test_the_study_is_of_these_weights():
     about = json.loads((ROOT / "results/study/runs.json").read_text())["about"]
     assert about["model"]["fingerprint"] == fingerprint(str(WEIGHTS))
+
+
+@pytest.mark.parametrize("folder", SEEDS, ids=lambda folder: folder.name)
+def test_other_training_seeds_are_those_that_were_measured(folder):
+    found = json.loads((folder.parent / f"quality-{folder.name}.json").read_text())
+    assert found["provenance"]["weights_sha256"] == sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    about = json.loads((ROOT / f"results/study-{folder.name}/runs.json").read_text())["about"]
+    assert about["model"]["fingerprint"] == fingerprint(str(folder))
+
+
+@pytest.mark.parametrize("folder", SEEDS, ids=lambda folder: folder.name)
+def test_other_training_seeds_see(folder):
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
+    seen = benchmark(n=20, seed=100, progress=False, model=model, processor=AutoProcessor.from_pretrained(folder))
+    assert np.mean([task.accuracy.value for task in seen.tasks.values()]) >= 0.8
 
 
 def test_it_does_not_guess(unpruned):
