@@ -16,7 +16,7 @@ from feathervlm.families import FAMILIES
 from table import METHODS
 
 CASES = [(name, attention) for name, specimen in SPECIMENS.items() for attention in specimen.attention]
-TOKENS = 4
+TOKENS = 3
 
 
 @pytest.fixture(params=CASES, ids="-".join)
