@@ -61,6 +61,7 @@ train: $(STAMP)
 SEEDS := $(notdir $(wildcard results/embedded/seed-*))
 quality: $(STAMP)
 	$(RUN)/python benchmarks/embedded.py
+	$(RUN)/python benchmarks/lookup.py
 	for seed in $(SEEDS); do \
 		$(RUN)/python benchmarks/embedded.py --n 500 --weights results/embedded/$$seed --out results/embedded/quality-$$seed.json && \
 		$(RUN)/feathervlm study --model results/embedded/$$seed --out results/study-$$seed || exit 1; \

@@ -99,6 +99,11 @@ def folder_of(weights: str) -> Path:
     return WEIGHTS if weights == SHIPPED else Path(weights)
 
 
+def sha256_of(weights: str) -> str:
+    """What tells these weights from others."""
+    return hashlib.sha256((folder_of(weights) / "model.safetensors").read_bytes()).hexdigest()
+
+
 def measure(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
     """Unpruned, text alone, and unseen (a quarter as many questions)."""
     unpruned = ask(pool, arguments)
@@ -118,8 +123,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("results/embedded/quality.json"))
     arguments = parser.parse_args()
-    weights = hashlib.sha256((folder_of(arguments.weights) / "model.safetensors").read_bytes()).hexdigest()
-    source = {**provenance(), "weights_sha256": weights, "n": arguments.n, "seed": arguments.seed}
+    source = {**provenance(), "weights_sha256": sha256_of(arguments.weights), "n": arguments.n, "seed": arguments.seed}
     terminal.make_directory(arguments.out.parent, "--out")
     with workers(arguments.processes) as pool:
         terminal.write_json(arguments.out, {**measure(pool, arguments), "provenance": source})

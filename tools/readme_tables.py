@@ -148,6 +148,15 @@ def seeds_table() -> str:
     return "\n".join(lines)
 
 
+def lookup_table() -> str:
+    """The share of the scores on the target before every layer, from results/embedded/lookup.json."""
+    rows = json.loads((ROOT / "results/embedded/lookup.json").read_text())["rows"]
+    lines = [f"| before layer | {' | '.join(str(row['layer']) for row in rows)} |", "| --- " * (len(rows) + 1) + "|"]
+    for name, title in (("rope", "RoPE"), ("rope_free", "RoPE-free"), ("even", "even spread")):
+        lines.append(f"| {title} | {' | '.join(f'{row[name]:.2f}' for row in rows)} |")
+    return "\n".join(lines)
+
+
 def _bottom(row: dict[str, Any]) -> str:
     return " → ".join(f"{share['value']:.2f}" for share in row["bottom_third"] if share["value"] is not None)
 
@@ -245,6 +254,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline": headline_table,
     "catalogue": catalogue_table,
     "seeds": seeds_table,
+    "lookup": lookup_table,
     "count": count_line,
     "models": model_table,
     "refused": refused_table,
@@ -253,7 +263,7 @@ FILES = {
     "README.md": ("methods", "count", "bench", "speed", "headline"),
     "docs/models.md": ("models", "refused"),
     "docs/catalogue.md": ("catalogue",),
-    "src/feathervlm/embedded/weights/README.md": ("quality", "pruning"),
+    "src/feathervlm/embedded/weights/README.md": ("quality", "pruning", "lookup"),
 }
 PAGES = {"docs/study.md": study_page, "docs/performance.md": performance_page}
 """Files that are generated as a whole."""
