@@ -58,6 +58,15 @@ def test_what_it_was_shown_to_be():
         assert task["accuracy"]["low"] >= 0.85, name
 
 
+def test_scores_find_the_target_from_the_layer_on_in_which_it_is_looked_at():
+    """What model card and README say of FEATHER's default layers, and of these weights."""
+    found = json.loads((ROOT / "results/embedded/lookup.json").read_text())
+    assert found["provenance"]["weights_sha256"] == sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest()
+    share = {row["layer"]: row["rope_free"] for row in found["rows"]}
+    assert max(share[layer] for layer in range(1, 9)) < 0.2
+    assert min(share[layer] for layer in range(9, 16)) > 0.3
+
+
 def test_the_study_is_of_these_weights():
     about = json.loads((ROOT / "results/study/runs.json").read_text())["about"]
     assert about["model"]["fingerprint"] == fingerprint(str(WEIGHTS))
