@@ -6,7 +6,6 @@ looks at; of its scores, which sum to 1 over the visual tokens, those of the tar
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ def measure(weights: str, n: int, seed: int) -> list[dict[str, float]]:
     pairs = [sample(task, seed, index) for task in LOCALIZATION for index in range(n)]
     sums = {rope: np.zeros(depth) for rope in (True, False)}
     even = 0.0
-    for start in track(range(0, len(pairs), BATCH), "questions", len(pairs) // BATCH):
+    for start in track(range(0, len(pairs), BATCH), "questions", -(-len(pairs) // BATCH)):
         part = pairs[start : start + BATCH]
         inputs = loading.prepare_all(processor, [(scene.image, question.text) for scene, question in part])
         for rope, total in sums.items():
@@ -69,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     terminal.make_directory(arguments.out.parent, "--out")
     rows = measure(arguments.weights, arguments.n, arguments.seed)
-    source: dict[str, Any] = {**provenance(), "weights_sha256": sha256_of(arguments.weights)}
+    source = {**provenance(), "weights_sha256": sha256_of(arguments.weights)}
     terminal.write_json(arguments.out, {"rows": rows, "provenance": source, "n": arguments.n, "seed": arguments.seed})
     print(f"wrote {arguments.out}")
 

@@ -26,24 +26,6 @@ HEADLINE = (
     "uniform:layer=2",
 )
 
-SEEDED = (
-    "unpruned",
-    "fastv:layer=2",
-    "fastv:layer=2,keep=0.1",
-    "fastv:layer=4",
-    "fastv:layer=8",
-    "fastv:layer=2,rope=false",
-    "fastv:layer=4,rope=false",
-    "fastv:layer=8,rope=false",
-    "uniform:layer=2",
-    "ensemble:layer=2",
-    "feather:layers=4+8",
-    "feather:layers=4+9",
-    "feather:layers=4+12",
-    "random:layer=2,keep=0.2773",
-)
-"""What is laid side by side for every training seed."""
-
 
 def method_table() -> str:
     """One row for each method: its name, its idea, where it comes from."""
@@ -91,14 +73,9 @@ def quality_table() -> str:
     return "\n".join(lines)
 
 
-def _seeds() -> list[Path]:
-    """The studies of the embedded model's other training seeds."""
-    return sorted(ROOT.glob("results/study-seed-*"))
-
-
-def _runs(study: Path = ROOT / "results/study") -> list[dict[str, Any]]:
-    """Every run of a study, by default that of the shipped model."""
-    found: list[dict[str, Any]] = json.loads((study / "runs.json").read_text())["runs"]
+def _runs() -> list[dict[str, Any]]:
+    """Every run of the study of the embedded model."""
+    found: list[dict[str, Any]] = json.loads((ROOT / "results/study/runs.json").read_text())["runs"]
     return found
 
 
@@ -127,24 +104,6 @@ def headline_table() -> str:
         flops = "1.00" if row["flops_ratio"] is None else f"{row['flops_ratio']:.2f}"
         located, others = (_changed(row, kind) for kind in ("localization", "other"))
         lines.append(f"| `{row['method']}` | {_tokens(row)} | {flops} | {located} | {others} |")
-    return "\n".join(lines)
-
-
-def seeds_table() -> str:
-    """Localization, the other tasks and the pull to the bottom, training seed by training seed."""
-    studies = [ROOT / "results/study", *_seeds()]
-    seeds = [{row["method"]: row for row in _runs(study)} for study in studies]
-    titles = [
-        f"{kind}: seed {number}"
-        for kind in ("localization", "other tasks", "in the bottom third")
-        for number in range(len(seeds))
-    ]
-    lines = [f"| method | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
-    for method in SEEDED:
-        rows = [runs[method] for runs in seeds]
-        cells = [f"{row[kind]['value']:.3f}" for kind in ("localization", "other") for row in rows]
-        cells += [_bottom(row) for row in rows]
-        lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -204,7 +163,7 @@ def study_page() -> str:
     folder = ROOT / "results/study"
     names = [experiment.name for experiment in EXPERIMENTS]
     experiments = [json.loads((folder / f"{name}.json").read_text()) for name in names]
-    others = [report.read_findings(other) for other in _seeds()]
+    others = [report.read_findings(other) for other in sorted(ROOT.glob("results/study-seed-*"))]
     return report.render("report.md.j2", experiments[0]["about"], experiments, others, place="../results/study/figures")
 
 
@@ -253,7 +212,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning": pruning_table,
     "headline": headline_table,
     "catalogue": catalogue_table,
-    "seeds": seeds_table,
     "lookup": lookup_table,
     "count": count_line,
     "models": model_table,

@@ -20,7 +20,6 @@ from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
 from feathervlm.study.wanted import fingerprint
 
 ROOT = Path(__file__).parents[2]
-SEEDS = sorted((ROOT / "results/embedded").glob("seed-*"))
 
 
 @pytest.fixture(scope="module")
@@ -63,28 +62,13 @@ def test_scores_find_the_target_from_the_layer_on_in_which_it_is_looked_at():
     found = json.loads((ROOT / "results/embedded/lookup.json").read_text())
     assert found["provenance"]["weights_sha256"] == sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest()
     share = {row["layer"]: row["rope_free"] for row in found["rows"]}
-    assert max(share[layer] for layer in range(1, 9)) < 0.2
-    assert min(share[layer] for layer in range(9, 16)) > 0.3
+    assert max(share[layer] for layer in range(1, 9)) < 1 / 6
+    assert min(share[layer] for layer in range(9, 16)) > 1 / 3
 
 
 def test_the_study_is_of_these_weights():
     about = json.loads((ROOT / "results/study/runs.json").read_text())["about"]
     assert about["model"]["fingerprint"] == fingerprint(str(WEIGHTS))
-
-
-@pytest.mark.parametrize("folder", SEEDS, ids=lambda folder: folder.name)
-def test_other_training_seeds_are_those_that_were_measured(folder):
-    found = json.loads((folder.parent / f"quality-{folder.name}.json").read_text())
-    assert found["provenance"]["weights_sha256"] == sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    about = json.loads((ROOT / f"results/study-{folder.name}/runs.json").read_text())["about"]
-    assert about["model"]["fingerprint"] == fingerprint(str(folder))
-
-
-@pytest.mark.parametrize("folder", SEEDS, ids=lambda folder: folder.name)
-def test_other_training_seeds_see(folder):
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
-    seen = benchmark(n=20, seed=100, progress=False, model=model, processor=AutoProcessor.from_pretrained(folder))
-    assert np.mean([task.accuracy.value for task in seen.tasks.values()]) >= 0.8
 
 
 def test_it_does_not_guess(unpruned):
