@@ -1,5 +1,6 @@
 """The whole study on a tiny random model: files, resuming after a stop, two processes, refusals, the report."""
 
+import copy
 import json
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 from feathervlm import methods
 from feathervlm.cli import app
 from feathervlm.core.errors import PruningError
-from feathervlm.study import JsonlData, Request, Wanted, execute, run
+from feathervlm.study import JsonlData, Request, Wanted, execute, report, run
 from feathervlm.study.experiments import EXPERIMENTS
 from feathervlm.study.ledger import UNPRUNED, Ledger
 from feathervlm.study.plan import Plan, feather
@@ -114,6 +115,27 @@ def test_two_processes_answer_as_one(tmp_path: Path, whole: Path, wanted: Wanted
     found = answers(tmp_path)
     assert found
     assert found == {name: expected[name] for name in found}
+
+
+def test_studies_beside_this_one_are_compared_with_each_other(whole: Path) -> None:
+    """Two studies that differ in one verdict and one number; with a single one there is nothing to compare."""
+    first = json.loads((whole / "findings.json").read_text())
+    documents = [json.loads((whole / f"{experiment.name}.json").read_text()) for experiment in EXPERIMENTS]
+    changed = first["findings"][0]
+    (name,) = list(changed["measured"])[:1]
+    twins = [copy.deepcopy(first) for _ in range(2)]
+    for twin, verdict, value in zip(twins, ("reproduced", "not"), (0.125, 0.75), strict=True):
+        twin["findings"][0]["verdict"] = verdict
+        twin["findings"][0]["measured"][name]["value"] = value
+    for template, place in (("report.md.j2", None), ("report.html.j2", whole / "figures")):
+        page = report.render(template, first["about"], documents, twins, place)
+        table = page[page.index("Recipe or luck") :].split("##")[0].split("</table>")[0]
+        assert f"{len(first['findings']) - 1} of {len(first['findings'])} verdicts are shared" in table
+        (row,) = (line for line in re.split(r"\n(?=\||<tr>)", table) if changed["claim"] in line)
+        assert "0.125 to 0.750" in row
+        assert "changes" in row
+        assert table.count("all alike") == len(first["findings"]) - 1
+        assert "Recipe or luck" not in report.render(template, first["about"], documents, twins[:1], place)
 
 
 def test_another_study_beside_this_one(tmp_path: Path, whole: Path, wanted: Wanted, questions: JsonlData) -> None:

@@ -84,13 +84,15 @@ def render(
         return "data:image/png;base64," + base64.b64encode((figures / f"{name}.png").read_bytes()).decode()
 
     findings = [finding for experiment in experiments for finding in experiment["findings"]]
+    beside = [_beside(other) for other in others]
     return environment.get_template(template).render(
         about=about,
         experiments=experiments,
         findings=findings,
         counts=Counter(finding["verdict"] for finding in findings),
         verdicts=VERDICTS,
-        others=[_beside(other) for other in others],
+        others=beside,
+        agreement=_agreement(findings, beside) if len(beside) > 1 else [],
         place=place,
         embedded=embedded,
     )
@@ -113,6 +115,23 @@ def read_findings(folder: Path) -> dict[str, Any]:
 
 def _beside(other: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": other["about"]["model"]["name"], "findings": {one["id"]: one for one in other["findings"]}}
+
+
+def _agreement(findings: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each claim that all other studies judged: their verdicts, and how far their numbers lie apart.
+
+    Numbers are compared by place, since their names tell layers, which are others at other depths.
+    """
+    found = []
+    for finding in findings:
+        theirs = [other["findings"][finding["id"]] for other in others if finding["id"] in other["findings"]]
+        if len(theirs) < len(others):
+            continue
+        columns = zip(*([one["value"] for one in their["measured"].values()] for their in theirs), strict=True)
+        ranges = [(min(column), max(column)) for column in columns if None not in column]
+        verdicts = Counter(their["verdict"] for their in theirs)
+        found.append({"claim": finding["claim"], "verdicts": verdicts, "ranges": ranges, "agree": len(verdicts) == 1})
+    return found
 
 
 def estimate(found: Mapping[str, float | None]) -> str:
