@@ -17,7 +17,8 @@ from feathervlm.embedded.scenes import CLUTTERED, SEEN, Scene, World, draw
 from feathervlm.embedded.tasks import LOCALIZATION, TASKS
 from training import packed, text
 from training.build import BOS, EOS, PAD
-from training.loop import Averages, Figures, Plan, train
+from training.loop import Averages, Batch, Figures, Plan, train
+from training.machine import autocast
 from training.vision import to_pixels
 
 SEEDS = {"train": 5, "held_out": 6}
@@ -39,6 +40,8 @@ COORDINATE_WEIGHTS = (0.7, 0.5, 0.2, 0.2)
 """Left and top are the hard part, finding the object; right and bottom follow from its size."""
 WORD_WEIGHT = 1.5
 END_WEIGHT = 0.03
+ROW = 32
+"""Tokens of a row of questions."""
 STEPS_OF_CURRICULUM = (0.04, 0.09, 0.15, 0.22, 0.30)
 """The shares of the run after which scenes may hold 3, 4, 5, 6 and 8 objects, and clutter; two at first."""
 
@@ -80,10 +83,13 @@ def train_alignment(
 
     share = images // processes
 
-    def compute(step: int) -> tuple[Tensor, Figures]:
+    def make(step: int) -> Batch:
         stage = step / plan.steps if curriculum else 1.0
         mine = range(process * share, (process + 1) * share)
-        return losses(model, make_batch([("train", seed, step, i) for i in mine], stage))
+        return make_batch([("train", seed, step, i) for i in mine], stage)
+
+    def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
+        return losses(model, questions)
 
     held_out = [make_batch([("held_out", 0, batch, i) for i in range(8)], 1.0) for batch in range(8)]
 
@@ -105,6 +111,7 @@ def train_alignment(
         name,
         model,
         plan,
+        make,
         compute,
         folder,
         validate=validate,
@@ -131,13 +138,15 @@ def fit_projector(model: LlavaForConditionalGeneration) -> None:
 
 def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     """The tower's features of the layer that the model reads: (images, patches, width)."""
-    with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16):
+    with torch.no_grad(), autocast(pixels.device.type):
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     return states[model.config.vision_feature_layer].float()
 
 
-def make_batch(images: list[tuple[str, int, int, int]], stage: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Pixels, and per question: token ids, targets, loss weights (images, Q, T) and task numbers (images, Q).
+def make_batch(images: list[tuple[str, int, int, int]], stage: float) -> Batch:
+    """Pixels, and questions in rows: token ids, targets, loss weights, questions and tasks, all (images, R, ROW).
+
+    A row holds as many questions as it has room for, of the numbers 1, 2, ...; 0 is padding.
 
     Args:
         images: for each its split, the seed, the step and its number within the step.
@@ -152,18 +161,39 @@ def make_batch(images: list[tuple[str, int, int, int]], stage: float) -> tuple[T
         scene = draw(rng, world)
         scenes.append(scene)
         rows.append(ask(rng, scene, cluttered))
-    count = max(len(row) for row in rows)
-    reach = max(len(tokens) for row in rows for tokens, _, _, _ in row) - 1
-    ids = np.full((len(images), count, reach), PAD)
+    places = [arrange([len(tokens) - 1 for tokens, _, _, _ in row]) for row in rows]
+    count = 1 + max(j for row in places for j, _ in row)
+    ids = np.full((len(images), count, ROW), PAD)
     targets, weights = ids.copy(), np.zeros(ids.shape, np.float32)
-    numbers = np.zeros((len(images), count), np.int64)
+    segments, numbers = np.zeros_like(ids), np.zeros_like(ids)
     for i, row in enumerate(rows):
-        for j, (tokens, start, weight, task) in enumerate(row):
-            ids[i, j, : len(tokens) - 1] = tokens[:-1]
-            targets[i, j, : len(tokens) - 1] = tokens[1:]
-            weights[i, j, start - 1 : len(tokens) - 1] = weight
-            numbers[i, j] = task
-    return to_pixels(scenes), *(torch.from_numpy(part) for part in (ids, targets, weights, numbers))
+        for (tokens, answer, weight, task), (j, start) in zip(row, places[i], strict=True):
+            end = start + len(tokens) - 1
+            ids[i, j, start:end] = tokens[:-1]
+            targets[i, j, start:end] = tokens[1:]
+            weights[i, j, start + answer - 1 : end] = weight
+            segments[i, j, start:end] = segments[i, j].max() + 1
+            numbers[i, j, start:end] = task
+    return to_pixels(scenes), *(torch.from_numpy(part) for part in (ids, targets, weights, segments, numbers))
+
+
+def arrange(lengths: list[int]) -> list[tuple[int, int]]:
+    """For each question the row and the place in it where it begins: the longest first, each where it fits first.
+
+    Raises:
+        ValueError: a question is longer than a row.
+    """
+    if max(lengths) > ROW:
+        raise ValueError(f"a question of {max(lengths)} tokens does not fit into a row of {ROW}; raise align.ROW")
+    full: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for which in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((j for j, used in enumerate(full) if used + lengths[which] <= ROW), len(full))
+        if row == len(full):
+            full.append(0)
+        places[which] = row, full[row]
+        full[row] += lengths[which]
+    return places
 
 
 def ask(rng: np.random.Generator, scene: Scene, cluttered: bool) -> list[tuple[list[int], int, list[float], int]]:
@@ -181,17 +211,17 @@ def ask(rng: np.random.Generator, scene: Scene, cluttered: bool) -> list[tuple[l
     return found
 
 
-def losses(model: LlavaForConditionalGeneration, batch: tuple[Tensor, ...]) -> tuple[Tensor, Figures]:
+def losses(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, Figures]:
     """The weighted cross-entropy; per task the share of right answers (boxes: left and top within one bin)."""
-    pixels, ids, targets, weights, numbers = (part.to(model.device) for part in batch)
+    pixels, ids, targets, weights, segments, numbers = (part.to(model.device) for part in batch)
     inner = model.model
     embed = inner.language_model.embed_tokens
     start = embed.weight[BOS].expand(len(pixels), 1, -1)
     prefix = torch.cat([start, inner.multi_modal_projector(see(model, pixels))], 1)
-    states = packed.run(inner.language_model, prefix, embed(ids))
+    states = packed.run(inner.language_model, prefix, embed(ids), segments)
     asked = weights > 0
     logits, target, weight = model.lm_head(states[asked]), targets[asked], weights[asked]
-    task = numbers[..., None].expand_as(ids)[asked]
+    task = numbers[asked]
     each = F.cross_entropy(logits, target, reduction="none")
     figures: Figures = {}
     guess = logits.argmax(-1)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from training import packed, text
-from training.loop import Figures, Plan, best_device, train
+from training.loop import Batch, Figures, Plan, train
+from training.machine import best_device
 
 LENGTH = 288
 SEEDS = {"train": 3, "held_out": 4}
@@ -30,10 +31,13 @@ def train_language(model: LlavaForConditionalGeneration, folder: Path, plan: Pla
     """Train the decoder in place; see `loop.train` for the files."""
     language = Language(model).to(best_device())
 
-    def compute(step: int) -> tuple[Tensor, Figures]:
+    def make(step: int) -> Batch:
         done = step / plan.steps
         hardest = 1 + sum(done > mark for mark in (0.06, 0.12, 0.2, 0.35, 0.5))
-        return losses(language, make_batch(SEEDS["train"] + 10 * seed, step, batch, hardest))
+        return make_batch(SEEDS["train"] + 10 * seed, step, batch, hardest)
+
+    def compute(step: int, texts: Batch) -> tuple[Tensor, Figures]:
+        return losses(language, texts)
 
     held_out = make_batch(SEEDS["held_out"], 0, 24, 5)
 
@@ -41,7 +45,7 @@ def train_language(model: LlavaForConditionalGeneration, folder: Path, plan: Pla
         with torch.no_grad():
             return losses(language, held_out)[1]
 
-    train("language", language, plan, compute, folder, validate=validate, run=f"seed {seed}, {batch} sequences")
+    train("language", language, plan, make, compute, folder, validate=validate, run=f"seed {seed}, {batch} sequences")
 
 
 def make_batch(seed: int, step: int, count: int, hardest: int) -> tuple[Tensor, Tensor]:
@@ -51,7 +55,7 @@ def make_batch(seed: int, step: int, count: int, hardest: int) -> tuple[Tensor, 
     return torch.from_numpy(pairs[..., 0]).long(), torch.from_numpy(pairs[..., 1]).float()
 
 
-def losses(language: Language, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Figures]:
+def losses(language: Language, data: Batch) -> tuple[Tensor, Figures]:
     """The weighted cross-entropy, and how many words, answers and first coordinates are right."""
     tokens, weights = (part.to(language.head.weight.device) for part in data)
     states = packed.run(language.decoder, language.decoder.embed_tokens(tokens[:, :-1]))

@@ -16,8 +16,13 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from training.machine import best_device, helpers
+from training.muon import Muon
 
 Figures = dict[str, float]
+Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ def train(
     name: str,
     module: nn.Module,
     plan: Plan,
-    compute: Callable[[int], tuple[Tensor, Figures]],
+    make: Callable[[int], Batch],
+    compute: Callable[[int, Batch], tuple[Tensor, Figures]],
     folder: Path,
     *,
     validate: Callable[[], Figures] | None = None,
@@ -66,7 +72,8 @@ def train(
         name: of the stage.
         module: what is trained and saved.
         plan: how.
-        compute: from a step number to a loss and figures to log.
+        make: from a step number to its batch; it may run in other processes, ahead of time.
+        compute: from a step number and its batch to a loss and figures to log.
         folder: for checkpoints and the log; a checkpoint found there is resumed.
         validate: figures on held-out data, logged at every checkpoint.
         every: steps between two checkpoints.
@@ -88,11 +95,11 @@ def train(
     last = plan.steps if stop_at is None else min(plan.steps, stop_at)
     with progress(main) as bar:
         task = bar.add_task(name, total=last, completed=start)
-        for step in range(start, last):
+        for step, batch in zip(range(start, last), ahead(make, range(start, last), helpers()), strict=True):
             for optimizer, base in zip(optimizers, (plan.other_rate, plan.matrix_rate), strict=False):
                 for group in optimizer.param_groups:
                     group["lr"] = base * plan.rate(step)
-            loss, figures = compute(step)
+            loss, figures = compute(step, batch)
             loss.backward()
             if reduce:
                 reduce(parameters)
@@ -113,6 +120,21 @@ def train(
                 save(folder / f"{name}.pt", {**state, "step": step + 1, "seconds": seconds, "run": run})
 
 
+class Steps(Dataset[Batch]):
+    """The batches of a stage by step number, as torch's loader wants them."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.make(step)
+
+
+def ahead(make: Callable[[int], Batch], steps: Iterable[int], processes: int) -> Iterable[Batch]:
+    """The batches of these steps in order, made ahead of time by so many processes, or with 0 here, when asked for."""
+    return DataLoader(Steps(make), batch_size=None, sampler=steps, num_workers=processes)  # type: ignore[arg-type]
+
+
 class Averages:
     """Means of figures over the steps at which they were there."""
 
@@ -131,13 +153,8 @@ class Averages:
         return found
 
 
-def best_device() -> torch.device:
-    """A GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def make_optimizers(module: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
-    """AdamW for embeddings, heads, norms and biases, then Muon for the matrices inside layers (torch 2.9 or newer)."""
+    """AdamW for embeddings, heads, norms and biases, then Muon for the matrices inside layers."""
     matrices, others = [], []
     for name, weight in module.named_parameters():
         if weight.requires_grad:
@@ -147,11 +164,7 @@ def make_optimizers(module: nn.Module, plan: Plan) -> list[torch.optim.Optimizer
         torch.optim.AdamW(others, lr=plan.other_rate, betas=(0.9, 0.98), weight_decay=plan.weight_decay)
     ]
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=plan.matrix_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
+        optimizers.append(Muon(matrices, plan.matrix_rate, plan.weight_decay))
     return optimizers
 
 

@@ -1,8 +1,8 @@
 """Many questions about one image in one forward pass: the image is read once, each question sees it and itself.
 
-Runs the layers of a stock Llama decoder with matrix products in bfloat16 and without padding the image to every
-question; it gives what the stock forward gives for each question alone, up to rounding. It knows Llama's layer and
-nothing about data or losses.
+Runs the layers of a stock Llama decoder with matrix products in the type that the machine is fast in and without
+padding the image to every question; it gives what the stock forward gives for each question alone, up to rounding. It
+knows Llama's layer and nothing about data or losses.
 """
 
 import torch
@@ -10,19 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaModel
 
-LOW = torch.bfloat16
+from training.machine import product_type
+
+HIDDEN = -1e9
+"""Added to the scores of what must not be seen."""
 
 
-def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None) -> Tensor:
+def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
     """Hidden states after the last norm.
 
     Args:
-        decoder: its weights are used in bfloat16.
+        decoder: its weights are used in `product_type`.
         prefix: embeddings (batch, M, width) that every question sees: the start token and the image.
-        questions: embeddings (batch, Q, T, width), padded at the end, each of which follows the prefix directly.
+        questions: embeddings (batch, R, T, width): rows of one or several questions one after the other, padded at the
+            end. Each question follows the prefix directly and sees nothing else of its row.
+        segments: (batch, R, T), which question of its row a token belongs to; by default a row is one question.
 
     Returns:
-        (batch, Q, T, width) or, without questions, (batch, M, width).
+        (batch, R, T, width) or, without questions, (batch, M, width).
     """
     batch, length, width = prefix.shape
     config = decoder.config
@@ -30,15 +35,21 @@ def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None) ->
     size = width // heads
     count, reach = (0, 0) if questions is None else questions.shape[1:3]
     device = prefix.device
-    each = torch.arange(length, length + reach, device=device)
-    positions = torch.cat([torch.arange(length, device=device), each.repeat(count)])
-    cosine, sine = (table[0].to(LOW) for table in decoder.rotary_emb(prefix, positions[None]))
-    later = torch.full((length, length), -1e9, device=device).triu(1).to(LOW)
+    low = product_type(device.type)
+    positions = torch.arange(length, device=device).expand(batch, -1)
+    if questions is not None:
+        if segments is None:
+            segments = torch.zeros(questions.shape[:3], dtype=torch.long, device=device)
+        alike = (segments[..., None] == segments[..., None, :]).tril()
+        positions = torch.cat([positions, length - 1 + alike.sum(-1).flatten(1)], 1)
+        apart = torch.where(alike, 0.0, HIDDEN).to(low)[:, None]
+    cosine, sine = (table[:, None].to(low) for table in decoder.rotary_emb(prefix, positions))
+    later = torch.full((length, length), HIDDEN, device=device).triu(1).to(low)
     state = prefix if questions is None else torch.cat([prefix, questions.flatten(1, 2)], 1)
     for i, layer in enumerate(decoder.layers):
         attention = layer.self_attn
-        normed = norm(layer.input_layernorm, state)
-        weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]).to(LOW)
+        normed = norm(layer.input_layernorm, state).to(low)
+        weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]).to(low)
         query, key, value = F.linear(normed, weight).view(batch, -1, 3, heads, size).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, cosine, sine) * size**-0.5, rotate(key, cosine, sine)
         parts = []
@@ -49,25 +60,25 @@ def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None) ->
         if questions is not None:
             asked, known = query[:, :, length:], key[:, :, :length]
             own = [part[:, :, length:].unflatten(2, (count, reach)) for part in (query, key, value)]
-            inner = own[0] @ own[1].transpose(-1, -2) + later[:reach, :reach]
+            inner = own[0] @ own[1].transpose(-1, -2) + apart
             scores = torch.cat([asked @ known.transpose(-1, -2), inner.flatten(2, 3)], -1).softmax(-1)
             mixed = scores[..., :length] @ value[:, :, :length]
             parts.append(mixed + (scores[..., length:].unflatten(2, (count, reach)) @ own[2]).flatten(2, 3))
         if skip_prefix:
             state = state[:, length:]
         mixed = torch.cat(parts, 2).transpose(1, 2).flatten(2)
-        state = state + F.linear(mixed, attention.o_proj.weight.to(LOW))
-        normed = norm(layer.post_attention_layernorm, state)
+        state = state + F.linear(mixed, attention.o_proj.weight.to(low))
+        normed = norm(layer.post_attention_layernorm, state).to(low)
         mlp = layer.mlp
-        gate = F.silu(F.linear(normed, mlp.gate_proj.weight.to(LOW)))
-        state = state + F.linear(gate * F.linear(normed, mlp.up_proj.weight.to(LOW)), mlp.down_proj.weight.to(LOW))
+        gate = F.silu(F.linear(normed, mlp.gate_proj.weight.to(low)))
+        state = state + F.linear(gate * F.linear(normed, mlp.up_proj.weight.to(low)), mlp.down_proj.weight.to(low))
     state = F.rms_norm(state.float(), (width,), decoder.norm.weight, decoder.norm.variance_epsilon)
     return state if questions is None else state.unflatten(1, (count, reach))
 
 
 def norm(module: nn.Module, state: Tensor) -> Tensor:
-    """Llama's RMSNorm, rounded for the matrix product that follows."""
-    return F.rms_norm(state, state.shape[-1:], module.weight.to(state.dtype), module.variance_epsilon).to(LOW)
+    """Llama's RMSNorm."""
+    return F.rms_norm(state, state.shape[-1:], module.weight.to(state.dtype), module.variance_epsilon)
 
 
 def rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration
 from training.align import fit_projector, train_alignment
 from training.build import build_model
 from training.language import Language
-from training.loop import best_device
+from training.machine import best_device
 from training.recipe import Recipe
 
 NEEDS = {"align": ("vision", "language"), "tune": ("align",)}

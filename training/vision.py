@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from feathervlm.embedded.grading import BIN, BINS
 from feathervlm.embedded.scenes import BACKGROUNDS, CLUTTERED, COLOURS, SEEN, SHAPES, SIDE, SIZES, Scene, draw
-from training.loop import Figures, Plan, best_device, train
+from training.loop import Batch, Figures, Plan, train
+from training.machine import autocast, best_device
 
 MOST = 4
 """Counts above this are told as this."""
@@ -54,22 +55,25 @@ def train_vision(tower: nn.Module, patch: int, width: int, folder: Path, plan: P
     teacher = Teacher(tower, width).to(best_device())
     held_out = make_batch(SEEDS["held_out"], 0, 64, patch)
 
-    def compute(step: int) -> tuple[Tensor, Figures]:
+    def make(step: int) -> Batch:
+        return make_batch(SEEDS["train"] + 10 * seed, step, batch, patch)
+
+    def compute(step: int, scenes: Batch) -> tuple[Tensor, Figures]:
         torch.manual_seed(1_000_003 * seed + step)
-        return losses(teacher, *make_batch(SEEDS["train"] + 10 * seed, step, batch, patch))
+        return losses(teacher, *scenes)
 
     def validate() -> Figures:
         with torch.no_grad():
             return losses(teacher, *held_out)[1]
 
-    train("vision", teacher, plan, compute, folder, validate=validate, run=f"seed {seed}, {batch} scenes")
+    train("vision", teacher, plan, make, compute, folder, validate=validate, run=f"seed {seed}, {batch} scenes")
 
 
 def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, gist: Tensor) -> tuple[Tensor, Figures]:
     """The sum of all cross-entropies, and the accuracy of each target (boxes within one bin)."""
     device = teacher.dense.weight.device
     pixels, dense, gist = pixels.to(device), dense.to(device), gist.to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device.type):
         features = teacher.tower(pixels).last_hidden_state
     features = features.float()
     few = torch.rand(features.shape[:2]).to(device).argsort(1)[:, : features.shape[1] // 10]

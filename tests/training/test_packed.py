@@ -33,7 +33,7 @@ def test_packed_logits_are_those_of_the_stock_forward(model):
             torch.testing.assert_close(inputs["pixel_values"], pixels)
             assert inputs["input_ids"][0, -len(row) :].tolist() == row
             stock = model(**inputs).logits[0, -len(row) :]
-            # bfloat16 keeps eight bits; the logits of this model span about one unit.
+            # bfloat16, if the machine multiplies in it, keeps eight bits; these logits span about one unit.
             torch.testing.assert_close(model.lm_head(state[: len(row)]), stock, atol=0.02, rtol=0.02)
 
 
@@ -48,6 +48,19 @@ def test_a_question_sees_the_image_and_itself_alone(model):
     same = [torch.equal(before[0, i], after[0, i]) for i in range(4)]
     assert same == [True, False, True, True]
     assert not any(torch.equal(before[0, i], moved[0, i]) for i in range(4))
+
+
+def test_questions_that_share_a_row_are_as_if_each_had_its_own(model):
+    torch.manual_seed(0)
+    decoder, prefix = model.model.language_model, torch.randn(2, 9, 64)
+    questions = [torch.randn(2, 1, length, 64) for length in (3, 5, 4)]
+    row = torch.cat([*questions, torch.zeros(2, 1, 2, 64)], 2)
+    segments = torch.tensor([1] * 3 + [2] * 5 + [3] * 4 + [0] * 2).expand(2, 1, -1)
+    with torch.no_grad():
+        alone = torch.cat([packed.run(decoder, prefix, question) for question in questions], 2)
+        together = packed.run(decoder, prefix, row, segments)
+    # Only rounding differs, of bfloat16 where the machine multiplies in it.
+    torch.testing.assert_close(together[:, :, :12], alone, atol=0.03, rtol=0.03)
 
 
 def test_text_alone_is_causal(model):

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from feathervlm.embedded.exam import answer
 from feathervlm.embedded.scenes import SHAPES, SIDE, draw
-from feathervlm.embedded.tasks import sample
-from training import align, text
-from training.build import VOCABULARY, Size, build_model
+from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
+from training import align, loop, text
+from training.build import EOS, VOCABULARY, Size, build_model
 from training.export import export
 from training.language import train_language
 from training.loop import Plan
@@ -32,7 +34,8 @@ TINY = Recipe(
 def folder(tmp_path_factory):
     """The folder of a run through all four stages."""
     path = tmp_path_factory.mktemp("run") / "new"
-    train_vision(build_model(SIZE, 0).model.vision_tower, SIZE.patch, SIZE.tower_width, path, PLAN, batch=2, seed=0)
+    tower = build_model(SIZE, 0).model.vision_tower
+    train_vision(tower, SIZE.patch, SIZE.tower_width, path, PLAN, batch=2, seed=0)
     train_language(build_model(SIZE, 0), path, PLAN, batch=2, seed=0)
     for stage in ("align", "tune"):
         work(0, stage, path, 0, TINY, 1, None, 0)
@@ -95,9 +98,9 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         launch("align", folder, 0, TINY, 2, None)
     with pytest.raises(typer.BadParameter, match="run the stage `vision` first"):
         launch("align", tmp_path, 0, TINY, 1, None)
-    with pytest.raises(typer.BadParameter, match=r"vision.* belongs to the run 'seed 0, 2 scenes', and this is seed 1"):
+    with pytest.raises(typer.BadParameter, match=r"vision.* the run 'seed 0, 2 scenes', and this is seed 1"):
         launch("align", folder, 1, TINY, 1, None)
-    with pytest.raises(typer.BadParameter, match="belongs to the run 'seed 0, 1 images', not 'seed 0, 2 images'"):
+    with pytest.raises(typer.BadParameter, match="the run 'seed 0, 1 images', not 'seed 0, 2 images'"):
         launch("align", folder, 0, replace(TINY, images=2), 1, None)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(typer.BadParameter, match="is no model directory"):
@@ -122,13 +125,36 @@ def test_the_export_loads_with_auto_classes_and_answers(folder, tmp_path):
 
 
 def test_questions_fit_their_weights():
-    _, ids, targets, weight, numbers = align.make_batch([("train", 0, 0, i) for i in range(3)], 1.0)
-    assert ids.shape == targets.shape == weight.shape
-    assert numbers.shape == ids.shape[:2]
-    assert torch.equal(ids[..., 1:][ids[..., 1:] > 0], targets[..., :-1][ids[..., 1:] > 0])
-    asked = (weight > align.END_WEIGHT).sum(-1)
-    assert set(asked[ids[..., 0] > 0].tolist()) <= {1, 4}
-    assert (ids[..., :-1][weight[..., :-1] == align.COORDINATE_WEIGHTS[0]] == text.INDEX["assistant:"]).all()
+    _, ids, targets, weight, segments, numbers = align.make_batch([("train", 0, 0, i) for i in range(3)], 1.0)
+    assert ids.shape == targets.shape == weight.shape == segments.shape == numbers.shape
+    assert torch.equal(ids > 0, segments > 0)
+    inside = (segments[..., 1:] > 0) & (segments[..., 1:] == segments[..., :-1])
+    assert torch.equal(ids[..., 1:][inside], targets[..., :-1][inside])
+    assert (ids[weight == align.COORDINATE_WEIGHTS[0]] == text.INDEX["assistant:"]).all()
+    questions = 0
+    for row in range(ids.shape[1]):
+        for image in range(3):
+            for question in range(1, int(segments[image, row].max()) + 1):
+                mine = segments[image, row] == question
+                answered = (weight[image, row][mine] > align.END_WEIGHT).sum()
+                assert answered == (4 if list(TASKS)[numbers[image, row][mine][0]] in LOCALIZATION else 1)
+                assert targets[image, row][mine][-1] == EOS
+                questions += 1
+    assert questions > 0.8 * 3 * sum(align.SHARES.values())
+
+
+@given(st.lists(st.integers(1, align.ROW), min_size=1, max_size=40))
+def test_rows_hold_every_question_once(lengths):
+    places = align.arrange(lengths)
+    taken = {(row, start + i) for (row, start), length in zip(places, lengths, strict=True) for i in range(length)}
+    assert len(taken) == sum(lengths)
+    assert max(place for _, place in taken) < align.ROW
+    assert {row for row, _ in taken} == set(range(1 + max(row for row, _ in taken)))
+
+
+def test_a_question_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="33 tokens does not fit into a row of 32"):
+        align.arrange([3, 33])
 
 
 def test_dense_labels_name_the_object_under_each_patch():
@@ -152,3 +178,15 @@ def test_sequences_are_as_long_as_asked():
 def test_the_recipe_is_whole():
     assert RECIPE.frozen < RECIPE.size.layers
     assert RECIPE.size.width % RECIPE.size.heads == 0
+
+
+def test_batches_made_ahead_are_those_made_when_asked_for():
+    def make(step):
+        return align.make_batch([("train", 0, step, 0)], 1.0)
+
+    here, ahead = (list(loop.ahead(make, range(3, 8), processes)) for processes in (0, 2))
+    assert len(here) == 5
+    for mine, theirs in zip(here, ahead, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
+    assert torch.equal(here[0][1], make(3)[1])
+    assert not torch.equal(here[0][1], here[1][1])
