@@ -1,10 +1,12 @@
-"""From which layer on scores find the target: python benchmarks/lookup.py.
+"""From which layer on scores find the target, and know what is asked: python benchmarks/lookup.py.
 
 Nothing is pruned. Before every layer the embedded model's last token is asked, as FastV and FEATHER ask it, what it
-looks at; of its scores, which sum to 1 over the visual tokens, those of the target's patches are added up.
+looks at; of its scores, which sum to 1 over the visual tokens, those of the target's patches are added up. Then one
+word of the question is exchanged, the size, the colour or the shape, to see where the last token takes notice.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,13 @@ from rich.progress import track
 import feathervlm
 from embedded import SHIPPED, folder_of, sha256_of
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, loading, terminal
-from feathervlm.embedded.scenes import SIDE
+from feathervlm.embedded.scenes import COLOURS, SHAPES, SIDE, SIZES
 from feathervlm.embedded.tasks import LOCALIZATION, sample
 from feathervlm.provenance import provenance
 from feathervlm.study.results import target_cells
 
 BATCH = 20
+KINDS = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES}
 
 
 def measure(weights: str, n: int, seed: int) -> list[dict[str, float]]:
@@ -58,6 +61,39 @@ def measure(weights: str, n: int, seed: int) -> list[dict[str, float]]:
     ]
 
 
+def heeded(weights: str, n: int, seed: int) -> dict[str, list[float]]:
+    """How far the last token moves when a word of a `locate` question is exchanged.
+
+    Returns:
+        For "size", "colour" and "shape", layer by layer, the mean of |h - h'| / |h| of the state h that enters it, over
+        the questions that say one.
+    """
+    with loading.quiet():
+        model, _ = loading.load_model(str(folder_of(weights)), torch.float32, "sdpa")
+        processor = loading.load_processor(str(folder_of(weights)))
+    moved: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    for index in track(range(n), "words", n):
+        scene, question = sample("locate", seed, index)
+        words = question.text.split()
+        said = {kind: word for kind, values in KINDS.items() for word in values if word in words}
+        # A size, a colour or a shape that is not said cannot be exchanged.
+        texts = {kind: exchange(words, word, KINDS[kind]) for kind, word in said.items()}
+        inputs = loading.prepare_all(processor, [(scene.image, text) for text in (question.text, *texts.values())])
+        with torch.inference_mode():
+            entered = model(**inputs, output_hidden_states=True).hidden_states
+        last = torch.stack([state[:, -1] for state in entered[:-1]])
+        change = (last - last[:, :1]).norm(dim=-1) / last[:, :1].norm(dim=-1)
+        for kind, column in zip(texts, change.T[1:], strict=True):
+            moved[kind].append(column)
+    return {kind: torch.stack(columns).mean(0).tolist() for kind, columns in moved.items()}
+
+
+def exchange(words: Sequence[str], word: str, values: Sequence[str]) -> str:
+    """The question with the value that follows in place of a word, the first after the last."""
+    other = values[(values.index(word) + 1) % len(values)]
+    return " ".join(other if found == word else found for found in words)
+
+
 def main() -> None:
     """Read the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,6 +104,10 @@ def main() -> None:
     arguments = parser.parse_args()
     terminal.make_directory(arguments.out.parent, "--out")
     rows = measure(arguments.weights, arguments.n, arguments.seed)
+    for kind, moved in heeded(arguments.weights, arguments.n, arguments.seed).items():
+        for row in rows:
+            # What a stage before a layer reads was scored by the layer before, from the state that enters that one.
+            row[f"heeds_{kind}"] = round(moved[int(row["layer"]) - 1], 4)
     source = {**provenance(), "weights_sha256": sha256_of(arguments.weights)}
     terminal.write_json(arguments.out, {"rows": rows, "provenance": source, "n": arguments.n, "seed": arguments.seed})
     print(f"wrote {arguments.out}")

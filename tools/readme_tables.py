@@ -108,10 +108,11 @@ def headline_table() -> str:
 
 
 def lookup_table() -> str:
-    """The share of the scores on the target before every layer, from results/embedded/lookup.json."""
+    """The share of the scores on the target and what the query knows, by layer, from results/embedded/lookup.json."""
     rows = json.loads((ROOT / "results/embedded/lookup.json").read_text())["rows"]
     lines = [f"| before layer | {' | '.join(str(row['layer']) for row in rows)} |", "| --- " * (len(rows) + 1) + "|"]
-    for name, title in (("rope", "RoPE"), ("rope_free", "RoPE-free"), ("even", "even spread")):
+    heeds = ((f"heeds_{kind}", f"another {kind} asked for") for kind in ("size", "colour", "shape"))
+    for name, title in (("rope", "RoPE"), ("rope_free", "RoPE-free"), ("even", "even spread"), *heeds):
         lines.append(f"| {title} | {' | '.join(f'{row[name]:.2f}' for row in rows)} |")
     return "\n".join(lines)
 

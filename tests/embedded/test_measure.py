@@ -64,6 +64,12 @@ def test_scores_find_the_target_from_the_layer_on_in_which_it_is_looked_at():
     share = {row["layer"]: row["rope_free"] for row in found["rows"]}
     assert max(share[layer] for layer in range(1, 9)) < 1 / 6
     assert min(share[layer] for layer in range(9, 16)) > 1 / 3
+    heeds = {
+        row["layer"]: {kind: row[f"heeds_{kind}"] for kind in ("size", "colour", "shape")} for row in found["rows"]
+    }
+    assert max(heeds[layer]["colour"] for layer in range(1, 7)) < 0.02
+    assert max(heeds[layer]["size"] for layer in range(1, 5)) < 0.02
+    assert min(min(heeds[layer].values()) for layer in range(7, 16)) > 0.4
 
 
 def test_the_study_is_of_these_weights():
