@@ -8,6 +8,7 @@ word of the question is exchanged, the size, the colour or the shape, to see whe
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +26,8 @@ BATCH = 20
 KINDS = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES}
 
 
-def measure(weights: str, n: int, seed: int) -> list[dict[str, float]]:
+def measure(model: Any, processor: Any, n: int, seed: int) -> list[dict[str, float]]:
     """For every layer: the share of the score on the target, with RoPE and without, and that of an even spread."""
-    with loading.quiet():
-        model, _ = loading.load_model(str(folder_of(weights)), torch.float32, "sdpa")
-        processor = loading.load_processor(str(folder_of(weights)))
     depth = model.config.text_config.num_hidden_layers
     pairs = [sample(task, seed, index) for task in LOCALIZATION for index in range(n)]
     sums = {rope: np.zeros(depth) for rope in (True, False)}
@@ -61,16 +59,13 @@ def measure(weights: str, n: int, seed: int) -> list[dict[str, float]]:
     ]
 
 
-def heeded(weights: str, n: int, seed: int) -> dict[str, list[float]]:
+def heeded(model: Any, processor: Any, n: int, seed: int) -> dict[str, list[float]]:
     """How far the last token moves when a word of a `locate` question is exchanged.
 
     Returns:
         For "size", "colour" and "shape", layer by layer, the mean of |h - h'| / |h| of the state h that enters it, over
         the questions that say one.
     """
-    with loading.quiet():
-        model, _ = loading.load_model(str(folder_of(weights)), torch.float32, "sdpa")
-        processor = loading.load_processor(str(folder_of(weights)))
     moved: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
     for index in track(range(n), "words", n):
         scene, question = sample("locate", seed, index)
@@ -103,8 +98,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/embedded/lookup.json"))
     arguments = parser.parse_args()
     terminal.make_directory(arguments.out.parent, "--out")
-    rows = measure(arguments.weights, arguments.n, arguments.seed)
-    for kind, moved in heeded(arguments.weights, arguments.n, arguments.seed).items():
+    folder = str(folder_of(arguments.weights))
+    with loading.quiet():
+        model, _ = loading.load_model(folder, torch.float32, "sdpa")
+        processor = loading.load_processor(folder)
+    rows = measure(model, processor, arguments.n, arguments.seed)
+    for kind, moved in heeded(model, processor, arguments.n, arguments.seed).items():
         for row in rows:
             # What a stage before a layer reads was scored by the layer before, from the state that enters that one.
             row[f"heeds_{kind}"] = round(moved[int(row["layer"]) - 1], 4)

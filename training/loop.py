@@ -132,7 +132,7 @@ class Steps(Dataset[Batch]):
 
 def ahead(make: Callable[[int], Batch], steps: Iterable[int], processes: int) -> Iterable[Batch]:
     """The batches of these steps in order, made ahead of time by so many processes, or with 0 here, when asked for."""
-    return DataLoader(Steps(make), batch_size=None, sampler=steps, num_workers=processes)  # type: ignore[arg-type]
+    return DataLoader(Steps(make), batch_size=None, sampler=steps, num_workers=processes)
 
 
 class Averages:

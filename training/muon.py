@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
-            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
@@ -39,15 +39,13 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(matrix.grad)
                 mean = state["momentum"].lerp_(matrix.grad, 1 - momentum)
                 ahead = matrix.grad.lerp(mean, momentum)
-                tall = matrix.shape[0] > matrix.shape[1]
-                short, long = sorted(matrix.shape)
-                alike.setdefault((short, long), []).append((matrix, ahead.T if tall else ahead))
-            for (short, long), pairs in alike.items():
+                # A tall matrix takes part as a turned view of itself, which moves it, too.
+                pair = (matrix.T, ahead.T) if matrix.shape[0] > matrix.shape[1] else (matrix, ahead)
+                alike.setdefault(tuple(pair[0].shape), []).append(pair)
+            for (_, long), pairs in alike.items():
                 moves = orthogonal(torch.stack([ahead for _, ahead in pairs]))
                 for (matrix, _), move in zip(pairs, moves, strict=True):
-                    matrix.mul_(1 - rate * group["weight_decay"])
-                    turned = move if matrix.shape == (short, long) else move.T
-                    matrix.sub_(turned, alpha=rate * 0.2 * long**0.5)
+                    matrix.mul_(1 - rate * group["weight_decay"]).sub_(move, alpha=rate * 0.2 * long**0.5)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

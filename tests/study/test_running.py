@@ -136,6 +136,9 @@ def test_studies_beside_this_one_are_compared_with_each_other(whole: Path) -> No
         assert "changes" in row
         assert table.count("all alike") == len(first["findings"]) - 1
         assert "Recipe or luck" not in report.render(template, first["about"], documents, twins[:1], place)
+    twins[1]["findings"][0]["measured"]["of another layer"] = {"value": 0.5, "low": None, "high": None}
+    page = report.render("report.md.j2", first["about"], documents, twins)
+    assert "0.125 to" not in page, "numbers that do not belong together are not compared"
 
 
 def test_another_study_beside_this_one(tmp_path: Path, whole: Path, wanted: Wanted, questions: JsonlData) -> None:

@@ -128,7 +128,7 @@ class Anatomy:
         for name in names:
             norm = getattr(self.layers[layer], name, None)
             if norm is not None:
-                return norm  # type: ignore[no-any-return]
+                return norm  # type: ignore[no-any-return]  # a submodule by name
         raise Unprunable(
             f"Layer {layer} of {type(self.model).__name__} has no norm behind its attention (looked for "
             f"{', '.join(names)}); choose a method that does not read what it gives out."

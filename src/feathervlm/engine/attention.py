@@ -189,7 +189,7 @@ class QueryKeyTap(Tap):
     def _normed_behind(self, name: str, states: Tensor) -> Tensor:
         """By the norm that HunYuan has behind its rotation."""
         norm = getattr(self.anatomy.attention_module(self.layer), f"{name}_layernorm", None)
-        return states if norm is None else norm(states)  # type: ignore[no-any-return]
+        return states if norm is None else norm(states)  # type: ignore[no-any-return]  # a submodule by name
 
     def _scaling(self) -> float:
         return float(getattr(self.anatomy.attention_module(self.layer), "scaling", self.dim**-0.5))

@@ -154,4 +154,5 @@ class EmbeddedData(Data):
         scene, question = sample(task, HELD_OUT + self.seed, question_number)
         box = None if question.box is None else tuple(map(float, question.box))
         answers = () if box else (question.answer,)
+        # mypy does not see that a tuple mapped from four sides has four.
         return Item(f"{task}-{question_number}", task, question.text, scene.image, box, answers)  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ class Plan:
             *(
                 (
                     f"random {seed}",
-                    lambda seed=seed: RandomKeep(layer=self.early, seed=seed).solve(  # type: ignore[misc]
+                    lambda seed=seed: RandomKeep(layer=self.early, seed=seed).solve(  # type: ignore[misc]  # lambda
                         average, [self.shape], self.depth
                     ),
                 )

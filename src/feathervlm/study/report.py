@@ -41,7 +41,7 @@ def write(
         "report.html": render("report.html.j2", about, experiments, others, out / "figures"),
     }
     for name, text in texts.items():
-        terminal.write_whole(out / name, lambda draft, text=text: _write(draft, text))  # type: ignore[misc]
+        terminal.write_whole(out / name, lambda draft, text=text: _write(draft, text))  # type: ignore[misc]  # lambda
     return [out / FINDINGS, *(out / name for name in texts)]
 
 
@@ -120,14 +120,16 @@ def _beside(other: Mapping[str, Any]) -> dict[str, Any]:
 def _agreement(findings: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each claim that all other studies judged: their verdicts, and how far their numbers lie apart.
 
-    Numbers are compared by place, since their names tell layers, which are others at other depths.
+    Numbers are compared by place, since their names tell layers, which are others at other depths; a study of so few
+    layers that two of them fall together has fewer numbers, and then none are compared.
     """
     found = []
     for finding in findings:
         theirs = [other["findings"][finding["id"]] for other in others if finding["id"] in other["findings"]]
         if len(theirs) < len(others):
             continue
-        columns = zip(*([one["value"] for one in their["measured"].values()] for their in theirs), strict=True)
+        numbers = [[one["value"] for one in their["measured"].values()] for their in theirs]
+        columns = zip(*numbers, strict=True) if len(set(map(len, numbers))) == 1 else ()
         ranges = [(min(column), max(column)) for column in columns if None not in column]
         verdicts = Counter(their["verdict"] for their in theirs)
         found.append({"claim": finding["claim"], "verdicts": verdicts, "ranges": ranges, "agree": len(verdicts) == 1})

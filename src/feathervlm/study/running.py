@@ -194,7 +194,7 @@ class _Progress:
         for name, (figure, caption) in outcome.figures.items():
             for ending in ("png", "svg"):
                 path = folder / f"{experiment.name}-{name}.{ending}"
-                terminal.write_whole(path, lambda draft, figure=figure: save(figure, draft))  # type: ignore[misc]
+                terminal.write_whole(path, lambda draft, figure=figure: save(figure, draft))  # type: ignore[misc]  # lambda
                 self.done.files.append(path)
             figures.append({"file": f"{experiment.name}-{name}", "caption": caption})
         return figures

@@ -162,7 +162,7 @@ class Places(Experiment):
 
     def _curves(self, plan: Plan, results: Results) -> tuple[Figure, str]:
         views: list[tuple[str, Callable[[str], Estimate]]] = [
-            (KINDS[kind][0], lambda spec, kind=kind: results.mean(spec, kind))  # type: ignore[misc]
+            (KINDS[kind][0], lambda spec, kind=kind: results.mean(spec, kind))  # type: ignore[misc]  # lambda
             for kind in KINDS
             if results.tasks(kind)
         ]
