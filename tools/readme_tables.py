@@ -17,6 +17,8 @@ from feathervlm.study import report
 from feathervlm.study.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent
+SEEDS = [path.name.removeprefix("study-") for path in sorted(ROOT.glob("results/study-small-*"))]
+"""Training seeds of the smaller recipe, measured beside the shipped weights."""
 HEADLINE = (
     "unpruned",
     "fastv:layer=2",
@@ -73,10 +75,37 @@ def quality_table() -> str:
     return "\n".join(lines)
 
 
-def _runs() -> list[dict[str, Any]]:
-    """Every run of the study of the embedded model."""
-    found: list[dict[str, Any]] = json.loads((ROOT / "results/study/runs.json").read_text())["runs"]
+def _runs(study: str = "study") -> list[dict[str, Any]]:
+    """Every run of a study, by default that of the shipped weights."""
+    found: list[dict[str, Any]] = json.loads((ROOT / f"results/{study}/runs.json").read_text())["runs"]
     return found
+
+
+def seeds_quality_table() -> str:
+    """The training seeds unpruned and from text alone, from results/embedded/quality-small-*.json."""
+    found = [json.loads((ROOT / f"results/embedded/quality-{seed}.json").read_text()) for seed in SEEDS]
+    titles = [f"{seed} (n = {one['unpruned']['n']})" for seed, one in zip(SEEDS, found, strict=True)]
+    lines = [f"| task | {' | '.join(titles)} | text only | best blind guess |", "| --- " * (len(SEEDS) + 3) + "|"]
+    for name in found[0]["unpruned"]["tasks"]:
+        cells = [_bracket(one["unpruned"]["tasks"][name]["accuracy"]) for one in found]
+        blind = ", ".join(f"{one['text_only']['tasks'][name]['accuracy']['value']:.3f}" for one in found)
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {blind} | {found[0]['unpruned']['tasks'][name]['best_blind']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def seeds_table() -> str:
+    """Every run of the studies of the training seeds: localization, the other tasks, the pull to the bottom."""
+    seeds = [{row["method"]: row for row in _runs(f"study-{seed}")} for seed in SEEDS]
+    kinds = {"localization": "localization", "other": "other tasks"}
+    titles = [f"{kind}, {seed}" for kind in (*kinds.values(), "in the bottom third") for seed in SEEDS]
+    lines = [f"| method | {' | '.join(titles)} |", "| --- " * (len(titles) + 1) + "|"]
+    for method in seeds[0]:
+        rows = [runs[method] for runs in seeds]
+        cells = [_spread(row[kind]) for kind in kinds for row in rows] + [_bottom(row) for row in rows]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def pruning_table() -> str:
@@ -114,6 +143,18 @@ def lookup_table() -> str:
     heeds = ((f"heeds_{kind}", f"another {kind} asked for") for kind in ("size", "colour", "shape"))
     for name, title in (("rope", "RoPE"), ("rope_free", "RoPE-free"), ("even", "even spread"), *heeds):
         lines.append(f"| {title} | {' | '.join(f'{row[name]:.2f}' for row in rows)} |")
+    return "\n".join(lines)
+
+
+def seeds_lookup_table() -> str:
+    """The same for the training seeds."""
+    found = [json.loads((ROOT / f"results/embedded/lookup-{seed}.json").read_text())["rows"] for seed in SEEDS]
+    layers = [str(row["layer"]) for row in found[0]]
+    lines = [f"| before layer | {' | '.join(layers)} |", "| --- " * (len(layers) + 1) + "|"]
+    heeds = ((f"heeds_{kind}", f"another {kind} asked for") for kind in ("size", "colour", "shape"))
+    for name, title in (("rope", "RoPE"), ("rope_free", "RoPE-free"), *heeds):
+        for seed, rows in zip(SEEDS, found, strict=True):
+            lines.append(f"| {title}, {seed} | {' | '.join(f'{row[name]:.2f}' for row in rows)} |")
     return "\n".join(lines)
 
 
@@ -160,11 +201,11 @@ def _changed(row: dict[str, Any], kind: str) -> str:
 
 
 def study_page() -> str:
-    """The report of the committed study, with its figures where they lie."""
+    """The report of the committed study beside those of the training seeds, with its figures where they lie."""
     folder = ROOT / "results/study"
     names = [experiment.name for experiment in EXPERIMENTS]
     experiments = [json.loads((folder / f"{name}.json").read_text()) for name in names]
-    others = [report.read_findings(other) for other in sorted(ROOT.glob("results/study-seed-*"))]
+    others = [report.read_findings(other) for other in sorted(ROOT.glob("results/study-small-*"))]
     return report.render("report.md.j2", experiments[0]["about"], experiments, others, place="../results/study/figures")
 
 

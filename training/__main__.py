@@ -3,6 +3,7 @@
 Examples:
     python -m training all --folder runs/seed0
     python -m training align --folder runs/seed0 --processes 2
+    python -m training all --folder runs/small-1 --recipe small --seed 1
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from training.build import build_model
 from training.export import export
 from training.language import train_language
-from training.recipe import RECIPE
+from training.recipe import RECIPES, find
 from training.stages import launch
 from training.vision import train_vision
 
@@ -23,61 +24,71 @@ SHIPPED = Path("src/feathervlm/embedded/weights")
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Where checkpoints and logs are written, and found again.")]
 Seed = Annotated[int, typer.Option(help="Decides initial weights and all data.")]
+Named = Annotated[str, typer.Option("--recipe", help=f"How large, how long: {' or '.join(RECIPES)}.")]
 Processes = Annotated[int, typer.Option(min=1, help="One per core; the alignment stages share the work.")]
 
 StopAt = Annotated[int | None, typer.Option(help="End before this step.")]
 
 
 @app.command()
-def vision(folder: Folder, seed: Seed = 0) -> None:
-    """Stage 1: the vision tower."""
+def vision(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
+    """Stage 1: the vision tower; with a recipe that takes the shipped one there is nothing to do."""
+    plan = find(recipe)
+    if plan.vision is None:
+        typer.echo(f"the recipe {recipe!r} takes the vision tower of the shipped weights")
+        return
     torch.set_num_threads(1)
-    size = RECIPE.size
+    size, run = plan.size, plan.run(seed)
     tower = build_model(size, seed).model.vision_tower
-    train_vision(tower, size.patch, size.tower_width, folder, RECIPE.vision, batch=RECIPE.vision_batch, seed=seed)
+    train_vision(tower, size.patch, size.tower_width, folder, plan.vision, batch=plan.vision_batch, seed=seed, run=run)
 
 
 @app.command()
-def language(folder: Folder, seed: Seed = 0) -> None:
+def language(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
     """Stage 2: the decoder as a language model."""
     torch.set_num_threads(1)
-    train_language(build_model(RECIPE.size, seed), folder, RECIPE.language, batch=RECIPE.language_batch, seed=seed)
+    plan = find(recipe)
+    model = build_model(plan.size, seed)
+    train_language(model, folder, plan, seed)
 
 
 @app.command()
 def align(
     folder: Folder,
     seed: Seed = 0,
+    recipe: Named = "shipped",
     processes: Processes = 2,
     stop_at: StopAt = None,
 ) -> None:
     """Stage 3: projector and later layers, after stages 1 and 2."""
-    launch("align", folder, seed, RECIPE, processes, stop_at)
+    launch("align", folder, seed, find(recipe), processes, stop_at)
 
 
 @app.command()
 def tune(
     folder: Folder,
     seed: Seed = 0,
+    recipe: Named = "shipped",
     processes: Processes = 2,
     stop_at: StopAt = None,
 ) -> None:
     """Stage 4: all layers, after stage 3."""
-    launch("tune", folder, seed, RECIPE, processes, stop_at)
+    launch("tune", folder, seed, find(recipe), processes, stop_at)
 
 
 @app.command(name="all")
-def everything(folder: Folder, seed: Seed = 0, processes: Processes = 2) -> None:
+def everything(folder: Folder, seed: Seed = 0, recipe: Named = "shipped", processes: Processes = 2) -> None:
     """All stages, one after the other; what is done already is not done again."""
-    vision(folder, seed)
-    language(folder, seed)
-    align(folder, seed, processes, None)
-    tune(folder, seed, processes, None)
+    vision(folder, seed, recipe)
+    language(folder, seed, recipe)
+    align(folder, seed, recipe, processes, None)
+    tune(folder, seed, recipe, processes, None)
 
 
 @app.command(name="export")
 def write(
     folder: Folder,
+    recipe: Named = "shipped",
     target: Annotated[Path, typer.Option(help="The model directory to write.")] = SHIPPED,
 ) -> None:
     """Write the model directory from the last checkpoint there is."""
@@ -85,7 +96,7 @@ def write(
     found = next((path for path in stages if path.exists()), None)
     if found is None:
         raise typer.BadParameter(f"there is no checkpoint in {folder}; train first")
-    step = export(found, RECIPE.size, target)
+    step = export(found, find(recipe).size, target)
     typer.echo(f"wrote {target} from {found}, step {step}")
 
 

@@ -5,6 +5,7 @@ first stage of LLaVA's recipe, so that the early layers remain those of a langua
 lower rate. Every image is asked many questions at once (see `packed`).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,49 +14,40 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from feathervlm.embedded.scenes import CLUTTERED, SEEN, Scene, World, draw
+from feathervlm.embedded.grading import LOCATIONS
+from feathervlm.embedded.scenes import CLUTTERED, SEEN, SIZES, Scene, World, draw
 from feathervlm.embedded.tasks import LOCALIZATION, TASKS
 from training import packed, text
 from training.build import BOS, EOS, PAD
-from training.loop import Averages, Batch, Figures, Plan, train
+from training.loop import Averages, Batch, Figures, train
 from training.machine import autocast
+from training.recipe import LOOKING, SHARES, Recipe
 from training.vision import to_pixels
 
 SEEDS = {"train": 5, "held_out": 6}
 STREAM = 3
 """Sets the random numbers of these stages apart from those of the others and of the benchmark."""
-SHARES = {
-    "locate": 4,
-    "relation": 4,
-    "place": 3,
-    "reading": 3,
-    "attribute": 3,
-    "counting": 3,
-    "existence": 4,
-    "spatial": 8,
-    "background": 1,
-}
-"""Questions of each task per image; in cluttered scenes `cluttered` takes the place of `locate`."""
 COORDINATE_WEIGHTS = (0.7, 0.5, 0.2, 0.2)
 """Left and top are the hard part, finding the object; right and bottom follow from its size."""
 WORD_WEIGHT = 1.5
 END_WEIGHT = 0.03
+CAPTION_WEIGHT = 0.5
+CAPTION = len(TASKS)
+SIZE_TOKENS = {text.INDEX[size] for size in SIZES}
+PLACE_TOKENS = {text.INDEX[place] for place in LOCATIONS}
 ROW = 32
 """Tokens of a row of questions."""
-STEPS_OF_CURRICULUM = (0.04, 0.09, 0.15, 0.22, 0.30)
-"""The shares of the run after which scenes may hold 3, 4, 5, 6 and 8 objects, and clutter; two at first."""
+MOST_OBJECTS = (2, 3, 4, 5, 6, 8)
+"""That a scene may hold, as the curriculum goes on; with the last come clutter and scenes as they are asked about."""
 
 
 def train_alignment(
     model: LlavaForConditionalGeneration,
     name: str,
     folder: Path,
-    plan: Plan,
-    *,
-    frozen: int,
-    images: int,
+    recipe: Recipe,
     seed: int,
-    curriculum: bool,
+    *,
     process: int = 0,
     processes: int = 1,
     stop_at: int | None = None,
@@ -64,34 +56,36 @@ def train_alignment(
 
     Args:
         model: with a trained tower and a trained decoder.
-        name: of the stage.
+        name: of the stage; "align" begins with few objects, and its first layers and the word embeddings do not change.
         folder: for checkpoints and the log.
-        plan: how to optimize.
-        frozen: this many first layers, and the word embeddings if there are any, do not change.
-        images: per step, shared by the processes.
+        recipe: how to optimize.
         seed: of the run.
-        curriculum: begin with few objects.
         process: the number of this process.
         processes: how many work together, joined by torch.distributed.
         stop_at: end before this step, to be resumed later.
     """
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
-    if frozen:
+    aligning = name == "align"
+    plan = recipe.align if aligning else recipe.tune
+    if aligning:
         model.model.language_model.embed_tokens.requires_grad_(False)
-        model.model.language_model.layers[:frozen].requires_grad_(False)
+        model.model.language_model.layers[: recipe.frozen].requires_grad_(False)
 
-    share = images // processes
+    share = recipe.images // processes
 
     def make(step: int) -> Batch:
-        stage = step / plan.steps if curriculum else 1.0
+        most = MOST_OBJECTS[sum(step / plan.steps >= mark for mark in recipe.curriculum) if aligning else -1]
         mine = range(process * share, (process + 1) * share)
-        return make_batch([("train", seed, step, i) for i in mine], stage)
+        shares = LOOKING if aligning and step < recipe.looking else recipe.shares
+        return make_batch([("train", seed, step, i) for i in mine], most, shares, recipe.captions)
 
     def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
         return losses(model, questions)
 
-    held_out = [make_batch([("held_out", 0, batch, i) for i in range(8)], 1.0) for batch in range(8)]
+    held_out = [
+        make_batch([("held_out", 0, batch, i) for i in range(8)], MOST_OBJECTS[-1], SHARES) for batch in range(8)
+    ]
 
     def validate() -> Figures:
         averages = Averages()
@@ -119,7 +113,7 @@ def train_alignment(
         reduce=reduce if processes > 1 else None,
         main=process == 0,
         stop_at=stop_at,
-        run=f"seed {seed}, {images} images",
+        run=f"{recipe.run(seed)}, {recipe.images} images",
     )
 
 
@@ -143,24 +137,29 @@ def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     return states[model.config.vision_feature_layer].float()
 
 
-def make_batch(images: list[tuple[str, int, int, int]], stage: float) -> Batch:
+def make_batch(
+    images: list[tuple[str, int, int, int]], most: int, shares: Mapping[str, int], captions: int = 0
+) -> Batch:
     """Pixels, and questions in rows: token ids, targets, loss weights, questions and tasks, all (images, R, ROW).
 
-    A row holds as many questions as it has room for, of the numbers 1, 2, ...; 0 is padding.
+    A row holds as many questions as it has room for, of the numbers 1, 2, ...; 0 is padding. A caption takes the place
+    of a question, with `CAPTION` as its task.
 
     Args:
         images: for each its split, the seed, the step and its number within the step.
-        stage: how far the curriculum is, 0 to 1.
+        most: objects in a scene, one of `MOST_OBJECTS`.
+        shares: questions of each task per image.
+        captions: objects described per image.
     """
-    most = (2, 3, 4, 5, 6, 8)[sum(stage >= mark for mark in STEPS_OF_CURRICULUM)]
+    full = most == MOST_OBJECTS[-1]
     scenes, rows = [], []
     for split, *numbers_of_image in images:
         rng = np.random.default_rng([SEEDS[split], *numbers_of_image, STREAM])
-        cluttered = most == 8 and rng.random() < 0.2
-        world = CLUTTERED if cluttered else SEEN if most == 8 else World(counts=range(min(3, most), most + 1))
+        cluttered = full and rng.random() < 0.2
+        world = CLUTTERED if cluttered else SEEN if full else World(counts=range(min(3, most), most + 1))
         scene = draw(rng, world)
         scenes.append(scene)
-        rows.append(ask(rng, scene, cluttered))
+        rows.append(ask(rng, scene, cluttered, shares) + caption(rng, scene, captions))
     places = [arrange([len(tokens) - 1 for tokens, _, _, _ in row]) for row in rows]
     count = 1 + max(j for row in places for j, _ in row)
     ids = np.full((len(images), count, ROW), PAD)
@@ -196,10 +195,12 @@ def arrange(lengths: list[int]) -> list[tuple[int, int]]:
     return places
 
 
-def ask(rng: np.random.Generator, scene: Scene, cluttered: bool) -> list[tuple[list[int], int, list[float], int]]:
+def ask(
+    rng: np.random.Generator, scene: Scene, cluttered: bool, shares: Mapping[str, int]
+) -> list[tuple[list[int], int, list[float], int]]:
     """Questions about a scene: (token ids, where the answer begins, the answer's loss weights, task number)."""
     found = []
-    for name, share in SHARES.items():
+    for name, share in shares.items():
         task = "cluttered" if cluttered and name == "locate" else name
         for _ in range(share):
             question = TASKS[task].ask(scene, rng)
@@ -208,6 +209,18 @@ def ask(rng: np.random.Generator, scene: Scene, cluttered: bool) -> list[tuple[l
             prompt, answer = text.encode(f"{question.text} assistant:"), text.encode(question.answer)
             weight = list(COORDINATE_WEIGHTS) if question.box else [WORD_WEIGHT]
             found.append((prompt + answer + [EOS], len(prompt), [*weight, END_WEIGHT], list(TASKS).index(task)))
+    return found
+
+
+def caption(rng: np.random.Generator, scene: Scene, count: int) -> list[tuple[list[int], int, list[float], int]]:
+    """Some objects in words, as text describes them; which object comes next cannot be known, the rest can be seen."""
+    found = []
+    for i in rng.permutation(len(scene.items))[:count]:
+        tokens = [token for token, _ in text.describe(rng, scene.items[i])]
+        begin = next(at for at, token in enumerate(tokens) if token in SIZE_TOKENS)
+        box = next(at for at, token in enumerate(tokens) if token in PLACE_TOKENS)
+        weights = [CAPTION_WEIGHT] * (box - begin) + [*COORDINATE_WEIGHTS] + [END_WEIGHT] * (len(tokens) - box - 4)
+        found.append((tokens, begin, weights, CAPTION))
     return found
 
 

@@ -41,6 +41,7 @@ class Size:
     layers: int = 16
     width: int = 128
     heads: int = 2
+    head_dim: int = 64
     hidden: int = 256
     patch: int = 8
     tower_layers: int = 4
@@ -68,6 +69,7 @@ def build_model(size: Size, seed: int) -> LlavaForConditionalGeneration:
             intermediate_size=size.hidden,
             num_hidden_layers=size.layers,
             num_attention_heads=size.heads,
+            head_dim=size.head_dim,
             max_position_embeddings=2048,
             pad_token_id=PAD,
             bos_token_id=BOS,

@@ -1,5 +1,6 @@
 """Stage 2: the decoder learns to read, as a language model on text alone (see `text`)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from training import packed, text
-from training.loop import Batch, Figures, Plan, train
+from training.loop import Batch, Figures, train
 from training.machine import best_device
+from training.recipe import Recipe
 
 LENGTH = 288
 SEEDS = {"train": 3, "held_out": 4}
@@ -27,31 +29,34 @@ class Language(nn.Module):
         self.head = model.lm_head
 
 
-def train_language(model: LlavaForConditionalGeneration, folder: Path, plan: Plan, *, batch: int, seed: int) -> None:
+def train_language(model: LlavaForConditionalGeneration, folder: Path, recipe: Recipe, seed: int) -> None:
     """Train the decoder in place; see `loop.train` for the files."""
+    plan, count = recipe.language, recipe.language_batch
     language = Language(model).to(best_device())
 
     def make(step: int) -> Batch:
-        done = step / plan.steps
+        done = (step - recipe.recall_first) / (plan.steps - recipe.recall_first)
         hardest = 1 + sum(done > mark for mark in (0.06, 0.12, 0.2, 0.35, 0.5))
-        return make_batch(SEEDS["train"] + 10 * seed, step, batch, hardest)
+        mix = replace(recipe.text, recall=1.0) if step < recipe.recall_first else recipe.text
+        return make_batch(SEEDS["train"] + 10 * seed, step, count, hardest, mix)
 
     def compute(step: int, texts: Batch) -> tuple[Tensor, Figures]:
         return losses(language, texts)
 
-    held_out = make_batch(SEEDS["held_out"], 0, 24, 5)
+    held_out = make_batch(SEEDS["held_out"], 0, 24, 5, text.Mix())
 
     def validate() -> Figures:
         with torch.no_grad():
             return losses(language, held_out)[1]
 
-    train("language", language, plan, make, compute, folder, validate=validate, run=f"seed {seed}, {batch} sequences")
+    run = f"{recipe.run(seed)}, {count} sequences"
+    train("language", language, plan, make, compute, folder, validate=validate, run=run)
 
 
-def make_batch(seed: int, step: int, count: int, hardest: int) -> tuple[Tensor, Tensor]:
+def make_batch(seed: int, step: int, count: int, hardest: int, mix: text.Mix) -> tuple[Tensor, Tensor]:
     """Token ids and loss weights, both (count, LENGTH + 1)."""
     rng = np.random.default_rng([seed, step, 0, 0, STREAM])
-    pairs = np.array([text.sequence(rng, LENGTH, hardest) for _ in range(count)])
+    pairs = np.array([text.sequence(rng, LENGTH, hardest, mix) for _ in range(count)])
     return torch.from_numpy(pairs[..., 0]).long(), torch.from_numpy(pairs[..., 1]).float()
 
 

@@ -8,11 +8,13 @@ import torch
 import typer
 from transformers import LlavaForConditionalGeneration
 
+from feathervlm import embedded
 from training.align import fit_projector, train_alignment
 from training.build import build_model
 from training.language import Language
 from training.machine import best_device
 from training.recipe import Recipe
+from training.words import begin_with_words
 
 NEEDS = {"align": ("vision", "language"), "tune": ("align",)}
 """Which stages must be there before another."""
@@ -22,15 +24,17 @@ def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, 
     """Run stage 3 or 4 in one or several processes of one thread each; on a GPU in one.
 
     Raises:
-        typer.BadParameter: an earlier stage is missing or of another seed, or the images of a step cannot be shared
+        typer.BadParameter: an earlier stage is missing or of another run, or the images of a step cannot be shared
             out evenly.
     """
     for name in NEEDS[stage]:
+        if name == "vision" and recipe.vision is None:
+            continue
         if not (folder / f"{name}.pt").exists():
             raise typer.BadParameter(f"there is no {folder / name}.pt; run the stage `{name}` first")
         run = torch.load(folder / f"{name}.pt", weights_only=True, mmap=True, map_location="cpu")["run"]
-        if run.partition(",")[0] != f"seed {seed}":
-            raise typer.BadParameter(f"{folder / name}.pt belongs to the run {run!r}, and this is seed {seed}")
+        if run.partition(",")[0] != recipe.run(seed):
+            raise typer.BadParameter(f"{folder / name}.pt belongs to the run {run!r}, and this is {recipe.run(seed)!r}")
     if torch.cuda.is_available():
         processes = 1
     if recipe.images % processes:
@@ -54,19 +58,18 @@ def work(
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         torch.distributed.init_process_group("gloo", rank=process, world_size=processes)
     model = build_model(recipe.size, seed).to(best_device())
-    before = load(model, folder, stage)
-    plan, frozen = (recipe.align, recipe.frozen) if stage == "align" else (recipe.tune, 0)
+    before = load(model, folder, stage, recipe)
     if stage == "align" and before:
-        fit_projector(model)
+        if recipe.words:
+            begin_with_words(model, seed)
+        else:
+            fit_projector(model)
     train_alignment(
         model,
         stage,
         folder,
-        plan,
-        frozen=frozen,
-        images=recipe.images,
-        seed=seed,
-        curriculum=stage == "align",
+        recipe,
+        seed,
         process=process,
         processes=processes,
         stop_at=stop_at,
@@ -75,17 +78,19 @@ def work(
         torch.distributed.destroy_process_group()
 
 
-def load(model: LlavaForConditionalGeneration, folder: Path, stage: str) -> bool:
+def load(model: LlavaForConditionalGeneration, folder: Path, stage: str, recipe: Recipe) -> bool:
     """Give the model the weights of the stages before; False if there is a checkpoint of this stage itself."""
     if (folder / f"{stage}.pt").exists():
         return False
     if stage == "tune":
         model.load_state_dict(read(folder / "align.pt"))
         return True
-    tower = read(folder / "vision.pt")
-    model.model.vision_tower.load_state_dict(
-        {key.removeprefix("tower."): value for key, value in tower.items() if key.startswith("tower.")}
-    )
+    if recipe.vision is None:
+        tower = embedded.load()[0].model.vision_tower.state_dict()
+    else:
+        taught = read(folder / "vision.pt").items()
+        tower = {key.removeprefix("tower."): value for key, value in taught if key.startswith("tower.")}
+    model.model.vision_tower.load_state_dict(tower)
     Language(model).load_state_dict(read(folder / "language.pt"))
     return True
 

@@ -1,10 +1,13 @@
 """Text without pictures, for the language-model stage.
 
-Half of the sequences are packed short documents: a scene described in words, then questions about it, answered; and
-now and then a phrase said over and over. The other half is bursty: each token repeats an earlier one of the sequence
-with a probability that falls off with the distance, as words recur in natural text; this is what gives the decoder a
-preference for what is recent. Weights say how much each token counts in the loss.
+By default half of the sequences are packed short documents: a scene described in words, then questions about it,
+answered; and now and then a phrase said over and over. The other half is bursty: each token repeats an earlier one of
+the sequence with a probability that falls off with the distance, as words recur in natural text; this is what gives the
+decoder a preference for what is recent. A recipe may mix in a third kind, phrases that come back word for word, from
+which a small decoder learns sooner to look things up. Weights say how much each token counts in the loss.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +21,9 @@ FRESH = 0.12
 """The share of tokens of a bursty sequence that are drawn anew."""
 RECENCY = 60.0
 """Tokens over which the chance to be repeated falls to 1/e."""
-ANSWER, WORD, COORDINATE = 4.0, 1.0, 0.5
+ANSWER, WORD, COORDINATE, FIRST = 4.0, 1.0, 0.5, 0.02
+STRETCH, LONGEST = 96, 16
+"""Tokens over which phrases recur before others take their place, and one more than a phrase has at most."""
 
 TEMPLATES = [
     (("there", "is", "a"), ("at",), (".",)),
@@ -34,19 +39,39 @@ def encode(text: str) -> list[int]:
     return [INDEX[word] for word in text.replace("><", "> <").split()]
 
 
-def sequence(rng: np.random.Generator, length: int, hardest: int) -> Weighted:
+@dataclass(frozen=True)
+class Mix:
+    """What the text consists of.
+
+    Attributes:
+        recall: the share of sequences that are phrases which come back.
+        bursty: the share of bursty ones among the others.
+        questions: the fewest after a description, and one more than the most.
+    """
+
+    recall: float = 0.0
+    bursty: float = 0.5
+    questions: tuple[int, int] = (3, 9)
+
+
+def sequence(rng: np.random.Generator, length: int, hardest: int, mix: Mix) -> Weighted:
     """`length` + 1 tokens with their weights.
 
     Args:
         rng: what decides.
         length: of the training sequence.
         hardest: the most objects in a described scene.
+        mix: of which kinds.
     """
-    if rng.random() < 0.5:
-        return bursty(rng, length + 1)
     tokens: Weighted = []
+    if mix.recall and rng.random() < mix.recall:
+        while len(tokens) <= length:
+            tokens += recall(rng)
+        return tokens[: length + 1]
+    if rng.random() < mix.bursty:
+        return bursty(rng, length + 1)
     while len(tokens) <= length:
-        tokens += [(BOS, 0.0)] + (phrases(rng) if rng.random() < 0.2 else document(rng, hardest))
+        tokens += [(BOS, 0.0)] + (phrases(rng) if rng.random() < 0.2 else document(rng, hardest, mix))
     return tokens[: length + 1]
 
 
@@ -62,6 +87,24 @@ def bursty(rng: np.random.Generator, length: int) -> Weighted:
     return [(int(token), 0.0 if i < 4 else WORD) for i, token in enumerate(tokens)]
 
 
+def recall(rng: np.random.Generator) -> Weighted:
+    """One to three phrases of random words that come back in random order, each time word for word.
+
+    To go on with a phrase a decoder has to look up the word before in what it has read, the first thing that language
+    models learn about context (induction heads, arXiv 2209.11895); only words that follow so count fully.
+    """
+    known = [
+        rng.integers(len(SPECIAL), len(VOCABULARY), rng.integers(3, LONGEST)).tolist()
+        for _ in range(rng.integers(1, 4))
+    ]
+    tokens, said = [(BOS, 0.0)], [False] * len(known)
+    while len(tokens) < STRETCH:
+        which = rng.integers(len(known))
+        tokens += [(token, WORD if said[which] and i else FIRST) for i, token in enumerate(known[which])]
+        said[which] = True
+    return tokens
+
+
 def phrases(rng: np.random.Generator) -> Weighted:
     """A few words said again and again."""
     phrase = rng.integers(len(SPECIAL), len(VOCABULARY), rng.integers(2, 8)).tolist()
@@ -69,7 +112,7 @@ def phrases(rng: np.random.Generator) -> Weighted:
     return [(token, WORD) for _ in range(rng.integers(2, 6)) for token in (*phrase, joint)]
 
 
-def document(rng: np.random.Generator, hardest: int) -> Weighted:
+def document(rng: np.random.Generator, hardest: int, mix: Mix) -> Weighted:
     """A scene in words and a few questions about it."""
     counts = range(min(3, hardest), hardest + 1) if hardest >= 3 else (hardest,)
     background, items = arrange(rng, World(counts=counts))
@@ -77,7 +120,7 @@ def document(rng: np.random.Generator, hardest: int) -> Weighted:
     tokens: Weighted = [(token, WORD) for token in encode(f"the background is {background} .")]
     for i in rng.permutation(len(items)):
         tokens += describe(rng, items[i])
-    for _ in range(rng.integers(3, 9)):
+    for _ in range(rng.integers(*mix.questions)):
         question = TASKS[list(TASKS)[rng.integers(len(TASKS))]].ask(scene, rng)
         if question:
             tokens += [(token, WORD / 4) for token in encode(f"{question.text} assistant:")]

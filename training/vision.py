@@ -50,7 +50,9 @@ class Teacher(nn.Module):
         self.gist = nn.Linear(width, sum(GLOBAL.values()))
 
 
-def train_vision(tower: nn.Module, patch: int, width: int, folder: Path, plan: Plan, *, batch: int, seed: int) -> None:
+def train_vision(
+    tower: nn.Module, patch: int, width: int, folder: Path, plan: Plan, *, batch: int, seed: int, run: str
+) -> None:
     """Train the tower in place; see `loop.train` for the files."""
     teacher = Teacher(tower, width).to(best_device())
     held_out = make_batch(SEEDS["held_out"], 0, 64, patch)
@@ -66,7 +68,7 @@ def train_vision(tower: nn.Module, patch: int, width: int, folder: Path, plan: P
         with torch.no_grad():
             return losses(teacher, *held_out)[1]
 
-    train("vision", teacher, plan, make, compute, folder, validate=validate, run=f"seed {seed}, {batch} scenes")
+    train("vision", teacher, plan, make, compute, folder, validate=validate, run=f"{run}, {batch} scenes")
 
 
 def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, gist: Tensor) -> tuple[Tensor, Figures]:

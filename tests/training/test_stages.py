@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from feathervlm import embedded
 from feathervlm.embedded.exam import answer
+from feathervlm.embedded.grading import write_box
 from feathervlm.embedded.scenes import SHAPES, SIDE, draw
 from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
 from training import align, loop, text
@@ -19,14 +22,23 @@ from training.build import EOS, VOCABULARY, Size, build_model
 from training.export import export
 from training.language import train_language
 from training.loop import Plan
-from training.recipe import RECIPE, Recipe
+from training.recipe import RECIPES, SHARES, Recipe, find
 from training.stages import launch, work
 from training.vision import dense_labels, train_vision
 
 SIZE = Size(layers=3, width=64, hidden=64, tower_layers=1, tower_width=32, tower_hidden=32)
 PLAN = Plan(steps=4, matrix_rate=2e-3, other_rate=1e-3, warm_up=2)
 TINY = Recipe(
-    size=SIZE, vision=PLAN, vision_batch=2, language=PLAN, language_batch=2, align=PLAN, tune=PLAN, images=1, frozen=1
+    name="tiny",
+    size=SIZE,
+    vision=PLAN,
+    vision_batch=2,
+    language=PLAN,
+    language_batch=2,
+    align=PLAN,
+    tune=PLAN,
+    images=1,
+    frozen=1,
 )
 
 
@@ -35,8 +47,8 @@ def folder(tmp_path_factory):
     """The folder of a run through all four stages."""
     path = tmp_path_factory.mktemp("run") / "new"
     tower = build_model(SIZE, 0).model.vision_tower
-    train_vision(tower, SIZE.patch, SIZE.tower_width, path, PLAN, batch=2, seed=0)
-    train_language(build_model(SIZE, 0), path, PLAN, batch=2, seed=0)
+    train_vision(tower, SIZE.patch, SIZE.tower_width, path, PLAN, batch=2, seed=0, run=TINY.run(0))
+    train_language(build_model(SIZE, 0), path, TINY, 0)
     for stage in ("align", "tune"):
         work(0, stage, path, 0, TINY, 1, None, 0)
     return path
@@ -98,9 +110,11 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
         launch("align", folder, 0, TINY, 2, None)
     with pytest.raises(typer.BadParameter, match="run the stage `vision` first"):
         launch("align", tmp_path, 0, TINY, 1, None)
-    with pytest.raises(typer.BadParameter, match=r"vision.* the run 'seed 0, 2 scenes', and this is seed 1"):
+    with pytest.raises(typer.BadParameter, match=r"vision.* 'tiny seed 0, 2 scenes', and this is 'tiny seed 1'"):
         launch("align", folder, 1, TINY, 1, None)
-    with pytest.raises(typer.BadParameter, match="the run 'seed 0, 1 images', not 'seed 0, 2 images'"):
+    with pytest.raises(typer.BadParameter, match=r"vision.* 'tiny seed 0, 2 scenes', and this is 'flat seed 0'"):
+        launch("align", folder, 0, replace(TINY, name="flat"), 1, None)
+    with pytest.raises(typer.BadParameter, match="the run 'tiny seed 0, 1 images', not 'tiny seed 0, 2 images'"):
         launch("align", folder, 0, replace(TINY, images=2), 1, None)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(typer.BadParameter, match="is no model directory"):
@@ -125,7 +139,7 @@ def test_the_export_loads_with_auto_classes_and_answers(folder, tmp_path):
 
 
 def test_questions_fit_their_weights():
-    _, ids, targets, weight, segments, numbers = align.make_batch([("train", 0, 0, i) for i in range(3)], 1.0)
+    _, ids, targets, weight, segments, numbers = align.make_batch([("train", 0, 0, i) for i in range(3)], 8, SHARES)
     assert ids.shape == targets.shape == weight.shape == segments.shape == numbers.shape
     assert torch.equal(ids > 0, segments > 0)
     inside = (segments[..., 1:] > 0) & (segments[..., 1:] == segments[..., :-1])
@@ -140,7 +154,28 @@ def test_questions_fit_their_weights():
                 assert answered == (4 if list(TASKS)[numbers[image, row][mine][0]] in LOCALIZATION else 1)
                 assert targets[image, row][mine][-1] == EOS
                 questions += 1
-    assert questions > 0.8 * 3 * sum(align.SHARES.values())
+    assert questions > 0.8 * 3 * sum(SHARES.values())
+
+
+def test_captions_say_what_can_be_seen():
+    rng = np.random.default_rng(0)
+    for seed in range(10):
+        scene = draw(np.random.default_rng(seed))
+        said = align.caption(rng, scene, 3)
+        assert len(said) == min(3, len(scene.items))
+        for tokens, begin, weights, task in said:
+            assert task == align.CAPTION
+            assert len(weights) == len(tokens) - begin
+            words = [VOCABULARY[token] for token in tokens[begin:]]
+            places = "".join(word for word in words if word.startswith("<loc"))
+            item = next(item for item in scene.items if write_box(item.box) == places)
+            assert words[:3] == [item.size, item.colour, item.shape]
+            boxes = [weight for word, weight in zip(words, weights, strict=True) if word.startswith("<loc")]
+            assert tuple(boxes) == align.COORDINATE_WEIGHTS
+    _, _, _, weight, segments, numbers = align.make_batch([("train", 0, 0, 0)], 8, SHARES, 2)
+    mine = numbers == align.CAPTION
+    assert len({(row, int(segments[0, row, at])) for _, row, at in mine.nonzero().tolist()}) == 2
+    assert (weight[mine] == align.CAPTION_WEIGHT).sum() >= 2 * 3
 
 
 @given(st.lists(st.integers(1, align.ROW), min_size=1, max_size=40))
@@ -167,22 +202,61 @@ def test_dense_labels_name_the_object_under_each_patch():
     assert (labels[..., -1] == 1).sum() == len(scene.items)
 
 
-def test_sequences_are_as_long_as_asked():
+@pytest.mark.parametrize("mix", [text.Mix(), text.Mix(recall=0.5), text.Mix(bursty=0.0, questions=(10, 21))])
+def test_sequences_are_as_long_as_asked(mix):
     rng = np.random.default_rng(0)
     for _ in range(20):
-        sequence = text.sequence(rng, 100, 4)
+        sequence = text.sequence(rng, 100, 4, mix)
         assert len(sequence) == 101
         assert all(0 <= token < len(VOCABULARY) and weight >= 0 for token, weight in sequence)
 
 
-def test_the_recipe_is_whole():
-    assert RECIPE.frozen < RECIPE.size.layers
-    assert RECIPE.size.width % RECIPE.size.heads == 0
+def test_phrases_come_back_word_for_word():
+    """After a phrase was said once, each word but its first follows the one before as it did."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        tokens = text.recall(rng)
+        assert tokens[0] == (text.BOS, 0.0)
+        followers: dict[int, set[int]] = {}
+        again = 0
+        for (before, _), (token, weight) in pairwise(tokens):
+            if weight == text.WORD:
+                again += 1
+                assert token in followers[before]
+            followers.setdefault(before, set()).add(token)
+        assert again > len(tokens) / 4
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_whole(name):
+    recipe = find(name)
+    assert recipe.name == name
+    assert recipe.frozen < recipe.size.layers
+    assert recipe.recall_first < recipe.language.steps
+    assert set(recipe.shares) == set(SHARES)
+    assert len(recipe.curriculum) == len(align.MOST_OBJECTS) - 1
+    assert list(recipe.curriculum) == sorted(recipe.curriculum)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(typer.BadParameter, match="there is no recipe 'large'; there are shipped, small"):
+        find("large")
+
+
+def test_a_recipe_without_a_vision_stage_takes_the_shipped_tower(tmp_path):
+    recipe = replace(
+        TINY, vision=None, size=Size(layers=2), recall_first=2, text=text.Mix(recall=0.5), words=True, captions=2
+    )
+    train_language(build_model(recipe.size, 0), tmp_path, recipe, 0)
+    work(0, "align", tmp_path, 0, recipe, 1, 1, 0)
+    tower = embedded.load()[0].model.vision_tower.state_dict()
+    found = weights(tmp_path / "align.pt")
+    assert all(torch.equal(found[f"model.vision_tower.{name}"], weight) for name, weight in tower.items())
 
 
 def test_batches_made_ahead_are_those_made_when_asked_for():
     def make(step):
-        return align.make_batch([("train", 0, step, 0)], 1.0)
+        return align.make_batch([("train", 0, step, 0)], 8, SHARES)
 
     here, ahead = (list(loop.ahead(make, range(3, 8), processes)) for processes in (0, 2))
     assert len(here) == 5
