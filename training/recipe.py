@@ -43,7 +43,7 @@ class Recipe:
         looking: this many first steps of stage 3 only ask where things are.
         captions: so many objects of each image are described in stages 3 and 4, beside the questions.
         shares: questions of each task per image in stages 3 and 4.
-        curriculum: the shares of stage 3 after which scenes may hold more objects (see `align.MOST_OBJECTS`).
+        curriculum: the shares of stage 3 after which scenes may hold more objects (see `questions.MOST_OBJECTS`).
     """
 
     name: str

@@ -17,7 +17,7 @@ from feathervlm.embedded.exam import answer
 from feathervlm.embedded.grading import write_box
 from feathervlm.embedded.scenes import SHAPES, SIDE, draw
 from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
-from training import align, loop, text
+from training import loop, questions, text
 from training.build import EOS, VOCABULARY, Size, build_model
 from training.export import export
 from training.language import train_language
@@ -139,57 +139,57 @@ def test_the_export_loads_with_auto_classes_and_answers(folder, tmp_path):
 
 
 def test_questions_fit_their_weights():
-    _, ids, targets, weight, segments, numbers = align.make_batch([("train", 0, 0, i) for i in range(3)], 8, SHARES)
+    _, ids, targets, weight, segments, numbers = questions.make_batch([("train", 0, 0, i) for i in range(3)], 8, SHARES)
     assert ids.shape == targets.shape == weight.shape == segments.shape == numbers.shape
     assert torch.equal(ids > 0, segments > 0)
     inside = (segments[..., 1:] > 0) & (segments[..., 1:] == segments[..., :-1])
     assert torch.equal(ids[..., 1:][inside], targets[..., :-1][inside])
-    assert (ids[weight == align.COORDINATE_WEIGHTS[0]] == text.INDEX["assistant:"]).all()
-    questions = 0
+    assert (ids[weight == questions.COORDINATE_WEIGHTS[0]] == text.INDEX["assistant:"]).all()
+    found = 0
     for row in range(ids.shape[1]):
         for image in range(3):
-            for question in range(1, int(segments[image, row].max()) + 1):
-                mine = segments[image, row] == question
-                answered = (weight[image, row][mine] > align.END_WEIGHT).sum()
+            for number in range(1, int(segments[image, row].max()) + 1):
+                mine = segments[image, row] == number
+                answered = (weight[image, row][mine] > questions.END_WEIGHT).sum()
                 assert answered == (4 if list(TASKS)[numbers[image, row][mine][0]] in LOCALIZATION else 1)
                 assert targets[image, row][mine][-1] == EOS
-                questions += 1
-    assert questions > 0.8 * 3 * sum(SHARES.values())
+                found += 1
+    assert found > 0.8 * 3 * sum(SHARES.values())
 
 
 def test_captions_say_what_can_be_seen():
     rng = np.random.default_rng(0)
     for seed in range(10):
         scene = draw(np.random.default_rng(seed))
-        said = align.caption(rng, scene, 3)
+        said = questions.caption(rng, scene, 3)
         assert len(said) == min(3, len(scene.items))
         for tokens, begin, weights, task in said:
-            assert task == align.CAPTION
+            assert task == questions.CAPTION
             assert len(weights) == len(tokens) - begin
             words = [VOCABULARY[token] for token in tokens[begin:]]
             places = "".join(word for word in words if word.startswith("<loc"))
             item = next(item for item in scene.items if write_box(item.box) == places)
             assert words[:3] == [item.size, item.colour, item.shape]
             boxes = [weight for word, weight in zip(words, weights, strict=True) if word.startswith("<loc")]
-            assert tuple(boxes) == align.COORDINATE_WEIGHTS
-    _, _, _, weight, segments, numbers = align.make_batch([("train", 0, 0, 0)], 8, SHARES, 2)
-    mine = numbers == align.CAPTION
+            assert tuple(boxes) == questions.COORDINATE_WEIGHTS
+    _, _, _, weight, segments, numbers = questions.make_batch([("train", 0, 0, 0)], 8, SHARES, 2)
+    mine = numbers == questions.CAPTION
     assert len({(row, int(segments[0, row, at])) for _, row, at in mine.nonzero().tolist()}) == 2
-    assert (weight[mine] == align.CAPTION_WEIGHT).sum() >= 2 * 3
+    assert (weight[mine] == questions.CAPTION_WEIGHT).sum() >= 2 * 3
 
 
-@given(st.lists(st.integers(1, align.ROW), min_size=1, max_size=40))
+@given(st.lists(st.integers(1, questions.ROW), min_size=1, max_size=40))
 def test_rows_hold_every_question_once(lengths):
-    places = align.arrange(lengths)
+    places = questions.arrange(lengths)
     taken = {(row, start + i) for (row, start), length in zip(places, lengths, strict=True) for i in range(length)}
     assert len(taken) == sum(lengths)
-    assert max(place for _, place in taken) < align.ROW
+    assert max(place for _, place in taken) < questions.ROW
     assert {row for row, _ in taken} == set(range(1 + max(row for row, _ in taken)))
 
 
 def test_a_question_longer_than_a_row_is_refused():
     with pytest.raises(ValueError, match="33 tokens does not fit into a row of 32"):
-        align.arrange([3, 33])
+        questions.arrange([3, 33])
 
 
 def test_dense_labels_name_the_object_under_each_patch():
@@ -234,7 +234,7 @@ def test_recipes_are_whole(name):
     assert recipe.frozen < recipe.size.layers
     assert recipe.recall_first < recipe.language.steps
     assert set(recipe.shares) == set(SHARES)
-    assert len(recipe.curriculum) == len(align.MOST_OBJECTS) - 1
+    assert len(recipe.curriculum) == len(questions.MOST_OBJECTS) - 1
     assert list(recipe.curriculum) == sorted(recipe.curriculum)
 
 
@@ -256,7 +256,7 @@ def test_a_recipe_without_a_vision_stage_takes_the_shipped_tower(tmp_path):
 
 def test_batches_made_ahead_are_those_made_when_asked_for():
     def make(step):
-        return align.make_batch([("train", 0, step, 0)], 8, SHARES)
+        return questions.make_batch([("train", 0, step, 0)], 8, SHARES)
 
     here, ahead = (list(loop.ahead(make, range(3, 8), processes)) for processes in (0, 2))
     assert len(here) == 5
