@@ -63,7 +63,11 @@ def train_alignment(
         shares = LOOKING if aligning and step < recipe.looking else recipe.shares
         return make_batch([("train", seed, step, i) for i in mine], most, shares, recipe.captions)
 
+    held_back = model.model.language_model.layers[recipe.frozen : recipe.frozen_looking] if aligning else None
+
     def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
+        if held_back:
+            held_back.requires_grad_(step >= recipe.looking)
         return losses(model, questions)
 
     held_out = [
@@ -78,10 +82,11 @@ def train_alignment(
         return averages.take()
 
     def reduce(parameters: list[Tensor]) -> None:
-        flat = torch.cat([weight.grad.flatten() for weight in parameters])
+        moving = [weight for weight in parameters if weight.grad is not None]
+        flat = torch.cat([weight.grad.flatten() for weight in moving])
         torch.distributed.all_reduce(flat)
         flat /= processes
-        for weight, grad in zip(parameters, flat.split([weight.numel() for weight in parameters]), strict=True):
+        for weight, grad in zip(moving, flat.split([weight.numel() for weight in moving]), strict=True):
             weight.grad.copy_(grad.view_as(weight))
 
     train(

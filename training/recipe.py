@@ -21,8 +21,8 @@ SHARES = {
     "background": 1,
 }
 """Questions of each task per image; in cluttered scenes `cluttered` takes the place of `locate`."""
-LOOKING = {"locate": 12, "place": 4}
-"""The same where a recipe begins with nothing but localization."""
+LOOKING = {"locate": 10, "place": 3, "attribute": 2, "reading": 1, "counting": 1, "existence": 1, "background": 1}
+"""The same where a recipe begins with localization above all."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Recipe:
         align: stage 3, with the first `frozen` decoder layers left as they are.
         tune: stage 4.
         images: per step of stages 3 and 4, shared by all processes.
-        looking: this many first steps of stage 3 only ask where things are.
+        looking: this many first steps of stage 3 ask `LOOKING`, with the first `frozen_looking` layers left as they
+            are, so that those which gather the words of the question still do when later ones have learned to look.
         captions: so many objects of each image are described in stages 3 and 4, beside the questions.
         shares: questions of each task per image in stages 3 and 4.
         curriculum: the shares of stage 3 after which scenes may hold more objects (see `questions.MOST_OBJECTS`).
@@ -60,6 +61,7 @@ class Recipe:
     text: Mix = field(default_factory=Mix)
     words: bool = False
     looking: int = 0
+    frozen_looking: int = 0
     captions: int = 0
     shares: Mapping[str, int] = field(default_factory=lambda: SHARES)
     curriculum: tuple[float, ...] = (0.04, 0.09, 0.15, 0.22, 0.30)
@@ -92,14 +94,15 @@ RECIPES = {
         recall_first=250,
         text=Mix(recall=0.1, bursty=0.3, questions=(10, 21)),
         words=True,
-        looking=500,
+        looking=700,
+        frozen_looking=6,
         captions=4,
-        align=Plan(steps=2600, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.4, floor=0.1),
+        align=Plan(steps=2200, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.5, floor=0.1),
         tune=Plan(steps=400, matrix_rate=1.5e-3, other_rate=8e-4, flat=0.2),
         images=4,
-        frozen=5,
-        shares={**SHARES, "locate": 5, "attribute": 4, "spatial": 2},
-        curriculum=(0.07, 0.14, 0.21, 0.30, 0.40),
+        frozen=2,
+        shares={**SHARES, "reading": 4, "attribute": 4, "counting": 4, "spatial": 3, "background": 2},
+        curriculum=(0.08, 0.16, 0.24, 0.34, 0.45),
     ),
 }
 """`shipped` is that of the shipped weights; `small` trains in an hour on one core, to compare seeds."""

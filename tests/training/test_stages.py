@@ -89,6 +89,20 @@ def test_an_interrupted_stage_goes_on_where_it_stood(folder, tmp_path):
         assert torch.equal(weight, weights(tmp_path / "align.pt")[name]), name
 
 
+def test_more_layers_are_frozen_until_the_later_ones_have_learned_to_look(folder, tmp_path):
+    for name in ("vision.pt", "language.pt"):
+        (tmp_path / name).symlink_to(folder / name)
+    recipe = replace(TINY, looking=2, frozen_looking=2)
+    before = weights(folder / "language.pt")
+    for stop, frozen in ((2, {0, 1}), (None, {0})):
+        work(0, "align", tmp_path, 0, recipe, 1, stop, 0)
+        after = weights(tmp_path / "align.pt")
+        for layer in range(SIZE.layers):
+            name = f"layers.{layer}.self_attn.q_proj.weight"
+            same = torch.equal(after[f"model.language_model.{name}"], before[f"decoder.{name}"])
+            assert same == (layer in frozen), (stop, layer)
+
+
 def test_two_processes_do_what_one_does(folder, tmp_path):
     """Both see half of the images of each step; with as many questions on each, the mean gradient is the same."""
     for count in (1, 2):
