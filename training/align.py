@@ -19,8 +19,8 @@ from training import packed
 from training.build import BOS
 from training.loop import Averages, Batch, Figures, train
 from training.machine import autocast
-from training.questions import END_WEIGHT, MOST_OBJECTS, SEEDS, make_batch
-from training.recipe import LOOKING, SHARES, Recipe
+from training.questions import END_WEIGHT, MOST_OBJECTS, SEEDS, Asked, make_batch
+from training.recipe import SHARES, Recipe
 from training.vision import to_pixels
 
 
@@ -56,22 +56,22 @@ def train_alignment(
         model.model.language_model.layers[: recipe.frozen].requires_grad_(False)
 
     share = recipe.images // processes
+    looking = recipe.looking if aligning else None
 
     def make(step: int) -> Batch:
         most = MOST_OBJECTS[sum(step / plan.steps >= mark for mark in recipe.curriculum) if aligning else -1]
         mine = range(process * share, (process + 1) * share)
-        shares = LOOKING if aligning and step < recipe.looking else recipe.shares
-        return make_batch([("train", seed, step, i) for i in mine], most, shares, recipe.captions)
-
-    held_back = model.model.language_model.layers[recipe.frozen : recipe.frozen_looking] if aligning else None
+        asked = looking.asked if looking and step < looking.steps else recipe.asked
+        return make_batch([("train", seed, step, i) for i in mine], most, asked)
 
     def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
-        if held_back:
-            held_back.requires_grad_(step >= recipe.looking)
+        if looking:
+            later = model.model.language_model.layers[recipe.frozen : looking.frozen]
+            later.requires_grad_(step >= looking.steps)
         return losses(model, questions)
 
     held_out = [
-        make_batch([("held_out", 0, batch, i) for i in range(8)], MOST_OBJECTS[-1], SHARES) for batch in range(8)
+        make_batch([("held_out", 0, batch, i) for i in range(8)], MOST_OBJECTS[-1], Asked(SHARES)) for batch in range(8)
     ]
 
     def validate() -> Figures:

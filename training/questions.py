@@ -5,6 +5,7 @@ and words; knows nothing of the model.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,8 +21,6 @@ from training.vision import to_pixels
 SEEDS = {"train": 5, "held_out": 6}
 STREAM = 3
 """Sets the random numbers of these stages apart from those of the others and of the benchmark."""
-COORDINATE_WEIGHTS = (0.7, 0.5, 0.2, 0.2)
-"""Left and top are the hard part, finding the object; right and bottom follow from its size."""
 WORD_WEIGHT = 1.5
 END_WEIGHT = 0.03
 CAPTION_WEIGHT = 0.5
@@ -29,15 +28,31 @@ CAPTION = len(TASKS)
 """The task number of captions."""
 SIZE_TOKENS = {text.INDEX[size] for size in SIZES}
 PLACE_TOKENS = {text.INDEX[place] for place in LOCATIONS}
+Said = tuple[list[int], int, list[float], int]
+"""Token ids, where the answer begins, the loss weight of each token of the answer, the number of the task."""
 ROW = 32
 """Tokens of a row of questions."""
 MOST_OBJECTS = (2, 3, 4, 5, 6, 8)
 """That a scene may hold, as the curriculum goes on; with the last come clutter and scenes as they are asked about."""
 
 
-def make_batch(
-    images: list[tuple[str, int, int, int]], most: int, shares: Mapping[str, int], captions: int = 0
-) -> Batch:
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about each image.
+
+    Attributes:
+        shares: questions of each task; in cluttered scenes `cluttered` takes the place of `locate`.
+        captions: so many objects are described, too.
+        coordinates: how much left, top, right and bottom of a box count in the loss. Left and top are the hard part,
+            finding the object; right and bottom follow from its size.
+    """
+
+    shares: Mapping[str, int]
+    captions: int = 0
+    coordinates: tuple[float, float, float, float] = (0.7, 0.5, 0.2, 0.2)
+
+
+def make_batch(images: list[tuple[str, int, int, int]], most: int, asked: Asked) -> Batch:
     """Pixels, and questions in rows: token ids, targets, loss weights, questions and tasks, all (images, R, ROW).
 
     A row holds as many questions as it has room for, of the numbers 1, 2, ...; 0 is padding. A caption takes the place
@@ -46,8 +61,7 @@ def make_batch(
     Args:
         images: for each its split, the seed, the step and its number within the step.
         most: objects in a scene, one of `MOST_OBJECTS`.
-        shares: questions of each task per image.
-        captions: objects described per image.
+        asked: about each image.
     """
     full = most == MOST_OBJECTS[-1]
     scenes, rows = [], []
@@ -57,7 +71,7 @@ def make_batch(
         world = CLUTTERED if cluttered else SEEN if full else World(counts=range(min(3, most), most + 1))
         scene = draw(rng, world)
         scenes.append(scene)
-        rows.append(ask(rng, scene, cluttered, shares) + caption(rng, scene, captions))
+        rows.append(ask(rng, scene, cluttered, asked) + caption(rng, scene, asked))
     places = [arrange([len(tokens) - 1 for tokens, _, _, _ in row]) for row in rows]
     count = 1 + max(j for row in places for j, _ in row)
     ids = np.full((len(images), count, ROW), PAD)
@@ -93,30 +107,28 @@ def arrange(lengths: list[int]) -> list[tuple[int, int]]:
     return places
 
 
-def ask(
-    rng: np.random.Generator, scene: Scene, cluttered: bool, shares: Mapping[str, int]
-) -> list[tuple[list[int], int, list[float], int]]:
-    """Questions about a scene: (token ids, where the answer begins, the answer's loss weights, task number)."""
+def ask(rng: np.random.Generator, scene: Scene, cluttered: bool, asked: Asked) -> list[Said]:
+    """Questions about a scene: what is said, task by task."""
     found = []
-    for name, share in shares.items():
+    for name, share in asked.shares.items():
         task = "cluttered" if cluttered and name == "locate" else name
         for _ in range(share):
             question = TASKS[task].ask(scene, rng)
             if question is None:
                 continue
             prompt, answer = text.encode(f"{question.text} assistant:"), text.encode(question.answer)
-            weight = list(COORDINATE_WEIGHTS) if question.box else [WORD_WEIGHT]
+            weight = list(asked.coordinates) if question.box else [WORD_WEIGHT]
             found.append((prompt + answer + [EOS], len(prompt), [*weight, END_WEIGHT], list(TASKS).index(task)))
     return found
 
 
-def caption(rng: np.random.Generator, scene: Scene, count: int) -> list[tuple[list[int], int, list[float], int]]:
+def caption(rng: np.random.Generator, scene: Scene, asked: Asked) -> list[Said]:
     """Some objects in words, as text describes them; which object comes next cannot be known, the rest can be seen."""
     found = []
-    for i in rng.permutation(len(scene.items))[:count]:
+    for i in rng.permutation(len(scene.items))[: asked.captions]:
         tokens = [token for token, _ in text.describe(rng, scene.items[i])]
         begin = next(at for at, token in enumerate(tokens) if token in SIZE_TOKENS)
         box = next(at for at, token in enumerate(tokens) if token in PLACE_TOKENS)
-        weights = [CAPTION_WEIGHT] * (box - begin) + [*COORDINATE_WEIGHTS] + [END_WEIGHT] * (len(tokens) - box - 4)
+        weights = [CAPTION_WEIGHT] * (box - begin) + [*asked.coordinates] + [END_WEIGHT] * (len(tokens) - box - 4)
         found.append((tokens, begin, weights, CAPTION))
     return found

@@ -1,12 +1,12 @@
 """How large, how long and how fast: the numbers behind the shipped weights, and those of a smaller version."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import typer
 
 from training.build import Size
 from training.loop import Plan
+from training.questions import Asked
 from training.text import Mix
 
 SHARES = {
@@ -20,9 +20,23 @@ SHARES = {
     "spatial": 8,
     "background": 1,
 }
-"""Questions of each task per image; in cluttered scenes `cluttered` takes the place of `locate`."""
-LOOKING = {"locate": 10, "place": 3, "attribute": 2, "reading": 1, "counting": 1, "existence": 1, "background": 1}
-"""The same where a recipe begins with localization above all."""
+ALIKE = (0.6, 0.8, 0.2, 0.2)
+"""Weights of a box's coordinates with which top, read only after left, is learned about as soon."""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How stage 3 may begin, so that layers which gather the words of a question still do when others learned to look.
+
+    Attributes:
+        steps: of stage 3 that are like this.
+        frozen: this many first layers do not change.
+        asked: about each image.
+    """
+
+    steps: int
+    frozen: int
+    asked: Asked
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,8 @@ class Recipe:
         align: stage 3, with the first `frozen` decoder layers left as they are.
         tune: stage 4.
         images: per step of stages 3 and 4, shared by all processes.
-        looking: this many first steps of stage 3 ask `LOOKING`, with the first `frozen_looking` layers left as they
-            are, so that those which gather the words of the question still do when later ones have learned to look.
-        captions: so many objects of each image are described in stages 3 and 4, beside the questions.
-        shares: questions of each task per image in stages 3 and 4.
+        asked: about each image in stages 3 and 4.
+        looking: how stage 3 begins, if it begins otherwise.
         curriculum: the shares of stage 3 after which scenes may hold more objects (see `questions.MOST_OBJECTS`).
     """
 
@@ -60,10 +72,8 @@ class Recipe:
     recall_first: int = 0
     text: Mix = field(default_factory=Mix)
     words: bool = False
-    looking: int = 0
-    frozen_looking: int = 0
-    captions: int = 0
-    shares: Mapping[str, int] = field(default_factory=lambda: SHARES)
+    looking: Looking | None = None
+    asked: Asked = field(default_factory=lambda: Asked(SHARES))
     curriculum: tuple[float, ...] = (0.04, 0.09, 0.15, 0.22, 0.30)
 
     def run(self, seed: int) -> str:
@@ -94,14 +104,16 @@ RECIPES = {
         recall_first=250,
         text=Mix(recall=0.1, bursty=0.3, questions=(10, 21)),
         words=True,
-        looking=700,
-        frozen_looking=6,
-        captions=4,
+        looking=Looking(700, 5, Asked({"locate": 12, "place": 4, "background": 1}, captions=4, coordinates=ALIKE)),
         align=Plan(steps=2200, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.5, floor=0.1),
         tune=Plan(steps=400, matrix_rate=1.5e-3, other_rate=8e-4, flat=0.2),
         images=4,
         frozen=2,
-        shares={**SHARES, "reading": 4, "attribute": 4, "counting": 4, "spatial": 3, "background": 2},
+        asked=Asked(
+            {**SHARES, "reading": 4, "attribute": 4, "counting": 4, "spatial": 3, "background": 2},
+            captions=4,
+            coordinates=ALIKE,
+        ),
         curriculum=(0.08, 0.16, 0.24, 0.34, 0.45),
     ),
 }

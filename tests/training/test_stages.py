@@ -22,7 +22,8 @@ from training.build import EOS, VOCABULARY, Size, build_model
 from training.export import export
 from training.language import train_language
 from training.loop import Plan
-from training.recipe import RECIPES, SHARES, Recipe, find
+from training.questions import Asked
+from training.recipe import RECIPES, SHARES, Looking, Recipe, find
 from training.stages import launch, work
 from training.vision import dense_labels, train_vision
 
@@ -92,7 +93,7 @@ def test_an_interrupted_stage_goes_on_where_it_stood(folder, tmp_path):
 def test_more_layers_are_frozen_until_the_later_ones_have_learned_to_look(folder, tmp_path):
     for name in ("vision.pt", "language.pt"):
         (tmp_path / name).symlink_to(folder / name)
-    recipe = replace(TINY, looking=2, frozen_looking=2)
+    recipe = replace(TINY, looking=Looking(2, 2, Asked({"locate": 3}, captions=1)))
     before = weights(folder / "language.pt")
     for stop, frozen in ((2, {0, 1}), (None, {0})):
         work(0, "align", tmp_path, 0, recipe, 1, stop, 0)
@@ -153,12 +154,14 @@ def test_the_export_loads_with_auto_classes_and_answers(folder, tmp_path):
 
 
 def test_questions_fit_their_weights():
-    _, ids, targets, weight, segments, numbers = questions.make_batch([("train", 0, 0, i) for i in range(3)], 8, SHARES)
+    _, ids, targets, weight, segments, numbers = questions.make_batch(
+        [("train", 0, 0, i) for i in range(3)], 8, Asked(SHARES)
+    )
     assert ids.shape == targets.shape == weight.shape == segments.shape == numbers.shape
     assert torch.equal(ids > 0, segments > 0)
     inside = (segments[..., 1:] > 0) & (segments[..., 1:] == segments[..., :-1])
     assert torch.equal(ids[..., 1:][inside], targets[..., :-1][inside])
-    assert (ids[weight == questions.COORDINATE_WEIGHTS[0]] == text.INDEX["assistant:"]).all()
+    assert (ids[weight == Asked(SHARES).coordinates[0]] == text.INDEX["assistant:"]).all()
     found = 0
     for row in range(ids.shape[1]):
         for image in range(3):
@@ -173,9 +176,10 @@ def test_questions_fit_their_weights():
 
 def test_captions_say_what_can_be_seen():
     rng = np.random.default_rng(0)
+    asked = Asked({}, captions=3, coordinates=(0.4, 0.3, 0.2, 0.1))
     for seed in range(10):
         scene = draw(np.random.default_rng(seed))
-        said = questions.caption(rng, scene, 3)
+        said = questions.caption(rng, scene, asked)
         assert len(said) == min(3, len(scene.items))
         for tokens, begin, weights, task in said:
             assert task == questions.CAPTION
@@ -185,8 +189,8 @@ def test_captions_say_what_can_be_seen():
             item = next(item for item in scene.items if write_box(item.box) == places)
             assert words[:3] == [item.size, item.colour, item.shape]
             boxes = [weight for word, weight in zip(words, weights, strict=True) if word.startswith("<loc")]
-            assert tuple(boxes) == questions.COORDINATE_WEIGHTS
-    _, _, _, weight, segments, numbers = questions.make_batch([("train", 0, 0, 0)], 8, SHARES, 2)
+            assert tuple(boxes) == asked.coordinates
+    _, _, _, weight, segments, numbers = questions.make_batch([("train", 0, 0, 0)], 8, Asked(SHARES, captions=2))
     mine = numbers == questions.CAPTION
     assert len({(row, int(segments[0, row, at])) for _, row, at in mine.nonzero().tolist()}) == 2
     assert (weight[mine] == questions.CAPTION_WEIGHT).sum() >= 2 * 3
@@ -247,7 +251,7 @@ def test_recipes_are_whole(name):
     assert recipe.name == name
     assert recipe.frozen < recipe.size.layers
     assert recipe.recall_first < recipe.language.steps
-    assert set(recipe.shares) == set(SHARES)
+    assert set(recipe.asked.shares) == set(SHARES)
     assert len(recipe.curriculum) == len(questions.MOST_OBJECTS) - 1
     assert list(recipe.curriculum) == sorted(recipe.curriculum)
 
@@ -259,7 +263,13 @@ def test_an_unknown_recipe_is_refused():
 
 def test_a_recipe_without_a_vision_stage_takes_the_shipped_tower(tmp_path):
     recipe = replace(
-        TINY, vision=None, size=Size(layers=2), recall_first=2, text=text.Mix(recall=0.5), words=True, captions=2
+        TINY,
+        vision=None,
+        size=Size(layers=2),
+        recall_first=2,
+        text=text.Mix(recall=0.5),
+        words=True,
+        asked=Asked(SHARES, captions=2),
     )
     train_language(build_model(recipe.size, 0), tmp_path, recipe, 0)
     work(0, "align", tmp_path, 0, recipe, 1, 1, 0)
@@ -270,7 +280,7 @@ def test_a_recipe_without_a_vision_stage_takes_the_shipped_tower(tmp_path):
 
 def test_batches_made_ahead_are_those_made_when_asked_for():
     def make(step):
-        return questions.make_batch([("train", 0, step, 0)], 8, SHARES)
+        return questions.make_batch([("train", 0, step, 0)], 8, Asked(SHARES))
 
     here, ahead = (list(loop.ahead(make, range(3, 8), processes)) for processes in (0, 2))
     assert len(here) == 5
