@@ -255,6 +255,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline": headline_table,
     "catalogue": catalogue_table,
     "lookup": lookup_table,
+    "seeds-quality": seeds_quality_table,
+    "seeds-lookup": seeds_lookup_table,
+    "seeds": seeds_table,
     "count": count_line,
     "models": model_table,
     "refused": refused_table,
@@ -265,6 +268,8 @@ FILES = {
     "docs/catalogue.md": ("catalogue",),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning", "lookup"),
 }
+if SEEDS:
+    FILES["docs/seeds.md"] = ("seeds-quality", "seeds-lookup", "seeds")
 PAGES = {"docs/study.md": study_page, "docs/performance.md": performance_page}
 """Files that are generated as a whole."""
 

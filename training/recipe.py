@@ -105,8 +105,8 @@ RECIPES = {
         text=Mix(recall=0.1, bursty=0.3, questions=(10, 21)),
         words=True,
         looking=Looking(700, 5, Asked({"locate": 12, "place": 4, "background": 1}, captions=4, coordinates=ALIKE)),
-        align=Plan(steps=2200, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.5, floor=0.1),
-        tune=Plan(steps=400, matrix_rate=1.5e-3, other_rate=8e-4, flat=0.2),
+        align=Plan(steps=2800, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.5, floor=0.1),
+        tune=Plan(steps=500, matrix_rate=1.5e-3, other_rate=8e-4, flat=0.2),
         images=4,
         frozen=2,
         asked=Asked(
