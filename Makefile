@@ -53,8 +53,8 @@ train: $(STAMP)
 	$(RUN)/python -m training all --folder runs/shipped
 	$(RUN)/python -m training export --folder runs/shipped
 
-# Training seeds of the smaller recipe, to tell what of the study comes from the recipe and what is luck: trains each in
-# about an hour and measures it in a quarter of an hour, on two cores. What is done already is not done again.
+# Training seeds of the smaller recipe, to tell what of the study comes from the recipe and what is luck: trains and measures
+# each; hours in all on two cores. What is trained already is not trained again.
 SEEDS := 0 1 2
 IN := results/embedded
 seeds: $(STAMP)

@@ -66,6 +66,7 @@ def train_alignment(
 
     def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
         if looking:
+            # The optimizers know these layers from the start and pass over what has no gradient.
             later = model.model.language_model.layers[recipe.frozen : looking.frozen]
             later.requires_grad_(step >= looking.steps)
         return losses(model, questions)

@@ -95,7 +95,7 @@ def arrange(lengths: list[int]) -> list[tuple[int, int]]:
         ValueError: a question is longer than a row.
     """
     if max(lengths) > ROW:
-        raise ValueError(f"a question of {max(lengths)} tokens does not fit into a row of {ROW}; raise align.ROW")
+        raise ValueError(f"a question of {max(lengths)} tokens does not fit into a row of {ROW}; raise questions.ROW")
     full: list[int] = []
     places = [(0, 0)] * len(lengths)
     for which in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

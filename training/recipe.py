@@ -21,7 +21,7 @@ SHARES = {
     "background": 1,
 }
 ALIKE = (0.6, 0.8, 0.2, 0.2)
-"""Weights of a box's coordinates with which top, read only after left, is learned about as soon."""
+"""Weights of a box's coordinates with more for top, which is told after left and learned after it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ RECIPES = {
         curriculum=(0.08, 0.16, 0.24, 0.34, 0.45),
     ),
 }
-"""`shipped` is that of the shipped weights; `small` trains in an hour on one core, to compare seeds."""
+"""`shipped` is that of the shipped weights; `small` is meant to take about an hour on one core, to compare seeds."""
 
 
 def find(name: str) -> Recipe:

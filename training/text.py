@@ -90,8 +90,8 @@ def bursty(rng: np.random.Generator, length: int) -> Weighted:
 def recall(rng: np.random.Generator) -> Weighted:
     """One to three phrases of random words that come back in random order, each time word for word.
 
-    To go on with a phrase a decoder has to look up the word before in what it has read, the first thing that language
-    models learn about context (induction heads, arXiv 2209.11895); only words that follow so count fully.
+    To go on with a phrase a decoder has to find the word before in what it has read and see what came next, as the
+    induction heads of language models do (arXiv 2209.11895); only words that can be told so count fully.
     """
     known = [
         rng.integers(len(SPECIAL), len(VOCABULARY), rng.integers(3, LONGEST)).tolist()

@@ -29,7 +29,7 @@ PATCHES = 2048
 SHARE = 1.5 / 7**0.5
 """An object's seven words are scaled to this, about the length of one word embedding and a half."""
 ROLE = 31
-"""The four edges of a box are the same words; each is turned by that many places more, and one, to tell them apart."""
+"""The four edges of a box are the same words; each is turned by that many places more than the one before."""
 
 
 def begin_with_words(
@@ -78,8 +78,7 @@ def said(scene: Scene, words: Tensor, patch: int) -> tuple[Tensor, Tensor]:
     marked = found["digit"] >= 0
     total[marked] += embed(words, map(str, range(10)))[found["digit"][marked]]
     for role, key in enumerate(("left", "top", "right", "bottom")):
-        turn = ROLE * role + (role > 0)
-        total += embed(words, LOCATIONS)[found[key]].roll(turn, -1)
+        total += embed(words, LOCATIONS)[found[key]].roll(ROLE * role, -1)
     says[on] = SHARE * total
     return says, on
 
