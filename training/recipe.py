@@ -104,9 +104,13 @@ RECIPES = {
         recall_first=250,
         text=Mix(recall=0.1, bursty=0.3, questions=(10, 21)),
         words=True,
-        looking=Looking(700, 5, Asked({"locate": 12, "place": 4, "background": 1}, captions=4, coordinates=ALIKE)),
-        align=Plan(steps=2800, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.5, floor=0.1),
-        tune=Plan(steps=500, matrix_rate=1.5e-3, other_rate=8e-4, flat=0.2),
+        looking=Looking(
+            1000,
+            6,
+            Asked({"locate": 12, "place": 4, "attribute": 2, "background": 1}, captions=4, coordinates=ALIKE),
+        ),
+        align=Plan(steps=2400, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.6, floor=0.1),
+        tune=Plan(steps=800, matrix_rate=3e-3, other_rate=1.5e-3, flat=0.4),
         images=4,
         frozen=2,
         asked=Asked(
@@ -114,7 +118,7 @@ RECIPES = {
             captions=4,
             coordinates=ALIKE,
         ),
-        curriculum=(0.08, 0.16, 0.24, 0.34, 0.45),
+        curriculum=(0.09, 0.18, 0.27, 0.39, 0.52),
     ),
 }
 """`shipped` is that of the shipped weights; `small` is meant to take about an hour on one core, to compare seeds."""
