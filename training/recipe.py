@@ -121,7 +121,7 @@ RECIPES = {
         curriculum=(0.09, 0.18, 0.27, 0.39, 0.52),
     ),
 }
-"""`shipped` is that of the shipped weights; `small` is meant to take about an hour on one core, to compare seeds."""
+"""`shipped` is that of the shipped weights; `small` takes an hour and a quarter on one core, to compare seeds."""
 
 
 def find(name: str) -> Recipe:
