@@ -61,11 +61,11 @@ seeds: $(STAMP)
 	for name in $(SEEDS:%=small-%); do \
 		$(RUN)/python -m training all --folder runs/$$name --recipe small --seed $${name#small-} && \
 		$(RUN)/python -m training export --folder runs/$$name --recipe small --target $(IN)/$$name && \
-		mkdir -p $(IN)/training/$$name results/study-$$name && cp runs/$$name/*.jsonl $(IN)/training/$$name && \
+		mkdir -p $(IN)/training/$$name && cp runs/$$name/*.jsonl $(IN)/training/$$name && \
 		$(RUN)/python benchmarks/embedded.py --n 500 --weights $(IN)/$$name --out $(IN)/quality-$$name.json && \
 		$(RUN)/python benchmarks/lookup.py --weights $(IN)/$$name --out $(IN)/lookup-$$name.json && \
 		$(RUN)/feathervlm study --model $(IN)/$$name --n 50 --out runs/study-$$name && \
-		cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
+		mkdir -p results/study-$$name && cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
 	done
 	$(RUN)/python tools/readme_tables.py
 

@@ -20,8 +20,8 @@ SHARES = {
     "spatial": 8,
     "background": 1,
 }
-ALIKE = (0.6, 0.8, 0.2, 0.2)
-"""Weights of a box's coordinates with more for top, which is told after left and learned after it."""
+MORE_FOR_TOP = (0.6, 0.8, 0.2, 0.2)
+"""Weights of left, top, right and bottom: top is told after left and learned after it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ RECIPES = {
         looking=Looking(
             1000,
             6,
-            Asked({"locate": 12, "place": 4, "attribute": 2, "background": 1}, captions=4, coordinates=ALIKE),
+            Asked({"locate": 12, "place": 4, "attribute": 2, "background": 1}, captions=4, coordinates=MORE_FOR_TOP),
         ),
         align=Plan(steps=2400, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.6, floor=0.1),
         tune=Plan(steps=800, matrix_rate=3e-3, other_rate=1.5e-3, flat=0.4),
@@ -116,7 +116,7 @@ RECIPES = {
         asked=Asked(
             {**SHARES, "reading": 4, "attribute": 4, "counting": 4, "spatial": 3, "background": 2},
             captions=4,
-            coordinates=ALIKE,
+            coordinates=MORE_FOR_TOP,
         ),
         curriculum=(0.09, 0.18, 0.27, 0.39, 0.52),
     ),
