@@ -17,8 +17,8 @@ demo: $(STAMP)
 
 # What the tests of the lmms-eval plug-in need; without dependencies, which would bring torchvision.
 TESTS := $(VENV)/.tests
-$(TESTS): $(STAMP) tests/lmms/requirements.txt
-	$(RUN)/pip install --quiet --no-deps --requirement tests/lmms/requirements.txt
+$(TESTS): $(STAMP) tests/integrations/lmms_eval/requirements.txt
+	$(RUN)/pip install --quiet --no-deps --requirement tests/integrations/lmms_eval/requirements.txt
 	touch $(TESTS)
 
 test: $(TESTS)
@@ -46,7 +46,7 @@ bench: $(STAMP)
 		--out $(SPEEDS)/depth-cpu.json --plot $(SPEEDS)/depth-cpu.png
 	$(BENCH) --batch 4 --ragged --rounds 2 --new-tokens 8 --methods fastv,feather --out $(SPEEDS)/ragged-cpu.json
 	$(BENCH) --depth 4,8,24 --methods fastv,feather --out $(SPEEDS)/encoder-cpu.json --plot $(SPEEDS)/encoder-cpu.png
-	$(RUN)/python tools/readme_tables.py
+	$(RUN)/python scripts/generate_docs.py
 
 # The embedded weights, from nothing: hours on two cores; a run that was interrupted goes on where it stood.
 train: $(STAMP)
@@ -62,19 +62,19 @@ seeds: $(STAMP)
 		$(RUN)/python -m training all --folder runs/$$name --recipe small --seed $${name#small-} && \
 		$(RUN)/python -m training export --folder runs/$$name --recipe small --target $(IN)/$$name && \
 		mkdir -p $(IN)/training/$$name && cp runs/$$name/*.jsonl $(IN)/training/$$name && \
-		$(RUN)/python benchmarks/embedded.py --n 500 --weights $(IN)/$$name --out $(IN)/quality-$$name.json && \
-		$(RUN)/python benchmarks/lookup.py --weights $(IN)/$$name --out $(IN)/lookup-$$name.json && \
+		$(RUN)/python scripts/embedded_quality.py --n 500 --weights $(IN)/$$name --out $(IN)/quality-$$name.json && \
+		$(RUN)/python scripts/attention_on_target.py --weights $(IN)/$$name --out $(IN)/lookup-$$name.json && \
 		$(RUN)/feathervlm study --model $(IN)/$$name --n 50 --out runs/study-$$name && \
 		mkdir -p results/study-$$name && cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
 	done
-	$(RUN)/python tools/readme_tables.py
+	$(RUN)/python scripts/generate_docs.py
 
 # What README, model card and docs/study.md say about the shipped weights: about an hour on two cores.
 quality: $(STAMP)
-	$(RUN)/python benchmarks/embedded.py
-	$(RUN)/python benchmarks/lookup.py
+	$(RUN)/python scripts/embedded_quality.py
+	$(RUN)/python scripts/attention_on_target.py
 	$(RUN)/feathervlm study --out results/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
-	$(RUN)/python tools/readme_tables.py
+	$(RUN)/python scripts/generate_docs.py
 
 clean:
 	rm -rf $(VENV) demo

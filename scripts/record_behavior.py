@@ -25,9 +25,9 @@ FAMILIES = ("llava", "qwen2_5_vl", "internvl")
 PICTURE = "picture.png"
 QUESTION = "where is the small red circle ?"
 VOLATILE = {
-    "about", "begun", "bytes", "clock", "command", "commit", "commits", "cores", "description", "environment", "files", "gain",
-    "machine", "memory", "out", "path", "peak_bytes", "peak_ratio", "provenance", "python", "seconds", "selection_seconds",
-    "settings", "time", "versions",
+    "about", "begun", "bytes", "clock", "command", "commit", "commits", "cores", "description", "environment", "files",
+    "gain", "machine", "memory", "out", "path", "peak_bytes", "peak_ratio", "provenance", "python",
+    "seconds", "selection_seconds", "settings", "time", "versions",
 }  # fmt: skip
 """Keys of measurements and circumstances, which differ between two runs of the same code."""
 
@@ -45,18 +45,28 @@ def commands(out: Path) -> dict[str, list[str]]:
         "models": ["models", "--json"],
         "bench": ["bench", "--quick", "--config", "tiny", "--tokens", "144", "--json"],
         "eval": ["eval", "--limit", "5", "--out", str(out / "eval"), "--json"],
-        "diagnose": ["diagnose", "--method", "fastv:layer=2", "--limit", "4", "--seed", "0", "--out", str(out / "diagnosis"), "--json"],
+        "diagnose": [
+            "diagnose",
+            "--method",
+            "fastv:layer=2",
+            "--limit",
+            "4",
+            "--seed",
+            "0",
+            "--out",
+            str(out / "diagnosis"),
+            "--json",
+        ],
         "study": ["study", "--quick", "--n", "10", "--seed", "0", "--out", str(out / "study"), "--json"],
     }
 
 
 def forwards() -> dict[str, Any]:
     """Kept tokens and last logits of every method on every recorded model."""
-    from families.specimens import SPECIMENS
-    from table import METHODS
-
     import feathervlm
+    from family_cases import SPECIMENS
     from feathervlm.core.errors import PruningError
+    from method_cases import METHODS
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -7,15 +7,16 @@ import types
 from pathlib import Path
 
 import feathervlm
-from feathervlm import embedded, loading
+from feathervlm import embedded
 from feathervlm.embedded.tasks import sample
+from feathervlm.inference import prompts
 from feathervlm.methods import base
 
 ROOT = Path(__file__).parent.parent
 
 
 def load():
-    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "tools" / "readme_tables.py")
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     return tables
@@ -53,7 +54,7 @@ def test_the_guide_to_methods_works(monkeypatch):
     exec(compile(code, "guide", "exec"), module.__dict__)
     model, processor = embedded.load()
     scene, question = sample("locate", 0, 0)
-    inputs = loading.prepare(processor, question.text, [scene.image])
+    inputs = prompts.prepare(processor, question.text, [scene.image])
     with feathervlm.prune(model, "with-column:keep=0.2") as pruning:
         model.generate(**inputs, max_new_tokens=1)
     kept = pruning.report.grid()[0]

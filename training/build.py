@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from feathervlm.embedded.grading import LOCATIONS
+from feathervlm.embedded.questions import LOCATIONS
 from feathervlm.embedded.scenes import SIDE
 from feathervlm.embedded.tasks import WORDS
 

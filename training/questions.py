@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from feathervlm.embedded.grading import LOCATIONS
+from feathervlm.embedded.questions import LOCATIONS
 from feathervlm.embedded.scenes import CLUTTERED, SEEN, SIZES, Scene, World, draw
 from feathervlm.embedded.tasks import TASKS
 from training import text

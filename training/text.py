@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feathervlm.embedded.grading import write_box
+from feathervlm.embedded.questions import write_box
 from feathervlm.embedded.scenes import Item, Scene, World, arrange
 from feathervlm.embedded.tasks import TASKS
 from training.build import BOS, SPECIAL, VOCABULARY

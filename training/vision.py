@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from feathervlm.embedded.grading import BIN, BINS
+from feathervlm.embedded.questions import BIN, BINS
 from feathervlm.embedded.scenes import BACKGROUNDS, CLUTTERED, COLOURS, SEEN, SHAPES, SIDE, SIZES, Scene, draw
 from training.loop import Batch, Figures, Plan, train
 from training.machine import autocast, best_device

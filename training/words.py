@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from feathervlm.embedded.grading import LOCATIONS
+from feathervlm.embedded.questions import LOCATIONS
 from feathervlm.embedded.scenes import CLUTTERED, COLOURS, SEEN, SHAPES, SIZES, Scene, draw
 from training import text
 from training.align import see

@@ -18,15 +18,15 @@ from feathervlm.core import (
 )
 
 if TYPE_CHECKING:
-    from feathervlm.attach import prune
+    from feathervlm.api import prune
     from feathervlm.engine.pruning import Pruning
-    from feathervlm.engine.report import Report
+    from feathervlm.engine.report.report import Report
 
 # These import transformers, which takes seconds that `feathervlm --help` need not wait for.
 _LATE = {
     "Pruning": "feathervlm.engine.pruning",
-    "Report": "feathervlm.engine.report",
-    "prune": "feathervlm.attach",
+    "Report": "feathervlm.engine.report.report",
+    "prune": "feathervlm.api",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m feathervlm` is the `feathervlm` command."""
 
-from feathervlm.cli import main
+from feathervlm.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feathervlm.bench import configs
+from feathervlm.bench import presets as configs
 
 TEXT = configs._llama(64, 96, 4, 4, 500, tied=True)
 VISION = configs._clip(32, 3, 2)

@@ -6,9 +6,8 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from feathervlm import terminal
-from feathervlm.bench import guard
-from feathervlm.cli import app
+from feathervlm.bench import memory_check as guard
+from feathervlm.cli.main import app
 
 SMALL = ("--config", "mini", "--quick", "--methods", "fastv:layer=1,keep=0.5,random:layer=1")
 
@@ -52,7 +51,7 @@ def test_json_is_one_document_and_out_the_same(tmp_path):
 def test_an_old_result_survives_a_failure(tmp_path, monkeypatch):
     out = tmp_path / "out.json"
     out.write_text("old")
-    monkeypatch.setattr(terminal.os, "getpid", lambda: "here")
+    monkeypatch.setattr("os.getpid", lambda: "here")
     (tmp_path / ".out.here.json").mkdir()  # the draft cannot be written
     with pytest.raises(OSError, match="out"):
         CliRunner().invoke(app, ["bench", *SMALL, "--out", str(out)], catch_exceptions=False)

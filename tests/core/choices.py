@@ -4,7 +4,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from feathervlm.core import LastTokenAttention
-from feathervlm.core.algebra import ImageTokens
+from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

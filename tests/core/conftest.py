@@ -13,14 +13,15 @@ from feathervlm.core import (
     Top,
     VisualLayout,
 )
-from feathervlm.core.algebra import Fill, Intersection, Union
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.diversity import DPP, MaxMin
-from feathervlm.core.recycling import Recycled
-from feathervlm.core.redundancy import Dedup, Far, Greedy
-from feathervlm.core.surroundings import Context, Dilate
-from feathervlm.core.thresholds import IQR, Threshold
-from feathervlm.core.zones import Zone
+from feathervlm.core.criteria.variance import Context
+from feathervlm.core.selectors.base import Fill, Intersection, Union
+from feathervlm.core.selectors.clustering import Recycled
+from feathervlm.core.selectors.dilation import Dilate
+from feathervlm.core.selectors.diversity import DPP, MaxMin
+from feathervlm.core.selectors.redundancy import Dedup, Far, Greedy
+from feathervlm.core.selectors.thresholds import IQR, Threshold
+from feathervlm.core.selectors.zones import Zone
 
 ROPE, NO_ROPE, DENSITY = LastTokenAttention(), LastTokenAttention(rope=False), KNNDensity(3)
 

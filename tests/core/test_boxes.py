@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from feathervlm.core.boxes import BRACKETS, FRACTIONS_OF_SQUARE, PAIRS, THOUSANDTHS_JSON, BoxFormat, iou
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.grading import BOXES as EMBEDDED
+from feathervlm.embedded.questions import BOXES as EMBEDDED
 from feathervlm.engine.family import Family
 from feathervlm.families import FAMILIES
 

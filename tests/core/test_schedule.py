@@ -16,8 +16,8 @@ from feathervlm.core import (
     Top,
     solve,
 )
-from feathervlm.core.algebra import Union
 from feathervlm.core.schedule import check_layer, layer_index
+from feathervlm.core.selectors.base import Union
 
 relaxed = settings(max_examples=60, deadline=None)
 ROPE, NO_ROPE = LastTokenAttention(), LastTokenAttention(rope=False)

@@ -18,8 +18,7 @@ from feathervlm.core import (
     Stage,
     Top,
 )
-from feathervlm.core.fixed import LeftBy
-from feathervlm.core.signals import Survivors
+from feathervlm.core.scoring_pass import LeftBy, Survivors
 from feathervlm.core.spec import VERSION, build, from_json, parse, to_json, write_value
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

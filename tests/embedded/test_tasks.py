@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feathervlm import PruningError
-from feathervlm.embedded.exam import best_blind
-from feathervlm.embedded.grading import Question, grade, iou, read_box, write_box
+from feathervlm.embedded.questions import Question, grade, iou, read_box, write_box
 from feathervlm.embedded.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES
 from feathervlm.embedded.tasks import CLEAR, LOCALIZATION, PLURALS, TASKS, WORDS, sample
+from feathervlm.evaluation.embedded_run import best_blind
 
 MANY = 150
 

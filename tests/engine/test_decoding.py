@@ -5,12 +5,12 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import TOLERANCE, frozen, generate
 from transformers import DynamicCache
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import methods
+from laws import TOLERANCE, frozen, generate
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
 METHODS = {
@@ -24,7 +24,7 @@ TEXTS = ["llama", "mistral"]  # mistral slides a window of 24 over images of 36
 
 @cache
 def model(text="llama", attention="sdpa"):
-    return zoo.llava(text, attention=attention)
+    return tiny.llava(text, attention=attention)
 
 
 @pytest.fixture(params=TEXTS)
@@ -48,7 +48,7 @@ def rescored(llava, inputs, reports, tokens):
 def test_beam_scores_are_those_of_a_full_forward(text, attention):
     llava = model(text, attention)
     for seed in range(3):
-        inputs = zoo.batch(zoo.prompt(1, seed=seed))
+        inputs = tiny.batch(tiny.prompt(1, seed=seed))
         with feathervlm.prune(llava, FEATHER) as pruning:
             out = llava.generate(
                 **inputs,
@@ -66,16 +66,19 @@ def test_beam_scores_are_those_of_a_full_forward(text, attention):
 
 
 def test_beams_of_a_ragged_batch_are_those_of_each_sample(text):
-    llava, prompts = model(text), [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2, after=3), zoo.prompt(0, seed=3)]
+    llava, prompts = (
+        model(text),
+        [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3), tiny.prompt(0, seed=3)],
+    )
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
     with feathervlm.prune(llava, FEATHER):
-        together = llava.generate(**zoo.batch(*prompts), **options)[:, -6:]
-        alone = [llava.generate(**zoo.batch(prompt), **options)[0, -6:] for prompt in prompts]
+        together = llava.generate(**tiny.batch(*prompts), **options)[:, -6:]
+        alone = [llava.generate(**tiny.batch(prompt), **options)[0, -6:] for prompt in prompts]
     assert together.tolist() == [tokens.tolist() for tokens in alone]
 
 
 def test_sampled_sequences_come_from_the_logits_of_a_full_forward(text, attention):
-    llava, inputs = model(text, attention), zoo.batch(zoo.prompt(1, seed=4))
+    llava, inputs = model(text, attention), tiny.batch(tiny.prompt(1, seed=4))
     torch.manual_seed(0)
     with feathervlm.prune(llava, FEATHER) as pruning:
         tokens, logits, _ = generate(llava, inputs, do_sample=True, num_return_sequences=4)
@@ -90,8 +93,8 @@ def test_sampled_sequences_come_from_the_logits_of_a_full_forward(text, attentio
 def test_prompt_lookup_equals_greedy(text, method):
     llava = model(text)
     for seed in range(3):
-        prompt = zoo.prompt(1, seed=seed)
-        inputs = zoo.batch([*prompt, *prompt[-6:]])  # a repetition to look up
+        prompt = tiny.prompt(1, seed=seed)
+        inputs = tiny.batch([*prompt, *prompt[-6:]])  # a repetition to look up
         with feathervlm.prune(llava, METHODS[method]):
             greedy, _, _ = generate(llava, inputs, tokens=20)
             lookup, _, _ = generate(llava, inputs, tokens=20, prompt_lookup_num_tokens=3)
@@ -102,7 +105,7 @@ def test_prompt_lookup_equals_greedy(text, method):
 def test_assisted_decoding_equals_greedy(text, method):
     llava = model(text)
     for seed in range(3):
-        inputs = zoo.batch(zoo.prompt(1, seed=seed))
+        inputs = tiny.batch(tiny.prompt(1, seed=seed))
         assistant = copy.deepcopy(llava)
         with feathervlm.prune(llava, METHODS[method]):
             greedy, _, _ = generate(llava, inputs, tokens=20)
@@ -111,7 +114,7 @@ def test_assisted_decoding_equals_greedy(text, method):
 
 
 def test_assistant_and_model_may_both_be_pruned():
-    llava, inputs = model(), zoo.batch(zoo.prompt(1, seed=3))
+    llava, inputs = model(), tiny.batch(tiny.prompt(1, seed=3))
     assistant = copy.deepcopy(llava)
     with feathervlm.prune(llava, FEATHER), feathervlm.prune(assistant, "fastv:layer=2,keep=0.5"):
         greedy, _, _ = generate(llava, inputs, tokens=16)
@@ -121,7 +124,10 @@ def test_assistant_and_model_may_both_be_pruned():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_cache_the_prompt_alone_selects(text, attention, method):
-    llava, inputs = model(text, attention), zoo.batch(zoo.prompt(1, seed=5), zoo.prompt(2, seed=6))
+    llava, inputs = (
+        model(text, attention),
+        tiny.batch(tiny.prompt(1, seed=5), tiny.prompt(2, seed=6)),
+    )
     with feathervlm.prune(llava, METHODS[method]) as pruning:
         tokens, logits, _ = generate(llava, inputs)
         kept = [sample.tolist() for sample in pruning.report.stages[-1].kept]
@@ -133,7 +139,7 @@ def test_without_a_cache_the_prompt_alone_selects(text, attention, method):
 
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_another_image_with_the_same_words_is_selected_anew(use_cache):
-    llava, inputs = model(), zoo.batch(zoo.prompt(1, seed=7))
+    llava, inputs = model(), tiny.batch(tiny.prompt(1, seed=7))
     other = {**inputs, "pixel_values": inputs["pixel_values"].flip(-1)}
     with feathervlm.prune(llava, FEATHER) as pruning:
         generate(llava, inputs, use_cache=use_cache)
@@ -146,9 +152,9 @@ def test_another_image_with_the_same_words_is_selected_anew(use_cache):
 
 
 def test_another_image_is_selected_anew_when_longer_text_follows_without_a_cache():
-    llava, prompt = model(), zoo.prompt(1, seed=7)
-    inputs = zoo.batch(prompt)
-    longer = {**zoo.batch([*prompt, 9, 10]), "pixel_values": inputs["pixel_values"].flip(-1)}
+    llava, prompt = model(), tiny.prompt(1, seed=7)
+    inputs = tiny.batch(prompt)
+    longer = {**tiny.batch([*prompt, 9, 10]), "pixel_values": inputs["pixel_values"].flip(-1)}
     with feathervlm.prune(llava, FEATHER) as pruning, torch.no_grad():
         llava(**inputs, use_cache=False)
         llava(**longer, use_cache=False)
@@ -160,7 +166,7 @@ def test_another_image_is_selected_anew_when_longer_text_follows_without_a_cache
 
 def turn(inputs, tokens, prompt):
     """The inputs of the next turn: everything so far and a new prompt, with the new images alone."""
-    new = zoo.batch(prompt)
+    new = tiny.batch(prompt)
     new["input_ids"] = torch.cat([inputs["input_ids"], tokens, new["input_ids"]], 1)
     new["attention_mask"] = torch.ones_like(new["input_ids"])
     return new
@@ -177,20 +183,20 @@ def with_all_images(inputs, *turns):
 @pytest.mark.parametrize("images", [0, 1, 2])
 def test_a_second_turn_on_the_cache_equals_a_full_forward(text, attention, images, method, config):
     llava = model(text, attention)
-    first = zoo.batch(zoo.prompt(1, seed=8))
+    first = tiny.batch(tiny.prompt(1, seed=8))
     past = DynamicCache(config=llava.config.get_text_config()) if config else DynamicCache()
     with feathervlm.prune(llava, METHODS[method]) as pruning:
         tokens, _, past = generate(llava, first, past_key_values=past)
         reports = [pruning.report]
-        second = turn(first, tokens, zoo.prompt(images, seed=9))
+        second = turn(first, tokens, tiny.prompt(images, seed=9))
         again, logits, past = generate(llava, second, past_key_values=past)
         if images:
             assert pruning.report is not reports[0]
-            assert pruning.report.record.layout.counts == (images * zoo.SIDE**2,)
+            assert pruning.report.record.layout.counts == (images * tiny.SIDE**2,)
             reports.append(pruning.report)
         else:
             assert pruning.report is reports[0]
-        third = turn(second, again, zoo.prompt(0, seed=10))
+        third = turn(second, again, tiny.prompt(0, seed=10))
         last, last_logits, _ = generate(llava, third, past_key_values=past)
     expected = rescored(llava, with_all_images(first, second), reports, again)
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
@@ -200,11 +206,11 @@ def test_a_second_turn_on_the_cache_equals_a_full_forward(text, attention, image
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_an_image_may_come_after_a_turn_of_text(text):
-    llava, first = model(text), zoo.batch(zoo.prompt(0, seed=11))
+    llava, first = model(text), tiny.batch(tiny.prompt(0, seed=11))
     with feathervlm.prune(llava, FEATHER) as pruning:
         tokens, _, past = generate(llava, first, tokens=40)
         assert not pruning.report.pruned
-        second = turn(first, tokens, zoo.prompt(1, seed=12))
+        second = turn(first, tokens, tiny.prompt(1, seed=12))
         again, logits, _ = generate(llava, second, past_key_values=past)
     expected = rescored(llava, second, [pruning.report], again)
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
@@ -212,10 +218,10 @@ def test_an_image_may_come_after_a_turn_of_text(text):
 
 def test_renumbered_positions_continue_into_a_turn_of_text(attention):
     llava, method = model("llama", attention), METHODS["renumbered"]
-    inputs = zoo.batch(zoo.prompt(1, seed=13))
+    inputs = tiny.batch(tiny.prompt(1, seed=13))
     with feathervlm.prune(llava, method) as pruning:
         tokens, _, past = generate(llava, inputs)
-        second = turn(inputs, tokens, zoo.prompt(0, seed=14))
+        second = turn(inputs, tokens, tiny.prompt(0, seed=14))
         again, logits, _ = generate(llava, second, past_key_values=past)
     schedule = frozen(pruning.report)
     schedule = feathervlm.Schedule(

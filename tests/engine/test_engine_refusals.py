@@ -6,22 +6,22 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import OLD, TOLERANCE, generate, layout_of, traces
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import Grid, PruningError, Schedule, Stage, Unprunable, VisualLayout, methods
+from laws import OLD, TOLERANCE, generate, layout_of, traces
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
 UNIFORM = methods.Uniform(layer=2)
-PROMPT = zoo.prompt(1, seed=1)
+PROMPT = tiny.prompt(1, seed=1)
 
 
 @cache
 def model(text="llama", attention="sdpa"):
-    return zoo.llava(text, attention=attention)
+    return tiny.llava(text, attention=attention)
 
 
 class QuantizedLayer(DynamicLayer):
@@ -30,28 +30,28 @@ class QuantizedLayer(DynamicLayer):
 
 def quantized():
     past = DynamicCache()
-    past.layers = [QuantizedLayer() for _ in range(zoo.LAYERS)]
+    past.layers = [QuantizedLayer() for _ in range(tiny.LAYERS)]
     return past
 
 
 def logits_of(llava, **options):
-    return generate(llava, zoo.batch(PROMPT), tokens=3, **options)[1]
+    return generate(llava, tiny.batch(PROMPT), tokens=3, **options)[1]
 
 
 @torch.no_grad()
 def forward(llava, prompts=(PROMPT,), side="left", **changes):
-    return llava(**{**zoo.batch(*prompts, side=side), **changes}).logits
+    return llava(**{**tiny.batch(*prompts, side=side), **changes}).logits
 
 
 def embedded(llava):
-    inputs = zoo.batch(PROMPT)
+    inputs = tiny.batch(PROMPT)
     features = llava.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
     embeds = llava.get_input_embeddings()(inputs["input_ids"]).detach()
-    embeds[inputs["input_ids"] == zoo.IMAGE] = features.detach()
+    embeds[inputs["input_ids"] == tiny.IMAGE] = features.detach()
     return {"inputs_embeds": embeds, "input_ids": None, "pixel_values": None}
 
 
-IN_IMAGE = PROMPT[: PROMPT.index(zoo.IMAGE) + zoo.SIDE**2]
+IN_IMAGE = PROMPT[: PROMPT.index(tiny.IMAGE) + tiny.SIDE**2]
 CASES = {
     "quantized cache": (FEATHER, "QuantizedLayer", lambda m: logits_of(m, past_key_values=quantized())),
     "quantized cache by generate's own rules": (
@@ -75,7 +75,7 @@ CASES = {
     "label right after the image": (
         FEATHER,
         "Sample 0 has a label right after a visual token",
-        lambda m: forward(m, labels=zoo.batch(PROMPT)["input_ids"]),
+        lambda m: forward(m, labels=tiny.batch(PROMPT)["input_ids"]),
     ),
 }
 
@@ -151,8 +151,8 @@ def test_static_windows_are_refused_or_left_alone():
     ids=["over-all", "renumber-later", "renumber", "before-llm"],
 )
 def test_an_image_on_a_used_cache_is_refused_or_joins_it_unpruned(schedule, message, attention):
-    llava, first = model(attention=attention), zoo.batch(PROMPT)
-    second = zoo.batch(zoo.prompt(1, seed=2))
+    llava, first = model(attention=attention), tiny.batch(PROMPT)
+    second = tiny.batch(tiny.prompt(1, seed=2))
     ids = torch.cat([first["input_ids"], second["input_ids"]], 1)
     both = torch.ones_like(ids)
 
@@ -170,7 +170,7 @@ def test_an_image_on_a_used_cache_is_refused_or_joins_it_unpruned(schedule, mess
                 logits = turns()
             assert message in pruning.report.reason
         # The second image joins in full.
-        more = torch.arange(zoo.SIDE**2, 2 * zoo.SIDE**2)
+        more = torch.arange(tiny.SIDE**2, 2 * tiny.SIDE**2)
         stages = [
             Stage(stage.at, feathervlm.core.Given([torch.cat([some, more])]), positions=stage.positions)
             for stage, some in zip(schedule, kept, strict=True)
@@ -183,7 +183,7 @@ def test_an_image_on_a_used_cache_is_refused_or_joins_it_unpruned(schedule, mess
 
 @pytest.mark.skipif(OLD, reason="older transformers chunk a used cache wrongly, pruned or not")
 def test_a_chunk_on_a_pruned_cache_runs_unpruned_but_right():
-    llava, first = model(), zoo.batch(PROMPT)
+    llava, first = model(), tiny.batch(PROMPT)
     with feathervlm.prune(llava, FEATHER, strict=False):
         tokens, _, past = generate(llava, first)
         ids = torch.cat([first["input_ids"], tokens, torch.tensor([[7, 8, 9, 10, 11]])], 1)
@@ -196,7 +196,7 @@ def test_a_chunk_on_a_pruned_cache_runs_unpruned_but_right():
 
 def test_pruning_twice_is_an_error_through_every_door():
     llava, before = model(), traces(model())
-    layout = layout_of(zoo.batch(PROMPT)["input_ids"], zoo.IMAGE, zoo.SIDE)
+    layout = layout_of(tiny.batch(PROMPT)["input_ids"], tiny.IMAGE, tiny.SIDE)
     with feathervlm.prune(llava, FEATHER):
         for inner, given in ((llava, None), (llava.model, None), (llava.model.language_model, layout)):
             with pytest.raises(PruningError, match="is being pruned already"):
@@ -241,21 +241,21 @@ def test_a_meaningless_request_is_always_an_error(method, message, strict):
 
 
 def plan(length, images=1, batch=1):
-    ids = zoo.batch(*[zoo.prompt(images)] * batch)["input_ids"]
-    return layout_of(ids, zoo.IMAGE, zoo.SIDE), torch.zeros(1, length, dtype=torch.long)
+    ids = tiny.batch(*[tiny.prompt(images)] * batch)["input_ids"]
+    return layout_of(ids, tiny.IMAGE, tiny.SIDE), torch.zeros(1, length, dtype=torch.long)
 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_layout_for_another_input_is_an_error(strict):
     layout, shorter = plan(20)
     with (
-        feathervlm.prune(zoo.llama(), FEATHER, layout=layout, strict=strict) as pruning,
+        feathervlm.prune(tiny.llama(), FEATHER, layout=layout, strict=strict) as pruning,
         pytest.raises(PruningError, match="The layout describes 1 x 50 tokens but the model was given 1 x 20"),
     ):
         pruning.model(input_ids=shorter)
     layout, longer = plan(60, batch=2)
     with (
-        feathervlm.prune(zoo.llama(), FEATHER, layout=layout, strict=strict) as pruning,
+        feathervlm.prune(tiny.llama(), FEATHER, layout=layout, strict=strict) as pruning,
         pytest.raises(PruningError, match="The layout describes 2 x 50 tokens but the model was given 1 x 60"),
     ):
         pruning.model(input_ids=longer)
@@ -277,7 +277,7 @@ def test_a_layout_that_contradicts_itself_is_an_error(mask, grids, message):
 
 
 def martian():
-    llm = zoo.llama()
+    llm = tiny.llama()
     llm.config.model_type = "martian"
     llm.config.vision_config = {}
     return llm
@@ -286,13 +286,13 @@ def martian():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (zoo.llama, r"LlamaForCausalLM \(llama\) takes no images; .*layout=VisualLayout"),
+        (tiny.llama, r"LlamaForCausalLM \(llama\) takes no images; .*layout=VisualLayout"),
         (martian, r"\(martian\) is of a family that is not known, .*layout=VisualLayout"),
     ],
 )
 def test_unknown_models_need_a_layout(make, message):
     llm = make()
-    ids = zoo.batch(zoo.prompt(0))["input_ids"]
+    ids = tiny.batch(tiny.prompt(0))["input_ids"]
     plain, before = llm(input_ids=ids).logits, traces(llm)
     with pytest.raises(Unprunable, match=message):
         feathervlm.prune(llm, FEATHER)
@@ -304,12 +304,12 @@ def test_unknown_models_need_a_layout(make, message):
         assert "layout=VisualLayout" in str(pruning.report)
     layout, _ = plan(50)
     with feathervlm.prune(llm, FEATHER, layout=layout) as pruning:
-        llm(input_ids=zoo.batch(zoo.prompt(0, after=45))["input_ids"])
+        llm(input_ids=tiny.batch(tiny.prompt(0, after=45))["input_ids"])
         assert pruning.report.pruned
 
 
 def pretend(change):
-    llm = zoo.llama()
+    llm = tiny.llama()
     change(llm.config)
     return llm
 
@@ -321,7 +321,7 @@ UNFIT = {
     "shares keys": lambda config: setattr(config, "num_kv_shared_layers", 2),
     "sliding window": lambda config: (
         setattr(config, "_attn_implementation_internal", "flash_attention_2"),
-        setattr(config, "layer_types", ["sliding_attention"] * zoo.LAYERS),
+        setattr(config, "layer_types", ["sliding_attention"] * tiny.LAYERS),
     ),
 }
 
@@ -339,8 +339,8 @@ def test_unfit_models_are_refused_at_once(message):
 
 
 def test_signals_that_a_layout_cannot_give_are_refused_or_left_alone():
-    llm, (layout, _) = zoo.llama(), plan(50)
-    ids = zoo.batch(zoo.prompt(0, after=45))["input_ids"]
+    llm, (layout, _) = tiny.llama(), plan(50)
+    ids = tiny.batch(tiny.prompt(0, after=45))["input_ids"]
     plain = llm(input_ids=ids).logits
     method = methods.KNN(layer=2, count=9)
     with (
@@ -357,7 +357,7 @@ def test_signals_that_a_layout_cannot_give_are_refused_or_left_alone():
 
 
 def test_no_image_is_no_refusal():
-    llava, text = model(), zoo.batch(zoo.prompt(0, seed=3))
+    llava, text = model(), tiny.batch(tiny.prompt(0, seed=3))
     plain = generate(llava, text)[1]
     with feathervlm.prune(llava, FEATHER) as pruning, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, VisualLayout
 from feathervlm.core import Clusters, Given, Merger, Nearest, Pool
 from feathervlm.core.signals import EncoderSignal
-from table import KEEP_ALL, METHODS
+from method_cases import KEEP_ALL, METHODS
 
 SUBJECTS = ["llava", "llava-siglip", "llava-qwen3", "llava-mistral-sliding", "llava-phi3", "bare-llama"]
 ATTENTION = ["sdpa", "eager"]
@@ -27,11 +27,11 @@ class Subject(SimpleNamespace):
     """A model, and how to feed and prune it."""
 
     def inputs(self, *prompts):
-        inputs = zoo.batch(*prompts)
+        inputs = tiny.batch(*prompts)
         if self.name == "bare-llama":
             inputs.pop("pixel_values", None)
             # Ordinary words stand in for visual tokens; only the layout tells that they are.
-            visual = inputs["input_ids"] == zoo.IMAGE
+            visual = inputs["input_ids"] == tiny.IMAGE
             place = visual.cumsum(1) + inputs["input_ids"].sum(1, keepdim=True)
             inputs["input_ids"] = torch.where(visual, 5 + (place * 37) % 240, inputs["input_ids"])
         return inputs
@@ -42,9 +42,9 @@ class Subject(SimpleNamespace):
         schedule = planned(method)
         if schedule.tower or any(isinstance(signal, EncoderSignal) for signal in schedule.signals()):
             pytest.skip("a bare decoder has no vision encoder to look into")
-        mask = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
-        runs = [prompt.count(zoo.IMAGE) // zoo.SIDE**2 for prompt in prompts]
-        layout = VisualLayout(mask, [[(1, zoo.SIDE, zoo.SIDE)] * run for run in runs])
+        mask = tiny.batch(*prompts)["input_ids"] == tiny.IMAGE
+        runs = [prompt.count(tiny.IMAGE) // tiny.SIDE**2 for prompt in prompts]
+        layout = VisualLayout(mask, [[(1, tiny.SIDE, tiny.SIDE)] * run for run in runs])
         return feathervlm.prune(self.model, method, layout=layout)
 
     def generate(self, *prompts, tokens=6):
@@ -61,12 +61,12 @@ class Subject(SimpleNamespace):
 @cache
 def subject(name, attention):
     kinds = {
-        "llava": lambda: zoo.llava("llama", attention=attention),
-        "llava-siglip": lambda: zoo.llava("llama", tower="siglip", attention=attention, seed=1),
-        "llava-qwen3": lambda: zoo.llava("qwen3", attention=attention),
-        "llava-mistral-sliding": lambda: zoo.llava("mistral", attention=attention),
-        "llava-phi3": lambda: zoo.llava("phi3", attention=attention),
-        "bare-llama": lambda: zoo.llama(attention=attention),
+        "llava": lambda: tiny.llava("llama", attention=attention),
+        "llava-siglip": lambda: tiny.llava("llama", tower="siglip", attention=attention, seed=1),
+        "llava-qwen3": lambda: tiny.llava("qwen3", attention=attention),
+        "llava-mistral-sliding": lambda: tiny.llava("mistral", attention=attention),
+        "llava-phi3": lambda: tiny.llava("phi3", attention=attention),
+        "bare-llama": lambda: tiny.llama(attention=attention),
     }
     return Subject(name=name, model=kinds[name]())
 
@@ -125,8 +125,8 @@ def exchanged(places, seed):
     """Where each visual token of a sample goes if those of every image exchange places at random."""
     draws = torch.rand(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
     taken = list(places)
-    for start in range(0, len(places), zoo.SIDE**2):
-        image = range(start, start + zoo.SIDE**2)
+    for start in range(0, len(places), tiny.SIDE**2):
+        image = range(start, start + tiny.SIDE**2)
         for place, token in zip(image, sorted(image, key=lambda token: draws[token]), strict=True):
             taken[token] = places[place]
     return taken
@@ -134,7 +134,7 @@ def exchanged(places, seed):
 
 def pooled(states, places, stride):
     """The states of a sample with the mean of every block in place of its first cell, image by image."""
-    side, states = zoo.SIDE, states.clone()
+    side, states = tiny.SIDE, states.clone()
     for start in range(0, len(places), side**2):
         image = torch.tensor(places[start : start + side**2])
         blocks = states[image].T.reshape(1, -1, side, side)
@@ -160,8 +160,8 @@ def hide(model, prompts, report, method, answer=None):
 
     Where a stage cuts the caches of the layers before it, these ignore them from position `answer` on.
     """
-    attended = zoo.batch(*prompts)["attention_mask"].bool()
-    visual = zoo.batch(*prompts)["input_ids"] == zoo.IMAGE
+    attended = tiny.batch(*prompts)["attention_mask"].bool()
+    visual = tiny.batch(*prompts)["input_ids"] == tiny.IMAGE
     decoder = model.get_decoder()
     hidden, merged, moved, cut = {}, {}, {}, []
     for stage, planned, groups in zip(report.stages, method.schedule().stages, went(report), strict=True):
@@ -227,18 +227,18 @@ def hide(model, prompts, report, method, answer=None):
 
 @pytest.mark.parametrize("method", KEEP_ALL)
 def test_keeping_everything_changes_no_bit(name, attention, method):
-    s, prompts = subject(name, attention), (zoo.prompt(1, seed=1), zoo.prompt(2, seed=2))
+    s, prompts = subject(name, attention), (tiny.prompt(1, seed=1), tiny.prompt(2, seed=2))
     inputs = s.inputs(*prompts)
     plain, (tokens, _) = s.model(**inputs).logits, s.generate(*prompts)
     with s.prune(KEEP_ALL[method], *prompts) as pruning:
         assert torch.equal(s.model(**inputs).logits, plain)
-        assert [len(kept) for kept in pruning.report.stages[-1].kept] == [zoo.SIDE**2, 2 * zoo.SIDE**2]
+        assert [len(kept) for kept in pruning.report.stages[-1].kept] == [tiny.SIDE**2, 2 * tiny.SIDE**2]
         assert torch.equal(s.generate(*prompts)[0], tokens)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_pruned_output_differs(name, method):
-    s, prompt = subject(name, "sdpa"), zoo.prompt(1, seed=3)
+    s, prompt = subject(name, "sdpa"), tiny.prompt(1, seed=3)
     plain = s.model(**s.inputs(prompt)).logits[:, -1]
     with s.prune(METHODS[method], prompt):
         assert (s.model(**s.inputs(prompt)).logits[:, -1] - plain).abs().max() > 0.05
@@ -246,7 +246,7 @@ def test_pruned_output_differs(name, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_cached_decoding_equals_a_full_prefill_with_the_same_tokens(name, attention, method):
-    s, prompt = subject(name, attention), zoo.prompt(2, seed=4)
+    s, prompt = subject(name, attention), tiny.prompt(2, seed=4)
     with s.prune(METHODS[method], prompt) as pruning:
         tokens, logits = s.generate(prompt)
     whole = prompt + tokens[0, :-1].tolist()
@@ -270,7 +270,7 @@ def test_cached_decoding_equals_a_full_prefill_with_the_same_tokens(name, attent
 @pytest.mark.parametrize("method", METHODS)
 def test_a_ragged_batch_equals_one_by_one(name, attention, method):
     s = subject(name, attention)
-    prompts = [zoo.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0, 1))]
+    prompts = [tiny.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0, 1))]
     with s.prune(METHODS[method], *prompts) as together:
         tokens, logits = s.generate(*prompts)
     for row, prompt in enumerate(prompts):
@@ -278,7 +278,7 @@ def test_a_ragged_batch_equals_one_by_one(name, attention, method):
             single_tokens, single_logits = s.generate(prompt)
         torch.testing.assert_close(logits[row : row + 1], single_logits, atol=TOLERANCE, rtol=0)
         assert torch.equal(tokens[row : row + 1], single_tokens)
-        if zoo.IMAGE in prompt:
+        if tiny.IMAGE in prompt:
             for one, many in zip(alone.report.stages, together.report.stages, strict=True):
                 assert one.kept[0].tolist() == many.kept[row].tolist()
         else:
@@ -290,7 +290,7 @@ def test_a_ragged_batch_equals_one_by_one(name, attention, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_pruning_equals_hiding_the_dropped_tokens(name, attention, method, seed):
     s = subject(name, attention)
-    prompts = [zoo.prompt(1, seed=seed), zoo.prompt(2, seed=seed + 50, after=3)][: 1 + seed % 2]
+    prompts = [tiny.prompt(1, seed=seed), tiny.prompt(2, seed=seed + 50, after=3)][: 1 + seed % 2]
     inputs = s.inputs(*prompts)
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with s.prune(METHODS[method], *prompts) as pruning:
@@ -310,14 +310,14 @@ def test_pruning_equals_hiding_the_dropped_tokens(name, attention, method, seed)
 @pytest.mark.parametrize("over", ["visual", "all"])
 @pytest.mark.parametrize("text", ["llama", "qwen3", "phi3", "mistral"])
 def test_scores_equal_eager_attention(text, over, layer):
-    model = zoo.llava(text, attention="eager", **({"sliding_window": 512} if text == "mistral" else {}))
-    prompts = [zoo.prompt(1, seed=5), zoo.prompt(2, seed=6)]
-    inputs = zoo.batch(*prompts)
+    model = tiny.llava(text, attention="eager", **({"sliding_window": 512} if text == "mistral" else {}))
+    prompts = [tiny.prompt(1, seed=5), tiny.prompt(2, seed=6)]
+    inputs = tiny.batch(*prompts)
     attentions = model(**inputs, output_attentions=True).attentions[2 if layer == "K-1" else 3]
     with feathervlm.prune(model, Schedule(Stage(3, Top(LastTokenAttention(over=over, layer=layer), 0.3)))) as pruning:
         model(**inputs)
     for row, ids in enumerate(inputs["input_ids"]):
-        expected = attentions[row, :, -1, ids == zoo.IMAGE]
+        expected = attentions[row, :, -1, ids == tiny.IMAGE]
         if over == "visual":
             expected = expected / expected.sum(-1, keepdim=True)
         scores = pruning.report.stages[0].scores[row]
@@ -326,10 +326,10 @@ def test_scores_equal_eager_attention(text, over, layer):
 
 @pytest.mark.parametrize("rope", [False, True])
 def test_only_rope_scores_move_with_visual_positions(rope):
-    s, prompt = subject("llava", "sdpa"), zoo.prompt(1, seed=7)
+    s, prompt = subject("llava", "sdpa"), tiny.prompt(1, seed=7)
     inputs = s.inputs(prompt)
     straight = torch.arange(len(prompt))
-    visual = inputs["input_ids"][0] == zoo.IMAGE
+    visual = inputs["input_ids"][0] == tiny.IMAGE
     shuffled = straight.clone()
     shuffled[visual] = straight[visual][torch.randperm(int(visual.sum()), generator=torch.Generator().manual_seed(0))]
     scores = []
@@ -346,7 +346,7 @@ def test_only_rope_scores_move_with_visual_positions(rope):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_feather_on_729_tokens_keeps_the_known_counts(seed):
-    model = zoo.llama(seed=seed)
+    model = tiny.llama(seed=seed)
     mask = torch.zeros(1, 740, dtype=torch.bool)
     mask[:, 1:730] = True
     embeds = torch.randn(1, 740, 64, generator=torch.Generator().manual_seed(seed))
@@ -373,7 +373,7 @@ def traces(model):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_untouched_afterwards(name, method):
-    s, prompt = subject(name, "sdpa"), zoo.prompt(1, seed=8)
+    s, prompt = subject(name, "sdpa"), tiny.prompt(1, seed=8)
     before, plain = traces(s.model), s.model(**s.inputs(prompt)).logits
     with s.prune(METHODS[method], prompt):
         s.generate(prompt)
@@ -391,7 +391,7 @@ def test_the_model_is_untouched_afterwards(name, method):
 
 
 def test_knn_reads_the_vision_tower_in_both_calling_ways():
-    s, prompts = subject("llava", "sdpa"), (zoo.prompt(1, seed=9), zoo.prompt(2, seed=10))
+    s, prompts = subject("llava", "sdpa"), (tiny.prompt(1, seed=9), tiny.prompt(2, seed=10))
     method = feathervlm.methods.KNN(layer=2, count=7)
     with s.prune(method, *prompts) as pruning:
         s.model(**s.inputs(*prompts))

@@ -9,10 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import methods
-from feathervlm.engine.slots import PrunedLayer
-from table import METHODS
+from feathervlm.engine.cache.layer import PrunedLayer
+from method_cases import METHODS
 
 
 class Live(TorchDispatchMode):
@@ -46,7 +46,7 @@ class Live(TorchDispatchMode):
 
 def long_llava():
     """A model, and a prompt beside whose states of full length everything else is small."""
-    return zoo.llava(), zoo.batch(zoo.prompt(8, seed=1))
+    return tiny.llava(), tiny.batch(tiny.prompt(8, seed=1))
 
 
 METHOD = {
@@ -60,10 +60,10 @@ METHOD = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_cache_has_no_storage_for_dropped_tokens(name):
-    llava, inputs = zoo.llava(), zoo.batch(zoo.prompt(1, seed=1))
+    llava, inputs = tiny.llava(), tiny.batch(tiny.prompt(1, seed=1))
     with feathervlm.prune(llava, METHODS[name]) as pruning, torch.no_grad():
         past = llava(**inputs, use_cache=True).past_key_values
-    text = inputs["input_ids"].shape[1] - zoo.SIDE**2
+    text = inputs["input_ids"].shape[1] - tiny.SIDE**2
     for layer, tokens in zip(past.layers, pruning.report.cached_per_layer[0], strict=True):
         for states in (layer.keys, layer.values):
             assert states.shape[-2] == text + tokens

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
-from families.specimens import SPECIMENS
+import tiny_models as tiny
+from family_cases import SPECIMENS
 from feathervlm import Grid, KNNDensity, LastTokenAttention, Random, Schedule, Stage, Top, Unprunable, VisualLayout
 from feathervlm.core import Merger, Pool
 from feathervlm.core.signals import Features
@@ -20,7 +20,7 @@ START, AFTER = 3, 6
 
 @cache
 def model(kind="llama", attention="sdpa"):
-    return zoo.llama(attention, kind=kind)
+    return tiny.llama(attention, kind=kind)
 
 
 def prompt_of(side, seed, images=1):
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_pooling_by_hand():
 
 
 def test_half_precision_sums_in_single():
-    llama, (embeds, layout, places) = zoo.llama().to(torch.bfloat16), prompt_of(32, seed=2)
+    llama, (embeds, layout, places) = tiny.llama().to(torch.bfloat16), prompt_of(32, seed=2)
     seen = []
     handle = llama.model.layers[0].self_attn.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True
@@ -162,9 +162,9 @@ def test_a_merger_of_ones_own_reads_signals_and_merges_what_is_left():
 
 
 def test_the_report_says_who_went_where():
-    llava = zoo.llava()
+    llava = tiny.llava()
     with feathervlm.prune(llava, Schedule(Stage(1, Grid(2), merge=Pool(4)), Stage(3, Grid(4)))) as pruning:
-        llava(**zoo.batch(zoo.prompt(1, seed=4), zoo.prompt(0, seed=5)))
+        llava(**tiny.batch(tiny.prompt(1, seed=4), tiny.prompt(0, seed=5)))
     first, second = pruning.report.stages
     corners = [row // 4 * 24 + col // 4 * 4 for row in range(6) for col in range(6)]
     kept = first.kept[0].tolist()
@@ -178,10 +178,10 @@ def test_the_report_says_who_went_where():
 
 
 def test_tokens_without_a_target_are_dropped():
-    llava = zoo.llava()
+    llava = tiny.llava()
     select = Top(KNNDensity(features="projected"), 3)
     with feathervlm.prune(llava, Schedule(Stage(2, select, merge=Pool(2)))) as pruning:
-        llava(**zoo.batch(zoo.prompt(1, seed=6)))
+        llava(**tiny.batch(tiny.prompt(1, seed=6)))
     stage = pruning.report.stages[0]
     groups, kept = stage.groups[0].tolist(), stage.kept[0].tolist()
     assert set(groups) == {-1, *kept}

@@ -6,27 +6,27 @@ from math import ceil
 import pytest
 import torch
 import transformers as tf
-from helpers import TOLERANCE, generate, layout_of
 from transformers import DynamicCache
 
 import feathervlm
-import zoo
-from families.specimens import SPECIMENS
+import tiny_models as tiny
+from family_cases import SPECIMENS
 from feathervlm import Grid, LastTokenAttention, Schedule, Stage, Top, Unprunable, VisualLayout, methods
 from feathervlm.core import Everything
+from laws import TOLERANCE, generate, layout_of
 
-SIDE, IMAGE = zoo.SIDE, zoo.SIDE**2
+SIDE, IMAGE = tiny.SIDE, tiny.SIDE**2
 TEXTS = ["llama", "qwen3", "mistral", "phi3"]
 
 
 @cache
 def llava(text="llama", attention="sdpa"):
-    return zoo.llava(text, attention=attention)
+    return tiny.llava(text, attention=attention)
 
 
 @cache
 def bare(kind):
-    return zoo.llama(kind=kind)
+    return tiny.llama(kind=kind)
 
 
 def images(row):
@@ -62,8 +62,8 @@ def moved(policy, row, kept):
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("count", [1, 2])
 def test_shuffling_is_giving_permuted_position_ids(text, attention, count):
-    model, inputs = llava(text, attention), zoo.batch(zoo.prompt(count, seed=count))
-    ids = shuffled(inputs["input_ids"][0] == zoo.IMAGE, 3)[None]
+    model, inputs = llava(text, attention), tiny.batch(tiny.prompt(count, seed=count))
+    ids = shuffled(inputs["input_ids"][0] == tiny.IMAGE, 3)[None]
     assert not torch.equal(ids, torch.arange(ids.shape[1])[None])
     with torch.no_grad():
         expected = model(**inputs, position_ids=ids).logits
@@ -74,9 +74,9 @@ def test_shuffling_is_giving_permuted_position_ids(text, attention, count):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_shuffling_a_padded_batch_is_giving_permuted_position_ids(side):
     model = llava()
-    inputs = zoo.batch(zoo.prompt(2, seed=4), zoo.prompt(0, seed=5), zoo.prompt(1, seed=6), side=side)
+    inputs = tiny.batch(tiny.prompt(2, seed=4), tiny.prompt(0, seed=5), tiny.prompt(1, seed=6), side=side)
     ids = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    taken = torch.stack([shuffled(row == zoo.IMAGE, 1) for row in inputs["input_ids"]])
+    taken = torch.stack([shuffled(row == tiny.IMAGE, 1) for row in inputs["input_ids"]])
     with torch.no_grad():
         expected = model(**inputs, position_ids=ids.gather(1, taken)).logits
         with feathervlm.prune(model, methods.ShuffledPositions(seed=1)):
@@ -113,9 +113,9 @@ def test_shuffling_exchanges_all_axes_of_a_position(name):
 
 def prompt_of(pictures, seed):
     """Embeddings of one prompt and its layout."""
-    ids = torch.tensor([zoo.prompt(pictures, seed=seed)])
+    ids = torch.tensor([tiny.prompt(pictures, seed=seed)])
     embeds = torch.randn(1, ids.shape[1], 64, generator=torch.Generator().manual_seed(seed))
-    return embeds, layout_of(ids, zoo.IMAGE, SIDE)
+    return embeds, layout_of(ids, tiny.IMAGE, SIDE)
 
 
 def by_hand(model, embeds, at, left, ids):
@@ -152,12 +152,12 @@ def test_other_policies_are_giving_those_position_ids(policy, kind, pictures, at
 @pytest.mark.parametrize("policy", ["preserve", "renumber", "stretch"])
 def test_a_padded_batch_moves_every_sample_as_if_alone(policy):
     model, schedule = llava(), Schedule(Stage(2, Grid(3) | feathervlm.Random(0.3), policy))
-    prompts = [zoo.prompt(2, seed=8), zoo.prompt(0, seed=9), zoo.prompt(1, seed=10)]
+    prompts = [tiny.prompt(2, seed=8), tiny.prompt(0, seed=9), tiny.prompt(1, seed=10)]
     for side in ("left", "right"):
         with feathervlm.prune(model, schedule):
-            together = model(**zoo.batch(*prompts, side=side)).logits
+            together = model(**tiny.batch(*prompts, side=side)).logits
             for row, prompt in enumerate(prompts):
-                alone = model(**zoo.batch(prompt)).logits[0, -3:]
+                alone = model(**tiny.batch(prompt)).logits[0, -3:]
                 end = len(prompt) if side == "right" else together.shape[1]
                 torch.testing.assert_close(together[row, end - 3 : end], alone, atol=TOLERANCE, rtol=0)
 
@@ -188,14 +188,14 @@ def test_decoding_goes_on_where_the_policy_says(policy, at):
 @torch.no_grad()
 @pytest.mark.parametrize("text", ["llama", "mistral"])
 def test_the_images_of_a_later_turn_are_shuffled_among_themselves(text):
-    model, first = llava(text), zoo.batch(zoo.prompt(1, seed=12))
-    second, past = zoo.batch(zoo.prompt(2, seed=13)), DynamicCache()
+    model, first = llava(text), tiny.batch(tiny.prompt(1, seed=12))
+    second, past = tiny.batch(tiny.prompt(2, seed=13)), DynamicCache()
     both = torch.cat([first["input_ids"], second["input_ids"]], 1)
     with feathervlm.prune(model, methods.ShuffledPositions(seed=5)):
         model(**first, past_key_values=past)
         mask = torch.ones_like(both)
         found = model(**{**second, "attention_mask": mask}, past_key_values=past).logits
-    taken = [shuffled(inputs["input_ids"][0] == zoo.IMAGE, 5) for inputs in (first, second)]
+    taken = [shuffled(inputs["input_ids"][0] == tiny.IMAGE, 5) for inputs in (first, second)]
     ids = torch.cat([taken[0], taken[1] + len(taken[0])])[None]
     pixels = torch.cat([first["pixel_values"], second["pixel_values"]])
     expected = model(input_ids=both, pixel_values=pixels, position_ids=ids).logits[:, len(taken[0]) :]
@@ -205,7 +205,7 @@ def test_the_images_of_a_later_turn_are_shuffled_among_themselves(text):
 @torch.no_grad()
 def test_a_later_turn_may_stretch():
     model, schedule = llava(), Schedule(Stage(0, Grid(4), "stretch"))
-    first, second = zoo.batch(zoo.prompt(0, seed=14)), zoo.batch(zoo.prompt(1, seed=15))
+    first, second = tiny.batch(tiny.prompt(0, seed=14)), tiny.batch(tiny.prompt(1, seed=15))
     both = {**second, "input_ids": torch.cat([first["input_ids"], second["input_ids"]], 1)}
     both["attention_mask"] = torch.ones_like(both["input_ids"])
     with feathervlm.prune(model, schedule):
@@ -217,8 +217,8 @@ def test_a_later_turn_may_stretch():
 
 @pytest.mark.parametrize("layer", ["K-1", "K"])
 def test_later_scores_see_the_positions_that_were_moved(layer):
-    model, inputs = zoo.llava("qwen3", attention="eager"), zoo.batch(zoo.prompt(2, seed=16))
-    visual = inputs["input_ids"][0] == zoo.IMAGE
+    model, inputs = tiny.llava("qwen3", attention="eager"), tiny.batch(tiny.prompt(2, seed=16))
+    visual = inputs["input_ids"][0] == tiny.IMAGE
     ids = shuffled(visual, 0)[None]
     attentions = model(**inputs, position_ids=ids, output_attentions=True).attentions[2 if layer == "K-1" else 3]
     stages = Stage(0, Everything(), "shuffle"), Stage(3, Top(LastTokenAttention(over="all", layer=layer), 0.3))
@@ -229,7 +229,7 @@ def test_later_scores_see_the_positions_that_were_moved(layer):
 
 
 def test_decoding_after_a_shuffle_has_no_hooks():
-    model, inputs, seen = llava(), zoo.batch(zoo.prompt(1, seed=17)), []
+    model, inputs, seen = llava(), tiny.batch(tiny.prompt(1, seed=17)), []
     with feathervlm.prune(model, methods.ShuffledPositions()), torch.no_grad():
         past = model(**inputs, use_cache=True).past_key_values
         layer = model.model.language_model.layers[5]

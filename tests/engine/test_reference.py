@@ -8,7 +8,7 @@ import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import VisualLayout
 
 START, TEXT = 3, 7  # words before the image, words after it
@@ -16,7 +16,7 @@ START, TEXT = 3, 7  # words before the image, words after it
 
 @cache
 def model(kv_heads, attention="sdpa"):
-    return zoo.llama(attention, num_hidden_layers=20, num_key_value_heads=kv_heads)
+    return tiny.llama(attention, num_hidden_layers=20, num_key_value_heads=kv_heads)
 
 
 def embeddings(tokens, seed, after=TEXT):

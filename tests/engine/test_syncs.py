@@ -5,15 +5,15 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from helpers import layout_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import Grid, Schedule, Stage, Top, methods
 from feathervlm.core import KeyNorm
-from feathervlm.core.aggregation import Surroundings
+from feathervlm.core.mergers.neighborhood import Surroundings
 from feathervlm.core.signals import Features
+from laws import layout_of
 
 READS = ["tolist", "item", "__bool__", "__int__", "__float__", "__index__", "numpy", "nonzero", "cpu"]
 
@@ -39,10 +39,10 @@ def counted(monkeypatch):
 
 
 def bare(method, monkeypatch, batch=1):
-    llm = zoo.llama()
-    prompts = [zoo.prompt(1 + row % 2, seed=row) for row in range(batch)]
-    inputs = zoo.batch(*prompts)
-    layout = layout_of(inputs["input_ids"], zoo.IMAGE, zoo.SIDE)
+    llm = tiny.llama()
+    prompts = [tiny.prompt(1 + row % 2, seed=row) for row in range(batch)]
+    inputs = tiny.batch(*prompts)
+    layout = layout_of(inputs["input_ids"], tiny.IMAGE, tiny.SIDE)
     if batch == 1:
         del inputs["attention_mask"]
     del inputs["pixel_values"]
@@ -108,7 +108,7 @@ def test_a_ragged_batch_waits_once_per_stage(monkeypatch):
 
 
 def test_decoding_never_waits(monkeypatch):
-    llava, inputs = zoo.llava(), zoo.batch(zoo.prompt(1, seed=1))
+    llava, inputs = tiny.llava(), tiny.batch(tiny.prompt(1, seed=1))
     with feathervlm.prune(llava, OPEN["feather"][0]), torch.no_grad():
         past = llava(**inputs, use_cache=True).past_key_values
         with counted(monkeypatch) as readers:
@@ -118,7 +118,7 @@ def test_decoding_never_waits(monkeypatch):
 
 
 def test_plain_decoding_has_no_hooks_on_layers():
-    llava, inputs = zoo.llava(), zoo.batch(zoo.prompt(1, seed=1))
+    llava, inputs = tiny.llava(), tiny.batch(tiny.prompt(1, seed=1))
     seen = []
     with feathervlm.prune(llava, OPEN["feather"][0]), torch.no_grad():
         past = llava(**inputs, use_cache=True).past_key_values
@@ -142,8 +142,8 @@ class Operations(TorchDispatchMode):
 
 
 def operations_of_a_step(layers, batch, method):
-    llava = zoo.llava(num_hidden_layers=layers)
-    inputs = zoo.batch(*[zoo.prompt(1 + row % 2, seed=row) for row in range(batch)])
+    llava = tiny.llava(num_hidden_layers=layers)
+    inputs = tiny.batch(*[tiny.prompt(1 + row % 2, seed=row) for row in range(batch)])
     step = {"input_ids": torch.full((batch, 1), 9)}
     if batch > 1:
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)

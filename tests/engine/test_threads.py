@@ -7,19 +7,19 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import generate, traces
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import PruningError, methods
+from laws import generate, traces
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
-PROMPTS = [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2)]
+PROMPTS = [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2)]
 
 
 @torch.no_grad()
 def logits_of(llava, *prompts):
-    return llava(**zoo.batch(*prompts)).logits
+    return llava(**tiny.batch(*prompts)).logits
 
 
 def interrupt(llava, error, layer=4):
@@ -33,14 +33,14 @@ def interrupt(llava, error, layer=4):
 
 
 def test_threads_with_a_model_each_get_what_they_get_alone():
-    models = [zoo.llava(text, seed=seed) for seed, text in enumerate(["llama", "mistral", "qwen3"])]
+    models = [tiny.llava(text, seed=seed) for seed, text in enumerate(["llama", "mistral", "qwen3"])]
     specs = ["feather:layers=2+4,keep=0.4", "fastv:layer=2", "uniform:layer=1"]
 
     def work(llava, spec, prompt):
         results = []
         with feathervlm.prune(llava, spec) as pruning:
             for _ in range(4):
-                tokens, logits, _ = generate(llava, zoo.batch(prompt))
+                tokens, logits, _ = generate(llava, tiny.batch(prompt))
                 results.append((tokens, logits, pruning.report.to_dict()["stages"]))
         return results
 
@@ -57,7 +57,7 @@ def test_threads_with_a_model_each_get_what_they_get_alone():
 
 @pytest.mark.parametrize("continued", [False, True])
 def test_a_second_thread_on_one_model_is_turned_away_and_disturbs_nothing(continued):
-    llava = zoo.llava()
+    llava = tiny.llava()
     inside, proceed = threading.Event(), threading.Event()
 
     def wait(module, args):
@@ -67,10 +67,10 @@ def test_a_second_thread_on_one_model_is_turned_away_and_disturbs_nothing(contin
 
     with feathervlm.prune(llava, FEATHER) as pruning:
         expected = [logits_of(llava, prompt) for prompt in PROMPTS]
-        past = generate(llava, zoo.batch(PROMPTS[0], PROMPTS[1]))[2]
+        past = generate(llava, tiny.batch(PROMPTS[0], PROMPTS[1]))[2]
         attached = traces(llava)
         step = {"input_ids": torch.tensor([[5], [6]]), "past_key_values": past}
-        call = partial(llava, **(step if continued else zoo.batch(PROMPTS[1])))
+        call = partial(llava, **(step if continued else tiny.batch(PROMPTS[1])))
         handle = llava.model.language_model.layers[3].register_forward_pre_hook(wait)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(logits_of, llava, PROMPTS[0])
@@ -81,15 +81,15 @@ def test_a_second_thread_on_one_model_is_turned_away_and_disturbs_nothing(contin
             assert torch.equal(first.result(), expected[0])
         handle.remove()
         assert traces(llava) == attached
-        assert pruning.report.record.layout.counts == (zoo.SIDE**2,)
+        assert pruning.report.record.layout.counts == (tiny.SIDE**2,)
         assert torch.equal(logits_of(llava, PROMPTS[1]), expected[1])
 
 
 def test_threads_that_share_a_model_get_an_error_or_the_right_answer():
-    llava = zoo.llava("mistral")
+    llava = tiny.llava("mistral")
 
     def work(prompt):
-        inputs, outcomes = zoo.batch(prompt), []
+        inputs, outcomes = tiny.batch(prompt), []
         for _ in range(12):
             try:
                 outcomes.append(generate(llava, inputs, tokens=3)[1])
@@ -98,7 +98,7 @@ def test_threads_that_share_a_model_get_an_error_or_the_right_answer():
         return outcomes
 
     with feathervlm.prune(llava, FEATHER):
-        expected = [generate(llava, zoo.batch(prompt), tokens=3)[1] for prompt in PROMPTS]
+        expected = [generate(llava, tiny.batch(prompt), tokens=3)[1] for prompt in PROMPTS]
         attached = traces(llava)
         with ThreadPoolExecutor(2) as pool:
             results = list(pool.map(work, PROMPTS))
@@ -108,11 +108,11 @@ def test_threads_that_share_a_model_get_an_error_or_the_right_answer():
                     "another thread is in one" in outcome if isinstance(outcome, str) else torch.equal(outcome, right)
                 )
         assert traces(llava) == attached
-        assert torch.equal(generate(llava, zoo.batch(PROMPTS[0]), tokens=3)[1], expected[0])
+        assert torch.equal(generate(llava, tiny.batch(PROMPTS[0]), tokens=3)[1], expected[0])
 
 
 def test_a_forward_inside_a_forward_is_turned_away_and_disturbs_nothing():
-    llava, errors = zoo.llava(), []
+    llava, errors = tiny.llava(), []
 
     def nest(module, args):
         handle.remove()
@@ -132,7 +132,7 @@ def test_a_forward_inside_a_forward_is_turned_away_and_disturbs_nothing():
 
 @pytest.mark.parametrize("layer", range(6))
 def test_an_exception_in_any_layer_leaves_no_hooks_and_the_next_call_works(layer):
-    llava = zoo.llava("mistral")
+    llava = tiny.llava("mistral")
     with feathervlm.prune(llava, FEATHER) as pruning:
         expected, attached, report = logits_of(llava, *PROMPTS), traces(llava), pruning.report
         interrupt(llava, RuntimeError("on purpose"), layer)
@@ -144,8 +144,8 @@ def test_an_exception_in_any_layer_leaves_no_hooks_and_the_next_call_works(layer
 
 
 def test_an_exception_in_a_decoding_step_leaves_no_hooks():
-    llava = zoo.llava("mistral")
-    inputs = zoo.batch(*PROMPTS)
+    llava = tiny.llava("mistral")
+    inputs = tiny.batch(*PROMPTS)
     with feathervlm.prune(llava, FEATHER):
         expected, attached = logits_of(llava, *PROMPTS), traces(llava)
         past = generate(llava, inputs)[2]
@@ -157,10 +157,10 @@ def test_an_exception_in_a_decoding_step_leaves_no_hooks():
 
 
 def test_an_exception_in_the_vision_tower_leaves_no_hooks():
-    llava = zoo.llava()
+    llava = tiny.llava()
     with feathervlm.prune(llava, methods.KNN(layer=2, count=9)):
         expected, attached = logits_of(llava, *PROMPTS), traces(llava)
-        inputs = {**zoo.batch(PROMPTS[0]), "pixel_values": torch.zeros(1, 3, 40, 40)}
+        inputs = {**tiny.batch(PROMPTS[0]), "pixel_values": torch.zeros(1, 3, 40, 40)}
         with pytest.raises(ValueError, match="match"):
             llava(**inputs)
         assert traces(llava) == attached
@@ -168,18 +168,18 @@ def test_an_exception_in_the_vision_tower_leaves_no_hooks():
 
 
 def test_generation_goes_on_after_an_interrupt():
-    llava = zoo.llava()
+    llava = tiny.llava()
     with feathervlm.prune(llava, FEATHER):
-        expected, attached = generate(llava, zoo.batch(*PROMPTS))[1], traces(llava)
+        expected, attached = generate(llava, tiny.batch(*PROMPTS))[1], traces(llava)
         interrupt(llava, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            generate(llava, zoo.batch(*PROMPTS))
+            generate(llava, tiny.batch(*PROMPTS))
         assert traces(llava) == attached
-        assert torch.equal(generate(llava, zoo.batch(*PROMPTS))[1], expected)
+        assert torch.equal(generate(llava, tiny.batch(*PROMPTS))[1], expected)
 
 
 def test_a_pruned_model_cannot_be_copied_until_it_is_released():
-    llava = zoo.llava()
+    llava = tiny.llava()
     with feathervlm.prune(llava, FEATHER):
         expected = logits_of(llava, PROMPTS[0])
         with pytest.raises(PruningError, match="cannot be copied or pickled"):

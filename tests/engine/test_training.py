@@ -4,11 +4,11 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import OLD, TOLERANCE, hidden, layout_of
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import PruningError, Unprunable, VisualLayout, methods
+from laws import OLD, TOLERANCE, hidden, layout_of
 
 METHODS = {
     "feather": methods.Feather(layers=(2, 4), keep=0.4),
@@ -21,12 +21,12 @@ FEATHER = METHODS["feather"]
 
 @cache
 def model(text="llama", attention="sdpa"):
-    return zoo.llava(text, attention=attention)
+    return tiny.llava(text, attention=attention)
 
 
 def supervised(*prompts, answer=4, side="right"):
     """Inputs whose last `answer` tokens are labels."""
-    inputs = zoo.batch(*prompts, side=side)
+    inputs = tiny.batch(*prompts, side=side)
     labels = torch.full_like(inputs["input_ids"], -100)
     for sample, mask in enumerate(inputs["attention_mask"]):
         last = mask.nonzero()[-answer:, 0]
@@ -51,7 +51,11 @@ def same_gradients(one, other, **tolerance):
         torch.testing.assert_close(one[1][name], other[1][name], **tolerance, msg=lambda text, name=name: name + text)
 
 
-PROMPTS = [zoo.prompt(1, seed=1, after=9), zoo.prompt(2, seed=2, after=7), zoo.prompt(0, seed=3, after=12)]
+PROMPTS = [
+    tiny.prompt(1, seed=1, after=9),
+    tiny.prompt(2, seed=2, after=7),
+    tiny.prompt(0, seed=3, after=12),
+]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -66,7 +70,7 @@ def test_loss_and_gradients_equal_those_with_dropped_tokens_hidden(method, atten
         with feathervlm.prune(llava, METHODS[method]) as pruning:
             pruned = gradients(llava, inputs)
         plain = gradients(llava, inputs)
-        with hidden(llava, inputs["input_ids"] == zoo.IMAGE, inputs["attention_mask"], pruning.report):
+        with hidden(llava, inputs["input_ids"] == tiny.IMAGE, inputs["attention_mask"], pruning.report):
             dense = gradients(llava, inputs)
         same_gradients(pruned, dense, atol=1e-4, rtol=1e-3)
         assert (pruned[0] - plain[0]).abs() > 1e-5
@@ -74,7 +78,7 @@ def test_loss_and_gradients_equal_those_with_dropped_tokens_hidden(method, atten
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(reentrant):
-    llava, inputs = zoo.llava(), supervised(*PROMPTS)
+    llava, inputs = tiny.llava(), supervised(*PROMPTS)
     with feathervlm.prune(llava, FEATHER):
         plain = gradients(llava, inputs)
         enable = llava.gradient_checkpointing_enable if OLD else llava.activation_checkpointing_enable
@@ -90,12 +94,12 @@ def test_gradient_checkpointing_changes_nothing(reentrant):
 def test_the_answer_does_not_choose_its_own_tokens():
     llava = model()
     for seed in range(4):
-        prompt = zoo.prompt(1, seed=seed)
+        prompt = tiny.prompt(1, seed=seed)
         with feathervlm.prune(llava, FEATHER) as pruning, torch.no_grad():
-            alone = zoo.batch(prompt)
+            alone = tiny.batch(prompt)
             llava(**alone)
             asked = [stage.kept[0].tolist() for stage in pruning.report.stages]
-            inputs = supervised([*prompt, 11, 12, 13], zoo.prompt(2, seed=seed), answer=3)
+            inputs = supervised([*prompt, 11, 12, 13], tiny.prompt(2, seed=seed), answer=3)
             inputs["pixel_values"][0] = alone["pixel_values"][0]
             llava(**inputs)
             assert [stage.kept[0].tolist() for stage in pruning.report.stages] == asked
@@ -104,12 +108,12 @@ def test_the_answer_does_not_choose_its_own_tokens():
 
 
 def test_a_given_query_asks():
-    llava, prompt = model(), zoo.prompt(1, seed=5, after=9)
-    inputs = zoo.batch(prompt)
+    llava, prompt = model(), tiny.prompt(1, seed=5, after=9)
+    inputs = tiny.batch(prompt)
     with feathervlm.prune(llava, FEATHER) as pruning, torch.no_grad():
-        llava(**{**zoo.batch(prompt[:-4]), "pixel_values": inputs["pixel_values"]})
+        llava(**{**tiny.batch(prompt[:-4]), "pixel_values": inputs["pixel_values"]})
         asked = pruning.report.stages[0].kept[0].tolist()
-    layout = layout_of(inputs["input_ids"], zoo.IMAGE, zoo.SIDE)
+    layout = layout_of(inputs["input_ids"], tiny.IMAGE, tiny.SIDE)
     layout = VisualLayout(layout.mask, layout.grids, query=torch.tensor([len(prompt) - 5]))
     with feathervlm.prune(llava, FEATHER, layout=layout) as pruning, torch.no_grad():
         llava(**inputs)
@@ -118,12 +122,12 @@ def test_a_given_query_asks():
 
 def test_right_padding_equals_one_by_one():
     llava = model()
-    inputs = zoo.batch(*PROMPTS, side="right")
+    inputs = tiny.batch(*PROMPTS, side="right")
     with feathervlm.prune(llava, FEATHER) as pruning, torch.no_grad():
         together, report = llava(**inputs).logits, pruning.report
         for row, prompt in enumerate(PROMPTS):
-            alone = llava(**zoo.batch(prompt)).logits[0]
-            text = torch.tensor(prompt) != zoo.IMAGE
+            alone = llava(**tiny.batch(prompt)).logits[0]
+            text = torch.tensor(prompt) != tiny.IMAGE
             torch.testing.assert_close(
                 together[row, : len(prompt)][text], alone[text], atol=TOLERANCE, rtol=0, msg=str(row)
             )
@@ -133,7 +137,7 @@ def test_right_padding_equals_one_by_one():
 
 def test_a_label_right_after_an_image_is_refused_by_name():
     inputs = supervised(*PROMPTS[:2])
-    first_text = PROMPTS[1].index(zoo.IMAGE) + zoo.SIDE**2
+    first_text = PROMPTS[1].index(tiny.IMAGE) + tiny.SIDE**2
     inputs["labels"][1, first_text] = 7
     with feathervlm.prune(model(), FEATHER) as pruning:
         with pytest.raises(PruningError, match="Sample 1 has a label right after a visual token"):
@@ -145,7 +149,7 @@ def test_a_label_right_after_an_image_is_refused_by_name():
 
 def test_labels_of_one_call_are_forgotten_in_the_next():
     llava, inputs = model(), supervised(*PROMPTS[:2])
-    shorter = zoo.batch(zoo.prompt(1, seed=6))
+    shorter = tiny.batch(tiny.prompt(1, seed=6))
     with feathervlm.prune(llava, FEATHER) as pruning, torch.no_grad():
         llava.model(**shorter)
         expected = pruning.report.stages[0].kept[0].tolist()

@@ -3,8 +3,9 @@
 import importlib.util
 from pathlib import Path
 
-import local_sets
 import pytest
+
+import local_sets
 
 EXAMPLE = Path(__file__).parents[2] / "examples/make_demo_model.py"
 

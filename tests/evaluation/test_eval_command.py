@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from feathervlm.cli import app
-from feathervlm.commands.options import split_specs
+from feathervlm.cli.main import app
+from feathervlm.cli.options import split_specs
 
 
 def cli(*arguments: object, **environment: str) -> Result:

@@ -6,10 +6,10 @@ import pytest
 from feathervlm import methods
 from feathervlm.evaluation import paper, results
 from feathervlm.evaluation.asking import Sample
+from feathervlm.evaluation.estimates import Bootstrap
 from feathervlm.evaluation.results import rows, shares
 from feathervlm.evaluation.tasks import SUITE, TASKS
-from feathervlm.study.estimates import Bootstrap
-from feathervlm.study.ledger import UNPRUNED
+from feathervlm.inference.model_spec import UNPRUNED
 
 
 def made(scores, splits=None, answers=None, **facts):

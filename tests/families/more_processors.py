@@ -4,10 +4,10 @@ import transformers as tf
 from torch.nn.functional import interpolate
 
 from families.processors import ByHand, cut, qwen, tokenizer, without_video
-from families.specimens.base import END, IMAGE, START, VIDEO, Shot
-from families.specimens.llava import PINPOINTS
-from families.specimens.molmo import molmo2_views
-from families.specimens.more import lfm2_views
+from family_cases.base import END, IMAGE, START, VIDEO, Shot
+from family_cases.llava import PINPOINTS
+from family_cases.molmo import molmo2_views
+from family_cases.more import lfm2_views
 
 
 def next_images():

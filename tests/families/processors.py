@@ -8,17 +8,17 @@ import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-import zoo
-from families.specimens import SPECIMENS
-from families.specimens.base import END, IMAGE, START, VIDEO, Shot
-from families.specimens.llava import PINPOINTS
-from families.specimens.tiled import separated_ids
+import tiny_models as tiny
+from family_cases import SPECIMENS
+from family_cases.base import END, IMAGE, START, VIDEO, Shot
+from family_cases.llava import PINPOINTS
+from family_cases.tiled import separated_ids
 
 
 def tokenizer(**special):
     """A tokenizer of words, whose special tokens have the given ids: name=(text, id)."""
     texts = {number: text for text, number in special.values()}
-    words = {texts.get(number, f"word{number}"): number for number in range(zoo.VOCABULARY)}
+    words = {texts.get(number, f"word{number}"): number for number in range(tiny.VOCABULARY)}
     inner = Tokenizer(models.WordLevel(words, unk_token="word5"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made = PreTrainedTokenizerFast(

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
-from families.specimens import SPECIMENS
+import tiny_models as tiny
+from family_cases import SPECIMENS
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, Unprunable, methods
 from feathervlm.core import Given
-from feathervlm.engine.anatomy import Anatomy
+from feathervlm.engine.decoder import Anatomy
 from feathervlm.families import FAMILIES
-from table import METHODS
+from method_cases import METHODS
 
 CASES = [(name, attention) for name, specimen in SPECIMENS.items() for attention in specimen.attention]
 TOKENS = 3
@@ -102,7 +102,7 @@ def test_pruning_changes_logits_and_counts_hold(case, way):
     for sample, (ids, shots) in enumerate(specimen.prompts()):
         placeholders = sum(shot.ids.count(shot.token) for shot in shots)
         assert report.record.layout.counts[sample] <= placeholders
-        assert ids.count(zoo.IMAGE) <= placeholders
+        assert ids.count(tiny.IMAGE) <= placeholders
         assert len(report.record.layout.pictures[sample]) == len(shots)
         if not shots:
             torch.testing.assert_close(logits[sample, -1], full[sample, -1], atol=specimen.tolerance, rtol=1e-3)

@@ -4,26 +4,26 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
-from families.specimens import SPECIMENS
+import tiny_models as tiny
+from family_cases import SPECIMENS
 from feathervlm import PruningError, Unprunable, methods
 from feathervlm.families import FAMILIES, find
 from feathervlm.families.generic import Generic
-from feathervlm.families.refused import REFUSED
+from feathervlm.families.unsupported import REFUSED
 
-PROMPTS = [zoo.prompt(2, seed=1), zoo.prompt(0, seed=2), zoo.prompt(1, seed=3)]
+PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3)]
 
 
 def stranger():
-    llava = zoo.llava()
+    llava = tiny.llava()
     llava.config.model_type = "martian"
     return llava
 
 
 @torch.no_grad()
 def test_a_model_that_no_family_knows_is_inferred_and_says_so():
-    inputs = zoo.batch(*PROMPTS)
-    model = zoo.llava()
+    inputs = tiny.batch(*PROMPTS)
+    model = tiny.llava()
     with feathervlm.prune(model, "feather:layers=2+4") as known:
         expected = model(**inputs).logits
     model.config.model_type = "martian"
@@ -37,7 +37,10 @@ def test_a_model_that_no_family_knows_is_inferred_and_says_so():
 @torch.no_grad()
 def test_a_run_that_is_no_square_is_refused():
     model = stranger()
-    inputs = {"input_ids": torch.tensor([[1, 7, *[zoo.IMAGE] * 35, 8, 9]]), "pixel_values": torch.randn(1, 3, 48, 48)}
+    inputs = {
+        "input_ids": torch.tensor([[1, 7, *[tiny.IMAGE] * 35, 8, 9]]),
+        "pixel_values": torch.randn(1, 3, 48, 48),
+    }
     with feathervlm.prune(model, "feather:layers=2+4"), pytest.raises(Unprunable, match="35 tokens is not a square"):
         model(**inputs)
 
@@ -46,7 +49,7 @@ def test_a_run_that_is_no_square_is_refused():
 @torch.no_grad()
 def test_squares_that_are_not_the_features_are_an_error(way):
     model = stranger()
-    ids = [1, 7, *[zoo.IMAGE] * 25, 8, *[zoo.IMAGE] * 9, 8, 9]
+    ids = [1, 7, *[tiny.IMAGE] * 25, 8, *[tiny.IMAGE] * 9, 8, 9]
     inputs = {"input_ids": torch.tensor([ids]), "pixel_values": torch.randn(1, 3, 48, 48)}
     with (
         feathervlm.prune(model, "feather:layers=2+4"),
@@ -57,7 +60,7 @@ def test_squares_that_are_not_the_features_are_an_error(way):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_models_that_cannot_be_pruned_are_refused_by_name(kind):
-    model = zoo.llava()
+    model = tiny.llava()
     model.config.model_type = kind
     with pytest.raises(Unprunable, match=rf"\({kind}\) cannot be pruned: "):
         feathervlm.prune(model, "fastv")

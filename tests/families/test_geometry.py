@@ -11,11 +11,11 @@ from PIL import Image
 
 import feathervlm
 from families import more_processors, processors
-from families.specimens import SPECIMENS
+from family_cases import SPECIMENS
 from feathervlm import Schedule, Stage, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.core.layout import tokens_of
-from feathervlm.engine.anatomy import Anatomy
+from feathervlm.engine.decoder import Anatomy
 
 SIZES = {"portrait": (61, 103), "landscape": (150, 70), "tiny": (23, 31), "huge": (640, 410), "square": (96, 96)}
 PROCESSORS = processors.PROCESSORS | more_processors.MORE_PROCESSORS

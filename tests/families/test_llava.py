@@ -8,18 +8,18 @@ from PIL import Image
 from transformers import CLIPImageProcessor, LlavaImageProcessorPil, SiglipImageProcessor
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import PruningError, Unprunable, methods
 from feathervlm.engine.call import Call
 from feathervlm.families.llava import Llava
 
-PROMPTS = [zoo.prompt(2, seed=1), zoo.prompt(0, seed=2), zoo.prompt(1, seed=3)]
-GRID = (1, zoo.SIDE, zoo.SIDE)
+PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3)]
+GRID = (1, tiny.SIDE, tiny.SIDE)
 
 
 @cache
 def model(tower="clip"):
-    return zoo.llava(tower=tower)
+    return tiny.llava(tower=tower)
 
 
 def encoded(llava, pixels):
@@ -31,7 +31,7 @@ def encoded(llava, pixels):
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 @torch.no_grad()
 def test_pixels_and_encoded_features_give_the_same_layout_and_features(tower, side):
-    llava, inputs = model(tower), zoo.batch(*PROMPTS, side=side)
+    llava, inputs = model(tower), tiny.batch(*PROMPTS, side=side)
     family, ids = Llava(llava), inputs["input_ids"]
     outputs = encoded(llava, inputs["pixel_values"])
     pixels = Call(dict(inputs))
@@ -41,7 +41,7 @@ def test_pixels_and_encoded_features_give_the_same_layout_and_features(tower, si
         assert family.visual_source(call)
         layout = family.layout(call)
         assert [layout.shapes(sample) for sample in range(3)] == [[GRID, GRID], [], [GRID]]
-        assert torch.equal(layout.mask, ids == zoo.IMAGE)
+        assert torch.equal(layout.mask, ids == tiny.IMAGE)
         states = llava.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2]
         states = states[:, 1:] if tower == "clip" else states
         found = family.vision_features(call, layout)
@@ -51,13 +51,13 @@ def test_pixels_and_encoded_features_give_the_same_layout_and_features(tower, si
 
 def test_text_brings_no_image():
     family = Llava(model())
-    assert family.visual_source(Call(zoo.batch(PROMPTS[1]))) == ()
+    assert family.visual_source(Call(tiny.batch(PROMPTS[1]))) == ()
     assert family.visual_source(Call({"input_ids": torch.zeros(1, 1), "mm_encoder_outputs": None})) == ()
 
 
 @torch.no_grad()
 def test_placeholders_are_found_in_embeddings_too():
-    llava, inputs = model(), zoo.batch(PROMPTS[0])
+    llava, inputs = model(), tiny.batch(PROMPTS[0])
     embeds = llava.get_input_embeddings()(inputs["input_ids"])
     with feathervlm.prune(llava, "feather:layers=2+4") as pruning:
         expected = llava(**inputs).logits
@@ -68,7 +68,7 @@ def test_placeholders_are_found_in_embeddings_too():
 
 @torch.no_grad()
 def test_positional_arguments_are_understood():
-    llava, inputs = model(), zoo.batch(PROMPTS[0])
+    llava, inputs = model(), tiny.batch(PROMPTS[0])
     with feathervlm.prune(llava, "feather:layers=2+4"):
         expected = llava(**inputs).logits
         assert torch.equal(llava(inputs["input_ids"], inputs["pixel_values"]).logits, expected)
@@ -85,7 +85,7 @@ def test_positional_arguments_are_understood():
 )
 def test_images_and_placeholders_that_do_not_match_are_an_error(images, message):
     llava = model()
-    inputs = {**zoo.batch(*PROMPTS), "pixel_values": torch.randn(images, 3, 48, 48)}
+    inputs = {**tiny.batch(*PROMPTS), "pixel_values": torch.randn(images, 3, 48, 48)}
     with (
         feathervlm.prune(llava, "feather:layers=2+4"),
         pytest.raises(PruningError if message else ValueError, match=message),
@@ -94,7 +94,7 @@ def test_images_and_placeholders_that_do_not_match_are_an_error(images, message)
 
 
 def test_half_an_image_is_an_error():
-    inputs = zoo.batch(PROMPTS[2][:20] + PROMPTS[2][21:], PROMPTS[0])
+    inputs = tiny.batch(PROMPTS[2][:20] + PROMPTS[2][21:], PROMPTS[0])
     inputs["pixel_values"] = torch.randn(3, 3, 48, 48)
     with (
         feathervlm.prune(model(), "feather:layers=2+4"),
@@ -104,7 +104,7 @@ def test_half_an_image_is_an_error():
 
 
 def test_features_that_are_no_square_need_a_layout():
-    llava, inputs = model(), zoo.batch(PROMPTS[2])
+    llava, inputs = model(), tiny.batch(PROMPTS[2])
     outputs = encoded(llava, inputs["pixel_values"])
     outputs["image"].pooler_output = [outputs["image"].pooler_output[0][:35]]
     with pytest.raises(Unprunable, match="35 tokens is not a square grid"):
@@ -112,16 +112,16 @@ def test_features_that_are_no_square_need_a_layout():
 
 
 def test_features_of_several_layers_are_refused():
-    llava = zoo.llava()
+    llava = tiny.llava()
     llava.config.vision_feature_layer = [-2, -1]
-    call = Call(zoo.batch(PROMPTS[2]))
+    call = Call(tiny.batch(PROMPTS[2]))
     with pytest.raises(Unprunable, match="features=projected"):
         Llava(llava).vision_features(call, Llava(llava).layout(call))
 
 
 @torch.no_grad()
 def test_knn_by_hand():
-    llava, inputs = model(), zoo.batch(PROMPTS[2])
+    llava, inputs = model(), tiny.batch(PROMPTS[2])
     with feathervlm.prune(llava, methods.KNN(layer=2, count=9)) as pruning:
         llava(**inputs)
     states = llava.model.vision_tower(inputs["pixel_values"], output_hidden_states=True).hidden_states[-2][0, 1:]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import feathervlm
-from families.specimens import SPECIMENS
-from families.specimens.base import Shot
-from families.specimens.qwen import shot, video
+from family_cases import SPECIMENS
+from family_cases.base import Shot
+from family_cases.qwen import shot, video
 from feathervlm import Grid, PruningError, Schedule, Stage, Unprunable
 from feathervlm.families import FAMILIES
 

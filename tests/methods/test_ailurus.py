@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import Unprunable, methods
 from feathervlm.core import PruningError
-from feathervlm.core.tower import Anchors
+from feathervlm.core.encoder.density_peaks import Anchors
 from methods.towers import clusters, members, run
 
 
@@ -57,9 +57,9 @@ def test_clusters_inside_windows_are_those_of_plain_python(data):
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 @torch.no_grad()
 def test_the_tower_is_the_one_run_by_hand(tower, method):
-    llava = zoo.llava(tower=tower, depth=5).double()
-    pixels = torch.stack([zoo.pixel([1, 2, 3], image) for image in range(3)]).double()
-    protected, count = int(tower == "clip"), int(zoo.SIDE**2 * method.keep)
+    llava = tiny.llava(tower=tower, depth=5).double()
+    pixels = torch.stack([tiny.pixel([1, 2, 3], image) for image in range(3)]).double()
+    protected, count = int(tower == "clip"), int(tiny.SIDE**2 * method.keep)
 
     def before(layer, states):
         if layer != method.encoder_layer:
@@ -81,12 +81,12 @@ def test_the_tower_is_the_one_run_by_hand(tower, method):
 
 @torch.no_grad()
 def test_the_language_model_gets_every_token_and_the_encoder_fewer():
-    llava, inputs = zoo.llava(depth=5), zoo.batch(zoo.prompt(2, seed=1))
+    llava, inputs = tiny.llava(depth=5), tiny.batch(tiny.prompt(2, seed=1))
     with feathervlm.prune(llava, methods.AiluRus(encoder_layer=2, keep=0.25)) as pruning:
         llava(**inputs)
     report = pruning.report
     assert report.encoder_tokens == [[37, 37, 10, 10, 10]]
-    assert report.tokens_per_layer == [[72] * zoo.LAYERS]
+    assert report.tokens_per_layer == [[72] * tiny.LAYERS]
     assert report.flops_ratio == 1
     assert report.notes == []
     assert "vision encoder   20.8 of 37 tokens per layer" in str(report)

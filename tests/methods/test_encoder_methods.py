@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from feathervlm.core import LastTokenAttention, PruningError, Schedule, Stage, Top, VisualLayout
-from feathervlm.core.algebra import ImageTokens
+from feathervlm.core.budget import ImageTokens
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import VisionAttention
+from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.layout import picture_of
-from feathervlm.core.nearest import Nearest, Neighbors
+from feathervlm.core.mergers.nearest import Nearest, Neighbors
+from feathervlm.core.selectors.thresholds import IQR
 from feathervlm.core.signals import EncoderAttention, EncoderKeys, Features
 from feathervlm.core.spec import from_json, to_json
-from feathervlm.core.thresholds import IQR
-from feathervlm.engine.vision import received, undivided
+from feathervlm.engine.vision.probe import received, undivided
 from feathervlm.methods import PruMerge, VisionZip, VScan, get
 from feathervlm.methods.prumerge import Supplemented
 from feathervlm.methods.visionzip import Sampled

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import Schedule, Stage, Top, VisualLayout
-from feathervlm.catalogue import describe
 from feathervlm.core import PruningError, Unprunable
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import Criterion
-from feathervlm.core.foreground import Rotary, ValueForeground
+from feathervlm.core.candidates import Candidates, Criterion
+from feathervlm.core.criteria.rotary import Rotary
+from feathervlm.core.criteria.values import ValueForeground
 from feathervlm.core.signals import IsText, RotaryTable, Text, Values
-from feathervlm.engine.rotation import rotary_rows
+from feathervlm.engine.rotary import rotary_rows
 from feathervlm.methods import IVCPrune, get
+from feathervlm.methods.describe import describe
 
 SIDE, HEADS, DIM, WORDS, BEFORE, CHANNELS = 7, 4, 8, 9, 4, 16
 
@@ -178,36 +178,36 @@ def noted(model, inputs, *signals):
 
 @pytest.mark.parametrize("text", ["llama", "qwen3", "phi3"])
 def test_values_are_those_that_the_layer_caches(text):
-    model, prompts = zoo.llava(text), [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2, after=3)]
-    inputs = zoo.batch(*prompts)
+    model, prompts = tiny.llava(text), [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3)]
+    inputs = tiny.batch(*prompts)
     found = noted(model, inputs, Values(), Text(Values()), IsText("all"))
     with torch.no_grad():
         cached = model(**inputs, use_cache=True).past_key_values.layers[2].values.transpose(1, 2)
     for row, ids in enumerate(inputs["input_ids"]):
-        visual = ids == zoo.IMAGE
+        visual = ids == tiny.IMAGE
         torch.testing.assert_close(found[Values()][row, : int(visual.sum())], cached[row, visual])
         words = found[Text(Values())][row][found[IsText("all")][row]]
         torch.testing.assert_close(words, cached[row, ~visual & inputs["attention_mask"][row].bool()])
 
 
 def test_tables_are_those_of_the_positions_that_the_model_assigns():
-    model, prompts = zoo.llava(), [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2, after=3)]
-    inputs = zoo.batch(*prompts)
+    model, prompts = tiny.llava(), [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3)]
+    inputs = tiny.batch(*prompts)
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     found = noted(model, inputs, RotaryTable("cos"), RotaryTable("sin"))
     tables = model.get_decoder().rotary_emb(torch.zeros(1), inputs["position_ids"])
     for wave, table in zip(("cos", "sin"), tables, strict=True):
         for row, ids in enumerate(inputs["input_ids"]):
-            visual = ids == zoo.IMAGE
+            visual = ids == tiny.IMAGE
             assert torch.equal(found[RotaryTable(wave)][row, : int(visual.sum())], table[row, visual])
 
 
 def test_positions_that_count_padding_are_counted_from_the_prompt():
-    model, prompts = zoo.llava(), [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2, after=3)]
-    found = noted(model, zoo.batch(*prompts), RotaryTable("cos"), RotaryTable("sin"))
-    alone = noted(model, zoo.batch(prompts[0]), RotaryTable("cos"), RotaryTable("sin"))
+    model, prompts = tiny.llava(), [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3)]
+    found = noted(model, tiny.batch(*prompts), RotaryTable("cos"), RotaryTable("sin"))
+    alone = noted(model, tiny.batch(prompts[0]), RotaryTable("cos"), RotaryTable("sin"))
     for signal, table in alone.items():
-        torch.testing.assert_close(found[signal][:1, : zoo.SIDE**2], table, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[signal][:1, : tiny.SIDE**2], table, atol=1e-5, rtol=0)
 
 
 def test_complex_tables_tell_the_same():
@@ -219,9 +219,9 @@ def test_complex_tables_tell_the_same():
 
 def test_the_model_keeps_what_numpy_keeps():
     """From the model's own caches and tables, without any of our taps."""
-    model, method = zoo.llava(), IVCPrune(layer=3, keep=0.4)
-    prompts = [zoo.prompt(2, seed=3), zoo.prompt(0, seed=4), zoo.prompt(1, seed=5, after=2)]
-    inputs = zoo.batch(*prompts)
+    model, method = tiny.llava(), IVCPrune(layer=3, keep=0.4)
+    prompts = [tiny.prompt(2, seed=3), tiny.prompt(0, seed=4), tiny.prompt(1, seed=5, after=2)]
+    inputs = tiny.batch(*prompts)
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         cached = model(**inputs, use_cache=True).past_key_values.layers[2].values.transpose(1, 2)
@@ -229,7 +229,7 @@ def test_the_model_keeps_what_numpy_keeps():
             model(**inputs)
     tables = model.get_decoder().rotary_emb(torch.zeros(1), inputs["position_ids"])
     for row, ids in enumerate(inputs["input_ids"]):
-        visual, count = ids == zoo.IMAGE, prompts[row].count(zoo.IMAGE)
+        visual, count = ids == tiny.IMAGE, prompts[row].count(tiny.IMAGE)
         if not count:
             assert pruning.report.stages[0].kept[row].tolist() == []
             continue
@@ -237,8 +237,8 @@ def test_the_model_keeps_what_numpy_keeps():
         values, text = (cached[row, which].numpy() for which in (visual, behind))
         waves = {wave: table[row, visual].numpy() for wave, table in zip(("cos", "sin"), tables, strict=True)}
         found = []
-        for start in range(0, count, zoo.SIDE**2):
-            part, size = slice(start, start + zoo.SIDE**2), zoo.SIDE**2
+        for start in range(0, count, tiny.SIDE**2):
+            part, size = slice(start, start + tiny.SIDE**2), tiny.SIDE**2
             first = set()
             for wave in waves.values():
                 first |= set(best(wave[part].astype(np.float64).mean(1).astype(np.float32), int(size * 0.1)))
@@ -261,7 +261,7 @@ def received_by(values, text):
 
 
 def test_a_model_that_rotates_nothing_is_refused():
-    model, inputs = zoo.llava(), zoo.batch(zoo.prompt(1, seed=1))
+    model, inputs = tiny.llava(), tiny.batch(tiny.prompt(1, seed=1))
 
     def without(module, args, kwargs):
         return args, {**kwargs, "position_embeddings": None}
@@ -278,8 +278,8 @@ def test_a_model_that_rotates_nothing_is_refused():
 
 
 def test_the_image_may_be_last_in_no_prompt():
-    model = zoo.llava()
-    inputs = zoo.batch([1, 7, 8, *[zoo.IMAGE] * zoo.SIDE**2])
+    model = tiny.llava()
+    inputs = tiny.batch([1, 7, 8, *[tiny.IMAGE] * tiny.SIDE**2])
     with feathervlm.prune(model, IVCPrune(layer=3)), pytest.raises(Unprunable, match="ends inside an image"):
         model(**inputs)
 

@@ -5,7 +5,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feathervlm import methods
-from feathervlm.catalogue import describe
 from feathervlm.core import (
     Everything,
     Grid,
@@ -19,9 +18,9 @@ from feathervlm.core import (
     Stage,
     Top,
 )
-from feathervlm.core.algebra import Union
-from feathervlm.core.fixed import LeftBy
-from feathervlm.core.signals import Attention, Features, Survivors
+from feathervlm.core.scoring_pass import LeftBy, Survivors
+from feathervlm.core.selectors.base import Union
+from feathervlm.core.signals import Attention, Features
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.methods import (
     KNN,
@@ -41,7 +40,8 @@ from feathervlm.methods import (
     available,
     get,
 )
-from table import PUBLISHED_LAYERS
+from feathervlm.methods.describe import describe
+from method_cases import PUBLISHED_LAYERS
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE, NO_ROPE = LastTokenAttention(rope=True, over="visual"), LastTokenAttention(rope=False, over="visual")

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import LastTokenAttention, Top, VisualLayout
-from feathervlm.catalogue import describe
 from feathervlm.core import PruningError, Unprunable
-from feathervlm.core.aggregation import Surroundings
-from feathervlm.core.algebra import ImageTokens
+from feathervlm.core.budget import ImageTokens
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import VisionAttention
+from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.layout import picture_of
+from feathervlm.core.mergers.neighborhood import Surroundings
 from feathervlm.core.signals import EncoderAttention, Features
 from feathervlm.methods import Nuwa, get
+from feathervlm.methods.describe import describe
 from feathervlm.methods.nuwa import Regions
 
 HEADS, DIM, WIDTH = 4, 8, 16
@@ -192,9 +192,9 @@ def test_what_has_left_is_not_taken_up():
 
 def test_the_model_runs_on_the_merged_embeddings():
     """Against the unpruned model with the merged vectors in place and dropped tokens hidden, batch and padding too."""
-    model, method = zoo.llava(), Nuwa(layers=(0, 3), keep=0.5, then=0.5)
-    prompts = [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2, after=3), zoo.prompt(0, seed=3)]
-    inputs = zoo.batch(*prompts)
+    model, method = tiny.llava(), Nuwa(layers=(0, 3), keep=0.5, then=0.5)
+    prompts = [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3), tiny.prompt(0, seed=3)]
+    inputs = tiny.batch(*prompts)
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     seen = {}
 
@@ -210,7 +210,7 @@ def test_the_model_runs_on_the_merged_embeddings():
     )
     with torch.no_grad(), feathervlm.prune(model, watched) as pruning:
         pruned = model(**inputs).logits[:, -3:]
-    visual, attended = inputs["input_ids"] == zoo.IMAGE, inputs["attention_mask"].bool()
+    visual, attended = inputs["input_ids"] == tiny.IMAGE, inputs["attention_mask"].bool()
     length, handles = visual.shape[1], []
     causal = torch.ones(length, length, dtype=torch.bool).tril()
 
@@ -237,7 +237,7 @@ def test_the_model_runs_on_the_merged_embeddings():
     torch.testing.assert_close(pruned, dense, atol=2e-4, rtol=0)
     for row, prompt in enumerate(prompts[:2]):
         with torch.no_grad(), feathervlm.prune(model, method) as alone:
-            model(**zoo.batch(prompt))
+            model(**tiny.batch(prompt))
         for one, many in zip(alone.report.stages, pruning.report.stages, strict=True):
             assert one.kept[0].tolist() == many.kept[row].tolist()
     kept = seen["groups"] == torch.arange(seen["groups"].shape[1])
@@ -257,8 +257,11 @@ def test_it_is_found_described_and_solved():
 
 
 def test_the_image_may_be_last_in_no_prompt():
-    inputs = zoo.batch([1, 7, 8, *[zoo.IMAGE] * zoo.SIDE**2])
-    with feathervlm.prune(zoo.llava(), Nuwa(layers=(0, 3))) as pruning, pytest.raises(Unprunable, match="ends inside"):
+    inputs = tiny.batch([1, 7, 8, *[tiny.IMAGE] * tiny.SIDE**2])
+    with (
+        feathervlm.prune(tiny.llava(), Nuwa(layers=(0, 3))) as pruning,
+        pytest.raises(Unprunable, match="ends inside"),
+    ):
         pruning.model(**inputs)
 
 

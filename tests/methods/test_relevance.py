@@ -9,18 +9,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feathervlm.catalogue import describe
-from feathervlm.core import PruningError, Schedule, Stage, Top, VisualLayout, relevance, transport
-from feathervlm.core.algebra import ImageTokens
+from feathervlm.core import PruningError, Schedule, Stage, Top, VisualLayout
+from feathervlm.core.budget import ImageTokens
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.diversity import DPP
+from feathervlm.core.criteria import features as relevance
+from feathervlm.core.criteria import transport
+from feathervlm.core.criteria.features import FeatureAttention, KeyNorm, TextSimilarity
+from feathervlm.core.criteria.transport import Transport, sent_by
 from feathervlm.core.layout import picture_of
-from feathervlm.core.redundancy import Far
-from feathervlm.core.relevance import FeatureAttention, KeyNorm, TextSimilarity
+from feathervlm.core.selectors.diversity import DPP
+from feathervlm.core.selectors.redundancy import Far
 from feathervlm.core.signals import Features, IsText, Keys, LayerStates, Text
 from feathervlm.core.spec import from_json, to_json
-from feathervlm.core.transport import Transport, sent_by
 from feathervlm.methods import DART, STAR, CDPruner, TopV, get
+from feathervlm.methods.describe import describe
 from feathervlm.methods.topv import Recovered
 
 SIDE, HEADS, DIM, WIDTH = 7, 4, 8, 64

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 import feathervlm
-import slow
-import zoo
+import reference
+import tiny_models as tiny
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, VisualLayout
-from feathervlm.catalogue import describe
 from feathervlm.core import Clusters, LastTokenAttention, Rating, Recycled
-from feathervlm.core.algebra import ImageTokens
+from feathervlm.core.budget import ImageTokens
+from feathervlm.core.criteria.attention import raters
 from feathervlm.core.layout import picture_of
-from feathervlm.core.relevance import raters
 from feathervlm.core.signals import Features, IsText, RaterAttention, Text
 from feathervlm.core.spec import from_json, to_json
-from feathervlm.engine import attention
+from feathervlm.engine.probes import query_key as attention
 from feathervlm.methods import SparseVLM, get
+from feathervlm.methods.describe import describe
 
 HEADS, KV_HEADS, DIM = 4, 2, 16
 BEFORE, BETWEEN, AFTER = 3, 2, 8
@@ -32,7 +32,7 @@ SQUARE = [[(1, 7, 7)], [(1, 7, 7), (1, 5, 6)]]
 
 @cache
 def llama():
-    return zoo.llama("eager")
+    return tiny.llama("eager")
 
 
 class Prompt:
@@ -111,7 +111,7 @@ def naive_scores(block, states, positions, asking, visual, plus, heads=HEADS * 1
 
 
 @torch.no_grad()
-def reference(model, prompt, table, plus, renumber, which="behind"):
+def by_hand(model, prompt, table, plus, renumber, which="behind"):
     """For each stage (kept, where tokens went, scores, states behind it), and the logits of what is left."""
     states, positions, places = prompt.embeddings, list(range(prompt.length)), list(range(prompt.length))
     embedded, text = prompt.embeddings[0].numpy().astype(np.float64), prompt.text(which)
@@ -126,7 +126,9 @@ def reference(model, prompt, table, plus, renumber, which="behind"):
             for image in range(len(prompt.grids)):
                 mine = [i for i, token in enumerate(left) if prompt.image[token] == image]
                 among = vectors[[rows[left[i]] for i in mine]]
-                stay, nearest = slow.recycled(scores[mine], among, table[AT.index(index)], share=None if plus else 0.3)
+                stay, nearest = reference.recycled(
+                    scores[mine], among, table[AT.index(index)], share=None if plus else 0.3
+                )
                 kept += [left[mine[i]] for i in stay]
                 went |= {left[mine[a]]: left[mine[b]] for a, b in nearest.items()}
             new = states.clone()
@@ -175,7 +177,7 @@ def merged_into(report, stage):
 @pytest.mark.parametrize(("plus", "positions"), [(False, None), (False, "preserve"), (True, None), (True, "renumber")])
 def test_it_is_the_papers_algorithm(plus, positions, grids, seed):
     prompt, renumber = Prompt(grids, seed), (positions or ("preserve" if plus else "renumber")) == "renumber"
-    stages, logits = reference(llama(), prompt, TABLE, plus, renumber)
+    stages, logits = by_hand(llama(), prompt, TABLE, plus, renumber)
     report, seen, ours = pruned(llama(), prompt, SparseVLM(layers=AT, table=TABLE, plus=plus, positions=positions))
     for number, (kept, went, scores, states) in enumerate(stages):
         stage = report.stages[number]
@@ -221,7 +223,7 @@ def test_raters_before_the_picture_see_nothing_of_it(plus):
             break
     assert before
     method = SparseVLM(layers=AT, table=TABLE, plus=plus, text="all")
-    stages, _ = reference(llama(), prompt, TABLE, plus, not plus, "all")
+    stages, _ = by_hand(llama(), prompt, TABLE, plus, not plus, "all")
     report, _, _ = pruned(llama(), prompt, method)
     for stage, (kept, _, scores, _) in zip(report.stages, stages, strict=True):
         np.testing.assert_allclose(stage.scores[0], scores, rtol=1e-3, atol=1e-7)
@@ -279,15 +281,20 @@ def test_a_picture_of_one_token_and_a_budget_beyond_it(plus):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("plus", [False, True])
 def test_in_a_padded_batch_it_is_what_it_is_alone(plus, side):
-    model = zoo.llava()
-    prompts = [zoo.prompt(1, seed=1), zoo.prompt(2, seed=2, after=12), zoo.prompt(0, seed=3), zoo.prompt(1, 4, after=1)]
+    model = tiny.llava()
+    prompts = [
+        tiny.prompt(1, seed=1),
+        tiny.prompt(2, seed=2, after=12),
+        tiny.prompt(0, seed=3),
+        tiny.prompt(1, 4, after=1),
+    ]
     method = SparseVLM(layers=AT, table=TABLE, plus=plus)
     with torch.no_grad(), feathervlm.prune(model, method) as pruning:
-        model(**zoo.batch(*prompts, side=side))
+        model(**tiny.batch(*prompts, side=side))
         together = pruning.report
         for row, prompt in enumerate(prompts):
-            model(**zoo.batch(prompt))
-            if zoo.IMAGE not in prompt:
+            model(**tiny.batch(prompt))
+            if tiny.IMAGE not in prompt:
                 assert not pruning.report.pruned
                 continue
             for one, many in zip(pruning.report.stages, together.stages, strict=True):
@@ -309,7 +316,7 @@ def test_raters_by_hand(seed, monkeypatch):
     visual[~exists], text[~there] = float("nan"), float("nan")
     assert 0 < int(expected.sum()) < int(there.sum())
     assert torch.equal(raters(visual, exists, text, there), expected)
-    monkeypatch.setattr("feathervlm.core.relevance.BLOCK", 100)
+    monkeypatch.setattr("feathervlm.core.criteria.features.BLOCK", 100)
     assert torch.equal(raters(visual, exists, text, there), expected)
 
 

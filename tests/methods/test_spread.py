@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from feathervlm.core import PruningError, Schedule, Stage, Top, VisualLayout
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import LastTokenAttention, VisionAttention
-from feathervlm.core.diversity import MaxMin
-from feathervlm.core.redundancy import Dedup
+from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
+from feathervlm.core.criteria.variance import Context
+from feathervlm.core.selectors.dilation import Dilate
+from feathervlm.core.selectors.diversity import MaxMin
+from feathervlm.core.selectors.redundancy import Dedup
+from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.signals import Attention, EncoderAttention, Features
 from feathervlm.core.spec import from_json, to_json
-from feathervlm.core.surroundings import Context, Dilate
-from feathervlm.core.zones import Zone
 from feathervlm.methods import DivPrune, FastV, GreedyPrune, HiPrune, HoloV, VisPruner, get
 
 SIDE, HEADS, DIM = 7, 4, 8

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import Unprunable, methods
-from feathervlm.catalogue import describe
 from feathervlm.core import PruningError
-from feathervlm.core.bipartite import bipartite
-from feathervlm.core.tower import Bipartite, OnePerGroup
+from feathervlm.core.encoder.bipartite import Bipartite, bipartite
+from feathervlm.core.selectors.groups import OnePerGroup
+from feathervlm.methods.describe import describe
 from methods.towers import matches, members, run
 
 
@@ -48,7 +48,7 @@ def test_matching_inside_windows_is_that_of_one_pair_at_a_time(data):
 
 
 def by_hand(method, tower, pixels, protected, depth):
-    plan = method.schedule().tower.plan(depth, zoo.SIDE**2)
+    plan = method.schedule().tower.plan(depth, tiny.SIDE**2)
     left = {layer: count + protected for layer, count in plan.items()}
 
     def between(layer, keys):
@@ -71,8 +71,8 @@ def by_hand(method, tower, pixels, protected, depth):
 )
 @torch.no_grad()
 def test_the_tower_is_the_one_run_by_hand(tower, method, attention):
-    llava = zoo.llava(tower=tower, attention=attention, depth=5).double()
-    pixels = torch.stack([zoo.pixel([1, 2, 3], image) for image in range(3)]).double()
+    llava = tiny.llava(tower=tower, attention=attention, depth=5).double()
+    pixels = torch.stack([tiny.pixel([1, 2, 3], image) for image in range(3)]).double()
     protected = int(tower == "clip")
     plain = llava.model.get_image_features(pixels)
     with feathervlm.prune(llava, method):
@@ -89,8 +89,12 @@ def test_the_tower_is_the_one_run_by_hand(tower, method, attention):
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 @torch.no_grad()
 def test_layers_see_as_many_tokens_as_by_hand(tower):
-    llava, method, prompt = zoo.llava(tower=tower, depth=5), methods.ToMe(keep=0.4), zoo.prompt(2, seed=1)
-    inputs, protected, seen = zoo.batch(prompt), int(tower == "clip"), {}
+    llava, method, prompt = (
+        tiny.llava(tower=tower, depth=5),
+        methods.ToMe(keep=0.4),
+        tiny.prompt(2, seed=1),
+    )
+    inputs, protected, seen = tiny.batch(prompt), int(tower == "clip"), {}
     handles = [
         part.register_forward_hook(lambda module, args, output, kind=kind: seen.setdefault(kind, []).append(output))
         for layer in llava.model.vision_tower.encoder.layers
@@ -105,14 +109,14 @@ def test_layers_see_as_many_tokens_as_by_hand(tower):
     assert [part.shape[1] for part in seen["mlp"]] == [passed for _, passed in counts]
     assert pruning.report.encoder_tokens == [[looked for looked, _ in counts]]
     assert counts[-1] == (14 + protected, 14 + protected)
-    assert pruning.report.tokens_per_layer == [[28] * zoo.LAYERS]
+    assert pruning.report.tokens_per_layer == [[28] * tiny.LAYERS]
 
 
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 @torch.no_grad()
 def test_the_first_of_every_group_of_equal_features_enters_the_language_model(tower):
-    llava, prompt = zoo.llava(tower=tower, depth=5), zoo.prompt(2, seed=2)
-    inputs = zoo.batch(prompt)
+    llava, prompt = tiny.llava(tower=tower, depth=5), tiny.prompt(2, seed=2)
+    inputs = tiny.batch(prompt)
     with feathervlm.prune(llava, methods.ToMe(keep=0.4)) as pruning:
         features = llava.model.get_image_features(inputs["pixel_values"]).pooler_output
         llava(**inputs)
@@ -120,7 +124,7 @@ def test_the_first_of_every_group_of_equal_features_enters_the_language_model(to
     for image, tokens in enumerate(features):
         for number, token in enumerate(tokens):
             if not any(torch.equal(token, other) for other in tokens[:number]):
-                expected.append(image * zoo.SIDE**2 + number)
+                expected.append(image * tiny.SIDE**2 + number)
     assert pruning.report.stages[0].kept[0].tolist() == expected
     assert len(expected) == 28
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 import feathervlm
-import zoo
+import tiny_models as tiny
 from feathervlm import PruningError, Schedule, Stage, VisualLayout
-from feathervlm.core.algebra import ImageTokens
-from feathervlm.core.fixed import Given
+from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of
+from feathervlm.core.selectors.fixed import Given
 from feathervlm.methods import V2Drop, get
 
 AT, KEEP, LAST = (1, 3, 5), 0.4, 3
@@ -17,8 +17,8 @@ AT, KEEP, LAST = (1, 3, 5), 0.4, 3
 
 def layout(ids):
     """Where the pictures of one prompt are."""
-    mask = ids == zoo.IMAGE
-    return VisualLayout(mask, [[(1, zoo.SIDE, zoo.SIDE)] * (int(mask.sum()) // zoo.SIDE**2)])
+    mask = ids == tiny.IMAGE
+    return VisualLayout(mask, [[(1, tiny.SIDE, tiny.SIDE)] * (int(mask.sum()) // tiny.SIDE**2)])
 
 
 def states(model, inputs, kept, at):
@@ -40,10 +40,10 @@ def states(model, inputs, kept, at):
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_v2drop_by_hand(images, seed):
-    model = zoo.llama()
-    ids = torch.tensor([zoo.prompt(images, seed=seed)])
-    inputs, visual = {"input_ids": ids}, (ids[0] == zoo.IMAGE).nonzero()[:, 0].tolist()
-    per_image, total = zoo.SIDE**2, images * zoo.SIDE**2
+    model = tiny.llama()
+    ids = torch.tensor([tiny.prompt(images, seed=seed)])
+    inputs, visual = {"input_ids": ids}, (ids[0] == tiny.IMAGE).nonzero()[:, 0].tolist()
+    per_image, total = tiny.SIDE**2, images * tiny.SIDE**2
     method = V2Drop(AT, KEEP, LAST)
     with torch.no_grad(), feathervlm.prune(model, method, layout=layout(ids)) as pruning:
         model(**inputs)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from feathervlm import embedded
-from feathervlm.embedded.exam import answer
-from feathervlm.embedded.grading import write_box
+from feathervlm.embedded.questions import write_box
 from feathervlm.embedded.scenes import SHAPES, SIDE, draw
 from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
+from feathervlm.evaluation.embedded_run import answer
 from training import loop, questions, text
 from training.build import EOS, VOCABULARY, Size, build_model
 from training.export import export

@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feathervlm.bench.running import Request, run
+    from feathervlm.bench.run_bench import Request, run
 
 # These import transformers, which takes seconds that `feathervlm --help` need not wait for.
-_LATE = {"Request": "feathervlm.bench.running", "run": "feathervlm.bench.running"}
+_LATE = {"Request": "feathervlm.bench.run_bench", "run": "feathervlm.bench.run_bench"}
 
 __all__ = ["Request", "run"]
 

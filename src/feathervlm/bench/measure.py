@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from feathervlm.attach import prune
-from feathervlm.bench.clock import Clock, turns
+from feathervlm.api import prune
 from feathervlm.bench.memory import kv_bytes, peak
+from feathervlm.bench.timing import Clock, turns
 from feathervlm.core.errors import PruningError
 from feathervlm.engine.pruning import Pruning
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from feathervlm.bench.result import UNPRUNED, noise
+from feathervlm.bench.rows import UNPRUNED, noise
 from feathervlm.study.figures import axes, save, style
 
 AXES = {"tokens": "visual tokens", "batch": "batch size", "layers": "decoder layers"}

@@ -9,7 +9,7 @@ from itertools import groupby
 from math import exp, log
 from typing import Any, Literal
 
-from feathervlm.bench.result import UNPRUNED, noise, unpruned
+from feathervlm.bench.rows import UNPRUNED, noise, unpruned
 
 Row = dict[str, Any]
 

@@ -5,9 +5,25 @@
 least one token is kept.
 """
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import Picture, tokens_of
+
+
+class ImageTokens(NamedTuple):
+    """What is known of one image before the model runs: its planes and how many of its tokens are left."""
+
+    picture: Picture
+    current: float
+
+    @property
+    def original(self) -> int:
+        """Tokens of the whole image."""
+        return tokens_of(self.picture)
+
 
 Keep = int | float
 

@@ -1,17 +1,15 @@
 """What a selector sees at a stage: the visual tokens still present, their geometry, and signals on demand."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Geometry
-from feathervlm.core.signals import Signals
-
-if TYPE_CHECKING:
-    from feathervlm.core.criteria import Criterion
+from feathervlm.core.signals import Signal, Signals
+from feathervlm.core.tensor_ops import ordered
 
 
 @dataclass(eq=False)
@@ -49,26 +47,6 @@ class Candidates:
         return counts.scatter_add_(1, self.geometry.image, which.long())
 
 
-def ordered(keys: Sequence[Tensor], order: Tensor | None = None) -> Tensor:
-    """Order by the first key, then the second, ..., ascending; equals stay in `order`, by default that of the indices.
-
-    Args:
-        keys: (batch, n) each.
-        order: long (batch, n).
-
-    Returns:
-        long (batch, n), indices in order.
-
-    >>> ordered([torch.tensor([[1, 0, 1]]), torch.tensor([[5, 6, 4]])])
-    tensor([[1, 2, 0]])
-    """
-    if order is None:
-        order = torch.arange(keys[0].shape[1], device=keys[0].device).expand_as(keys[0])
-    for key in reversed(keys):  # stable sorts, so the least significant key goes first
-        order = order.gather(1, torch.sort(key.gather(1, order), dim=1, stable=True).indices)
-    return order
-
-
 def top(scores: Tensor, tokens: Candidates, budget: Tensor, first: Tensor | None = None) -> Tensor:
     """Keep the best tokens of every image; of equals, the one with the lowest index.
 
@@ -94,3 +72,21 @@ def top(scores: Tensor, tokens: Candidates, budget: Tensor, first: Tensor | None
     limits = torch.nn.functional.pad(budget, (0, 1))  # nothing of the absent
     keep = rank < limits.gather(1, sorted_group)
     return torch.zeros_like(tokens.present).scatter_(1, order, keep)
+
+
+class Criterion(ABC):
+    """Base of all criteria: a frozen dataclass whose fields are its parameters."""
+
+    def signals(self) -> tuple[Signal, ...]:
+        """The signals that `score` reads, so that the engine can arm itself in time."""
+        return ()
+
+    @abstractmethod
+    def score(self, tokens: Candidates) -> Tensor:
+        """Scores (batch, visual), higher = keep; absent tokens may hold anything."""
+
+
+def check_criterion(value: object, name: str) -> None:
+    """Raise `PruningError` unless `value` is a criterion."""
+    if not isinstance(value, Criterion):
+        raise PruningError(f"{name}={value!r} must be a criterion such as LastTokenAttention().")

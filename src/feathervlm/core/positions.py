@@ -14,9 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.candidates import ordered
-from feathervlm.core.criteria import draws
 from feathervlm.core.layout import Geometry
+from feathervlm.core.tensor_ops import draws, ordered
 
 Positions = Literal["preserve", "renumber", "shuffle", "stretch"]
 

@@ -7,18 +7,21 @@ one schedule fits models of any depth.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Literal, get_args
 
-from feathervlm.core.algebra import ImageTokens, Selector
-from feathervlm.core.criteria import check_seed, choose
+from feathervlm.core.budget import ImageTokens
+from feathervlm.core.encoder.base import Tower
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
-from feathervlm.core.merging import Merger
+from feathervlm.core.mergers.base import Merger
 from feathervlm.core.positions import Positions
-from feathervlm.core.signals import EncoderSignal, Representatives, Signal, Survivors, from_before
-from feathervlm.core.tower import Tower
+from feathervlm.core.selectors.base import Selector
+from feathervlm.core.signals import EncoderSignal, Representatives, Signal
+from feathervlm.core.validation import check_seed, choose
 
 Layer = int | float
+
+
 Cached = Literal["later", "all"]
 
 
@@ -97,7 +100,7 @@ class Schedule:
         stages: at least one where there is a tower; `Stage(0, Everything())` leaves the language model as it is.
         tower: what the vision encoder merges; None leaves it alone.
 
-    >>> from feathervlm.core.selectors import Grid
+    >>> from feathervlm.core.selectors.basic import Grid
     >>> Schedule(Stage(at=8, select=Grid(stride=3))).average_tokens([(1, 27, 27)], depth=32)
     243.0
     """
@@ -141,8 +144,7 @@ class Schedule:
         for stage in self.stages:
             for signal in stage.signals():
                 yield signal
-                if isinstance(signal, Survivors):
-                    yield from signal.schedule.signals()
+                yield from signal.inner()
 
     def first_cut(self, depth: int) -> int:
         """The first layer whose cache of keys and values is cut, in a model of `depth` layers."""
@@ -161,7 +163,7 @@ class Schedule:
                 found = ", ".join(map(str, layers))
                 raise PruningError(f"The stages fall on layers {found} of {depth}; each must be deeper than the last.")
         for layer, stage in zip(layers, self.stages, strict=True):
-            if layer == 0 and any(map(from_before, stage.signals())):
+            if layer == 0 and any(signal.reads_previous_layer for signal in stage.signals()):
                 raise PruningError(
                     "A stage at layer 0 has no layer before it to score with; prune at layer 1 or later, or score with "
                     'layer="K".'
@@ -183,55 +185,3 @@ class Schedule:
         """Expected visual tokens per layer, averaged over all layers: the budget in which methods are compared."""
         tokens = self.tokens_per_layer(grids, depth)
         return sum(tokens) / len(tokens)
-
-
-class Solvable(Protocol):
-    """Anything with a schedule and a copy with another value of its free parameter, such as a method."""
-
-    def with_free(self, value: float) -> Any:
-        """A copy whose free parameter is `value` in (0, 1]."""
-        ...
-
-    def schedule(self) -> Schedule:
-        """The schedule it stands for."""
-        ...
-
-
-S = TypeVar("S", bound=Solvable)
-
-
-def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], depth: int, tolerance: float = 0.5) -> S:
-    """The method with its free parameter set so that it costs `average` visual tokens per layer, by bisection.
-
-    Counts that depend on the data (unions) enter with their expected size.
-
-    Args:
-        method: a method with a free parameter.
-        average: visual tokens per layer, averaged over all layers.
-        grids: (frames, rows, cols) of each image of a typical sample.
-        depth: layers of the language model.
-        tolerance: how far off the best reachable average may be, in tokens per image.
-
-    Raises:
-        PruningError: if no value of the parameter comes that close.
-    """
-
-    def cost(value: float) -> float:
-        schedule: Schedule = method.with_free(value).schedule()
-        return schedule.average_tokens(grids, depth)
-
-    tolerance *= len(grids)  # whole tokens leave every image at once
-    low, high = 1e-6, 1.0
-    if not cost(low) - tolerance <= average <= cost(high) + tolerance:
-        raise PruningError(
-            f"An average of {average:g} visual tokens is out of reach: this method spans {cost(low):.1f} to "
-            f"{cost(high):.1f} tokens per layer here. Change its layers."
-        )
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) < average else (low, middle)
-    best: float = min((low, high), key=lambda value: abs(cost(value) - average))
-    if abs(cost(best) - average) > tolerance:
-        raise PruningError(f"The closest average to {average:g} visual tokens is {cost(best):.1f}; ask for that.")
-    found: S = method.with_free(best)
-    return found

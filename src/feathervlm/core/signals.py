@@ -4,28 +4,98 @@ A criterion names the signals it needs; an engine measures them, lazily and only
 that an engine can arm itself before the layer in question runs. How a signal is measured is the engine's business.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from feathervlm.core.errors import PruningError
 
-if TYPE_CHECKING:
-    from feathervlm.core.schedule import Schedule
+
+def encoder_layer_index(layer: int | float, depth: int) -> int:
+    """The layer of an encoder that a fraction of its depth means, rounded to the nearest; others as they are.
+
+    >>> encoder_layer_index(1 / 12, 24), encoder_layer_index(-2, 24)
+    (2, -2)
+    """
+    return min(int(layer * depth + 0.5), depth - 1) if isinstance(layer, float) else layer
+
 
 ScoreLayer = Literal["K-1", "K"]
+
+
 Support = Literal["visual", "all"]
+
+
 FeatureSource = Literal["vision", "projected", "hidden"]
+
+
 EncoderSource = Literal["cls", "received"]
+
+
 Heads = Literal["mean", "joint"]
+
+
 TextPart = Literal["all", "behind"]
+
+
 Point = Literal["entry", "middle"]
+
+
 Wave = Literal["cos", "sin"]
 
 
+class Signal:
+    """Base of all signals: a frozen dataclass that names one measurement.
+
+    The engine has one probe for each class of signals; everything else asks a signal by the members of this class.
+    """
+
+    @property
+    def measured(self) -> "Signal":
+        """The signal of the visual tokens that is measured, where this one gives it for other tokens."""
+        return self
+
+    @property
+    def reads_previous_layer(self) -> bool:
+        """Whether it is measured in the layer before the stage's own, so that there must be one."""
+        return False
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Whether it holds vectors, which a criterion may compare in pairs: float32 (visual, visual)."""
+        return True
+
+    def inner(self) -> Iterator["Signal"]:
+        """Yield the signals of schedules inside this one."""
+        yield from ()
+
+
+class LayerSignal(Signal):
+    """Base of signals that come from the projections of one language model layer."""
+
+    layer: ScoreLayer
+    rope: bool
+
+    @property
+    def reads_previous_layer(self) -> bool:
+        return self.layer == "K-1"
+
+
+class EncoderSignal(Signal):
+    """Base of signals from inside the vision encoder."""
+
+
+class EncoderMeasure(EncoderSignal):
+    """Base of signals that are measured in a layer of the vision encoder."""
+
+    layer: int | float
+    heads: Heads
+
+
 @dataclass(frozen=True)
-class Attention:
+class Attention(LayerSignal):
     """Attention probability from the query row to every visual token, mean over heads: (batch, visual) float32.
 
     Args:
@@ -38,12 +108,16 @@ class Attention:
     rope: bool = True
     over: Support = "visual"
 
+    @property
+    def compares_pairs(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class RaterAttention(Attention):
     """Attention probability from the raters to every visual token, mean over these and the heads: (batch, visual).
 
-    Raters are words that the pictures are about; see `feathervlm.core.relevance.raters`.
+    Raters are words that the pictures are about; see `feathervlm.core.criteria.attention.raters`.
 
     Args:
         over: as in `Attention`, by default all keys.
@@ -61,7 +135,7 @@ class RaterAttention(Attention):
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Signal):
     """Feature vector of every visual token: (batch, visual, dim) float32.
 
     Args:
@@ -73,7 +147,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Keys:
+class Keys(LayerSignal):
     """Keys of a language model layer, of every visual token, all its heads side by side: (batch, visual, dim).
 
     Args:
@@ -86,18 +160,18 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Values:
+class Values(LayerSignal):
     """Values of the last language model layer that saw all tokens, of every visual token: (batch, visual, heads, dim).
 
     Nothing rotates values, so they hold no position of their own. The heads are the key-value heads.
     """
 
-    layer: ClassVar[ScoreLayer] = "K-1"
-    rope: ClassVar[bool] = False
+    layer: ScoreLayer = field(default="K-1", init=False)
+    rope: bool = field(default=False, init=False)
 
 
 @dataclass(frozen=True)
-class RotaryTable:
+class RotaryTable(Signal):
     """The row by which the stage's layer rotates every visual token: (batch, visual, channels).
 
     It follows from the position ids that the model has given out (M-RoPE included), counted from the first token of the
@@ -111,7 +185,7 @@ class RotaryTable:
 
 
 @dataclass(frozen=True)
-class LayerStates:
+class LayerStates(Signal):
     """States inside the last layer that saw all tokens, of every visual token: (batch, visual, dim).
 
     Args:
@@ -120,9 +194,13 @@ class LayerStates:
 
     point: Point = "entry"
 
+    @property
+    def reads_previous_layer(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
-class Text:
+class Text(Signal):
     """Vectors of the text tokens of the prompt instead of the visual ones: (batch, texts, dim).
 
     Text is what is neither visual nor padding, the template's own tokens and separators inside an image included, up
@@ -144,9 +222,17 @@ class Text:
                 f"Text has no {self.of!r}; give Features('projected'), Features('hidden'), Keys(...) or Values()."
             )
 
+    @property
+    def measured(self) -> Signal:
+        return self.of
+
+    @property
+    def reads_previous_layer(self) -> bool:
+        return self.of.reads_previous_layer
+
 
 @dataclass(frozen=True)
-class IsText:
+class IsText(Signal):
     """Which of the `texts` of `Text` are there: bool (batch, texts), in the order of the prompt.
 
     Args:
@@ -155,9 +241,13 @@ class IsText:
 
     which: TextPart = "all"
 
+    @property
+    def compares_pairs(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
-class EncoderAttention:
+class EncoderAttention(EncoderMeasure):
     """Attention inside the vision encoder that the patches of every visual token get: (batch, visual) float32.
 
     Args:
@@ -171,9 +261,13 @@ class EncoderAttention:
     source: EncoderSource = "cls"
     heads: Heads = "mean"
 
+    @property
+    def compares_pairs(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
-class EncoderKeys:
+class EncoderKeys(EncoderMeasure):
     """Keys inside the vision encoder, of every visual token the mean over its patches: (batch, visual, dim) float32.
 
     As the encoder's attention compares them: rotated and normed where it does so.
@@ -188,43 +282,11 @@ class EncoderKeys:
 
 
 @dataclass(frozen=True)
-class Representatives:
+class Representatives(EncoderSignal):
     """Share of the patches of every visual token that stand for their group, where the vision encoder has merged some.
 
     (batch, visual) float32. The first patch of a group, in the order of the encoder, stands for it.
     """
-
-
-@dataclass(frozen=True)
-class Survivors:
-    """The tokens that are left after `schedule` has run on the same input: (batch, visual) bool.
-
-    Raises:
-        PruningError: if it merges in the vision encoder, which runs once and before it.
-    """
-
-    schedule: "Schedule"
-
-    def __post_init__(self) -> None:
-        if self.schedule.tower is not None:
-            raise PruningError("A scoring pass comes behind the vision encoder, so its schedule can have no tower.")
-
-
-EncoderMeasure = EncoderAttention | EncoderKeys
-EncoderSignal = EncoderMeasure | Representatives
-LayerSignal = Attention | Keys | Values
-Signal = LayerSignal | LayerStates | RotaryTable | Features | Text | IsText | EncoderSignal | Survivors
-
-
-def measured(signal: Signal) -> Signal:
-    """The signal that is measured for `signal`: of visual tokens and text alike."""
-    return signal.of if isinstance(signal, Text) else signal
-
-
-def from_before(signal: Signal) -> bool:
-    """Whether a signal is measured in the layer before the stage's own, so that there must be one."""
-    signal = measured(signal)
-    return isinstance(signal, LayerStates) or (isinstance(signal, LayerSignal) and signal.layer == "K-1")
 
 
 class Signals(Protocol):

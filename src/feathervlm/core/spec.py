@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from feathervlm.core import fixed, signals
-from feathervlm.core.algebra import Selector
-from feathervlm.core.criteria import Criterion
+from feathervlm.core import scoring_pass, signals
+from feathervlm.core.candidates import Criterion
+from feathervlm.core.encoder.base import Tower
 from feathervlm.core.errors import PruningError
-from feathervlm.core.merging import Merger
+from feathervlm.core.mergers.base import Merger
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.tower import Tower
+from feathervlm.core.selectors.base import Selector
+from feathervlm.core.selectors.fixed import Given
 
 VERSION = 1
 
@@ -32,9 +33,9 @@ def _algebra() -> dict[str, type]:
             found |= subclasses(child)
         return found
 
-    measured = {signals.EncoderKeys, signals.Features, signals.Keys, signals.Survivors}
+    measured = {signals.EncoderKeys, signals.Features, signals.Keys, scoring_pass.Survivors}
     known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger), *subclasses(Tower)}
-    return {cls.__name__: cls for cls in known - {fixed.Given} if not inspect.isabstract(cls)}
+    return {cls.__name__: cls for cls in known - {Given} if not inspect.isabstract(cls)}
 
 
 def to_json(schedule: Schedule) -> str:
@@ -76,7 +77,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Schedule):
         tower = {} if value.tower is None else {"tower": _encode(value.tower)}
         return {"stages": [_encode(stage) for stage in value.stages], **tower}
-    if isinstance(value, fixed.Given):
+    if isinstance(value, Given):
         raise PruningError("Given tokens belong to one input and cannot be written down as a schedule.")
     if is_dataclass(value) and not isinstance(value, type):
         return {

@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feathervlm.embedded.measure import benchmark
     from feathervlm.embedded.model import load
+    from feathervlm.evaluation.embedded_benchmark import benchmark
 
-_LATE = {"benchmark": "feathervlm.embedded.measure", "load": "feathervlm.embedded.model"}
+_LATE = {"benchmark": "feathervlm.evaluation.embedded_benchmark", "load": "feathervlm.embedded.model"}
 
 __all__ = ["benchmark", "load"]
 

@@ -1,14 +1,11 @@
 """The trained model that ships with the package: a LLaVA of three million parameters in stock transformers classes."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from feathervlm import loading
-
-WEIGHTS = Path(__file__).parent / "weights"
-"""A model directory like any other: `from_pretrained` and `--model` take it."""
+from feathervlm.embedded.assets import WEIGHTS
+from feathervlm.inference import loading
 
 
 def load(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.grading import BOXES, Question, write_box
+from feathervlm.embedded.questions import BOXES, Question, write_box
 from feathervlm.embedded.scenes import (
     BACKGROUNDS,
     CLUTTERED,
@@ -29,16 +29,33 @@ from feathervlm.embedded.scenes import (
     draw,
 )
 
+HELD_OUT = 1_000_000
+"""The benchmark's seeds start here, so that a user's own `sample(task, seed, i)` does not meet its questions."""
+
+
 T = TypeVar("T")
+
+
 Reference = tuple[str, ...]
 """Which attributes of an object are named, in the order in which they are spoken."""
 
+
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses", "sign": "signs"}
+
+
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
 FULL: Reference = ("size", "colour", "shape")
+
+
 PARTIAL: list[Reference] = [("colour", "shape"), ("size", "shape"), ("size", "colour"), ("colour",), ("shape",)]
+
+
 STREAM = 1000
 """Sets these random numbers apart from those of training."""
+
+
 CLEAR = 8
 """Pixels by which two centres must differ before one object is left of, or above, the other."""
 
@@ -243,10 +260,14 @@ TASKS = {
 }
 """All tasks by name."""
 
+
 LOCALIZATION = tuple(name for name, task in TASKS.items() if task.localizes)
 """The tasks which are answered with a box."""
 
+
 _ANSWERS = (*COLOURS, *SHAPES, *BACKGROUNDS, "yes", "no", *map(str, range(10)))
+
+
 WORDS = (
     *_ANSWERS, "small", "large", "thing", "things", *PLURALS.values(), "left", "right", "above", "below", "of", "top",
     "bottom", "where", "which", "what", "how", "many", "is", "are", "there", "the", "a", "on", "at", "in", "and",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import EncoderSignal
-from feathervlm.engine.records import EncoderRun
+from feathervlm.engine.report.records import EncoderRun
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """The argument that brings the pixels of each modality."""

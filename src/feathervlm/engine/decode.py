@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feathervlm.engine.anatomy import Anatomy, line_ids
-from feathervlm.engine.cache import pruned_layers
+from feathervlm.engine.cache.layer import PrunedLayer
+from feathervlm.engine.cache.static import PrunedStaticLayer
+from feathervlm.engine.cache.support import pruned_layers
+from feathervlm.engine.decoder import Anatomy, line_ids
 from feathervlm.engine.masks import pruned_mask
-from feathervlm.engine.slots import PrunedLayer
-from feathervlm.engine.static import PrunedStaticLayer
 
 
 class Decode:

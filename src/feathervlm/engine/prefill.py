@@ -18,19 +18,21 @@ from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.signals import Attention, Survivors
-from feathervlm.engine.anatomy import Anatomy, rows
-from feathervlm.engine.arguments import LayerArguments
-from feathervlm.engine.cache import pruned_layers, restore_static
+from feathervlm.core.scoring_pass import Survivors
+from feathervlm.core.signals import Attention
+from feathervlm.engine.cache.layer import Attachment
+from feathervlm.engine.cache.support import pruned_layers, restore_static
+from feathervlm.engine.cache.trim_earlier import EarlierLayers
 from feathervlm.engine.call import Call
 from feathervlm.engine.decode import Decode
-from feathervlm.engine.earlier import EarlierLayers
+from feathervlm.engine.decoder import Anatomy
 from feathervlm.engine.family import Family
-from feathervlm.engine.query import check_labels, query_position
-from feathervlm.engine.records import Record, StageRecord, Stopwatch
-from feathervlm.engine.remaining import Remaining
-from feathervlm.engine.slots import Attachment
-from feathervlm.engine.sources import Sources
+from feathervlm.engine.gather import rows
+from feathervlm.engine.layer_inputs import LayerArguments
+from feathervlm.engine.probes.reader import Sources
+from feathervlm.engine.query_position import check_labels, query_position
+from feathervlm.engine.report.records import Record, StageRecord, Stopwatch
+from feathervlm.engine.rows import Remaining
 
 
 class Prefill:

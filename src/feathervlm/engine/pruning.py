@@ -22,20 +22,20 @@ from transformers.cache_utils import StaticCache
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderMeasure
-from feathervlm.engine.anatomy import Anatomy
-from feathervlm.engine.cache import pruned_layers, restore_static
+from feathervlm.engine.cache.layer import Attachment
+from feathervlm.engine.cache.support import pruned_layers, restore_static
 from feathervlm.engine.call import Call, Encoding
+from feathervlm.engine.compatibility import check_call, check_schedule
 from feathervlm.engine.decode import Decode, needs_hooks
+from feathervlm.engine.decoder import Anatomy
 from feathervlm.engine.family import Family
-from feathervlm.engine.fitting import check_call, check_schedule
-from feathervlm.engine.frozen import Frozen
-from feathervlm.engine.listening import Listener
+from feathervlm.engine.forward_guard import Turnstile, guard_generate
 from feathervlm.engine.prefill import Prefill
-from feathervlm.engine.rehearsal import survivors
-from feathervlm.engine.report import Report
-from feathervlm.engine.slots import Attachment
-from feathervlm.engine.tower import EncoderMerge
-from feathervlm.engine.turnstile import Turnstile, guard_generate
+from feathervlm.engine.report.report import Report
+from feathervlm.engine.reused_selection import Frozen
+from feathervlm.engine.scoring_pass import survivors
+from feathervlm.engine.vision.merging import EncoderMerge
+from feathervlm.engine.vision.recorder import Listener
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from feathervlm import loading
-from feathervlm.attach import prune
-from feathervlm.engine.report import Report
-from feathervlm.evaluation.scoring import Protocol
-from feathervlm.evaluation.scoring.choice import choose, first_tokens
+from feathervlm.api import prune
+from feathervlm.engine.report.report import Report
+from feathervlm.evaluation.metrics import Protocol
 from feathervlm.evaluation.tasks.base import Grade, Question, Reading, Task
-from feathervlm.study.data import Item
-from feathervlm.study.ledger import UNPRUNED
-from feathervlm.study.subject import Subject
+from feathervlm.evaluation.tasks.study_data import Item
+from feathervlm.inference import loading, prompts
+from feathervlm.inference.answerer import Subject
+from feathervlm.inference.choices import choose, first_tokens
+from feathervlm.inference.model_spec import UNPRUNED
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Asker:
             for question in asked.values()
         ]
         with loading.quiet(), torch.inference_mode():
-            inputs = loading.prepare_all(subject.processor, [(item.picture, item.prompt) for item in items])
+            inputs = prompts.prepare_all(subject.processor, [(item.picture, item.prompt) for item in items])
             inputs = inputs.to(subject.model.device, dtype=subject.model.dtype)
             found = {}
             for method in methods:

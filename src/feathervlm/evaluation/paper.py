@@ -14,8 +14,8 @@ from typing import Any
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import layer_index
 from feathervlm.evaluation.results import Row
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Method, get
-from feathervlm.study.ledger import UNPRUNED
 
 DEPTH = 32
 """Decoder layers of the paper's model."""

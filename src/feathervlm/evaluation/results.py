@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from feathervlm.evaluation.asking import Sample
+from feathervlm.evaluation.estimates import Estimate, Floats, mean
 from feathervlm.evaluation.tasks import SUITE, TASKS
 from feathervlm.evaluation.tasks.base import Average
-from feathervlm.study.estimates import Estimate, Floats, mean
-from feathervlm.study.ledger import UNPRUNED
+from feathervlm.inference.model_spec import UNPRUNED
 
 ROUNDS = 2000
 BLOCK = 1 << 24

@@ -12,12 +12,14 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.family import Family, GivenLayout
 from feathervlm.families.generic import Generic
-from feathervlm.families.refused import REFUSED
+from feathervlm.families.unsupported import REFUSED
 
 
 def _discover() -> dict[str, type[Family]]:
     found: dict[str, type[Family]] = {}
     for info in pkgutil.iter_modules(__path__, f"{__name__}."):
+        if info.name.endswith(".describe"):  # describes families and imports this table
+            continue
         module = importlib.import_module(info.name)
         for part in vars(module).values():
             if isinstance(part, type) and issubclass(part, Family) and part.__module__ == info.name:

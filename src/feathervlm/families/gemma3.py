@@ -12,7 +12,7 @@ from torch import Tensor
 
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
-from feathervlm.families.features import merge_square
+from feathervlm.families.patch_merging import merge_square
 
 
 class Gemma3(Placeholders):

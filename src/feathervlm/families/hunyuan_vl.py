@@ -12,7 +12,7 @@ from torch import Tensor
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
-from feathervlm.families.features import merge_pictures
+from feathervlm.families.patch_merging import merge_pictures
 
 
 class HunYuanVL(Placeholders):

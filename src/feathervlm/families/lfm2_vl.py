@@ -16,7 +16,7 @@ from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
-from feathervlm.families.features import merge_blocks
+from feathervlm.families.patch_merging import merge_blocks
 from feathervlm.families.tiles import Span, arrangements, mosaic, prompts, sketch, spans_of
 
 UNLIKE = 0.25

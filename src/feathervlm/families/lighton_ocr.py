@@ -7,8 +7,8 @@ from torch import Tensor
 
 from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
-from feathervlm.families.features import merge_pictures
 from feathervlm.families.mistral3 import Mistral3
+from feathervlm.families.patch_merging import merge_pictures
 
 
 class LightOnOcr(Mistral3):

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Run, grid
-from feathervlm.families.features import merge_square
 from feathervlm.families.llava import selected
 from feathervlm.families.llava_next import LlavaNext
+from feathervlm.families.patch_merging import merge_square
 
 
 class LlavaNextVideo(LlavaNext):

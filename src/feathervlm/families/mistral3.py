@@ -11,7 +11,7 @@ from torch import Tensor
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
-from feathervlm.families.features import merge_pictures
+from feathervlm.families.patch_merging import merge_pictures
 
 
 class Mistral3(Placeholders):

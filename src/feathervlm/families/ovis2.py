@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run
-from feathervlm.families.features import merge_square
+from feathervlm.families.patch_merging import merge_square
 from feathervlm.families.tiles import joined, prompts
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from feathervlm.engine.call import Visual
 from feathervlm.families.base import Run
-from feathervlm.families.features import merge_pictures
+from feathervlm.families.patch_merging import merge_pictures
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.engine.call import PIXELS, Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
-from feathervlm.families.features import merge_square
+from feathervlm.families.patch_merging import merge_square
 from feathervlm.families.tiles import arrangements, joined, prompts, sketch, spans_of
 
 

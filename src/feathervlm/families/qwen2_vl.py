@@ -12,7 +12,7 @@ from torch import Tensor
 from feathervlm.core.boxes import PAIRS, REGION, BoxFormat
 from feathervlm.engine.call import Call, Visual
 from feathervlm.families.base import Placeholders, Run, grid
-from feathervlm.families.features import merge_groups
+from feathervlm.families.patch_merging import merge_groups
 
 
 class Qwen2VL(Placeholders):

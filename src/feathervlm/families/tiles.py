@@ -16,7 +16,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import PIXELS, Call, Visual
 from feathervlm.families.base import Placeholders, Run
-from feathervlm.families.features import merge_square
+from feathervlm.families.patch_merging import merge_square
 
 SKETCH = 8
 """Rows and columns of what is remembered of a tile."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.fixed import Everything
+from feathervlm.core.encoder.density_peaks import Anchors
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.tower import Anchors
+from feathervlm.core.selectors.fixed import Everything
 from feathervlm.methods.base import Method
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Schedule, solve
+from feathervlm.core.schedule import Schedule
+from feathervlm.core.solve import solve
 from feathervlm.core.spec import build, parse, write_value
 
 REGISTRY: dict[str, type["Method"]] = {}

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from feathervlm.core.errors import PruningError
-from feathervlm.core.fixed import LeftBy
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.signals import Survivors
+from feathervlm.core.scoring_pass import LeftBy, Survivors
 from feathervlm.methods.base import Method
 from feathervlm.methods.fastv import FastV
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import choose
-from feathervlm.core.diversity import DPP
-from feathervlm.core.relevance import TextSimilarity
+from feathervlm.core.criteria.features import TextSimilarity
 from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors.diversity import DPP
 from feathervlm.core.signals import TextPart
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import check_whole, choose
-from feathervlm.core.redundancy import Far
-from feathervlm.core.relevance import KeyNorm
+from feathervlm.core.criteria.features import KeyNorm
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
+from feathervlm.core.selectors.redundancy import Far
 from feathervlm.core.signals import TextPart
+from feathervlm.core.validation import check_whole, choose
 from feathervlm.methods.base import Method
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import choose
-from feathervlm.core.diversity import MaxMin
 from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors.diversity import MaxMin
 from feathervlm.core.signals import FeatureSource
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 

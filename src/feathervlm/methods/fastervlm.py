@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import VisionAttention, choose
+from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 

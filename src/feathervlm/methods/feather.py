@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.algebra import Union
 from feathervlm.core.budget import check_fraction
-from feathervlm.core.criteria import LastTokenAttention
+from feathervlm.core.criteria.attention import LastTokenAttention
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Grid, Top
+from feathervlm.core.selectors.base import Union
+from feathervlm.core.selectors.basic import Grid, Top
 from feathervlm.methods.base import Method
 
 

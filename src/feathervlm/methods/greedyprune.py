@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import LastTokenAttention
-from feathervlm.core.redundancy import Greedy
+from feathervlm.core.criteria.attention import LastTokenAttention
 from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors.redundancy import Greedy
 from feathervlm.core.signals import FeatureSource, Support
 from feathervlm.methods.base import Method
 

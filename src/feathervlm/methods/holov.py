@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from feathervlm.core.budget import Keep
-from feathervlm.core.criteria import VisionAttention, check_encoder_layer, check_whole, choose
+from feathervlm.core.criteria.attention import VisionAttention
+from feathervlm.core.criteria.variance import Context
 from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.signals import FeatureSource
-from feathervlm.core.surroundings import Context
-from feathervlm.core.zones import Zone
+from feathervlm.core.validation import check_encoder_layer, check_whole, choose
 from feathervlm.methods.base import Method
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feathervlm.core.budget import Keep, check_keep
-from feathervlm.core.foreground import Rotary, ValueForeground
+from feathervlm.core.criteria.rotary import Rotary
+from feathervlm.core.criteria.values import ValueForeground
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
 from feathervlm.methods.base import Method
 
 

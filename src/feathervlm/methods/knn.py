@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.criteria import KNNDensity, check_whole
+from feathervlm.core.criteria.features import KNNDensity
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
 from feathervlm.core.signals import FeatureSource
+from feathervlm.core.validation import check_whole
 from feathervlm.methods.base import Method
 
 

@@ -5,18 +5,18 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from feathervlm.core.aggregation import Surroundings
-from feathervlm.core.algebra import ImageTokens, Selector
-from feathervlm.core.budget import Keep, check_fraction, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import Criterion, LastTokenAttention, VisionAttention, choose
-from feathervlm.core.diversity import check_criterion
+from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep, kept, kept_tensor
+from feathervlm.core.candidates import Candidates, Criterion, check_criterion
+from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
 from feathervlm.core.errors import PruningError
-from feathervlm.core.images import Images
+from feathervlm.core.image_rows import Images
+from feathervlm.core.mergers.neighborhood import Surroundings
+from feathervlm.core.partition import ranks, zones
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.base import Selector
+from feathervlm.core.selectors.basic import Top
 from feathervlm.core.signals import Features
-from feathervlm.core.zones import ranks, zones
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 SIDE = 2

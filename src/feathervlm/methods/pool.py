@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.merging import Pool
+from feathervlm.core.mergers.pool import Pool
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Grid
+from feathervlm.core.selectors.basic import Grid
 from feathervlm.methods.base import Method
 
 

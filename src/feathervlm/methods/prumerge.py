@@ -6,14 +6,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.algebra import ImageTokens, Selector, check_operands
+from feathervlm.core.budget import ImageTokens
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import VisionAttention, check_encoder_layer, choose
+from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.errors import PruningError
-from feathervlm.core.nearest import Neighbors
+from feathervlm.core.mergers.nearest import Neighbors
 from feathervlm.core.schedule import Layer, Schedule, Stage
+from feathervlm.core.selectors.base import Selector, check_operands
+from feathervlm.core.selectors.thresholds import IQR
 from feathervlm.core.signals import EncoderKeys
-from feathervlm.core.thresholds import IQR
+from feathervlm.core.validation import check_encoder_layer, choose
 from feathervlm.methods.base import Method
 
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from feathervlm.core.budget import check_fraction
-from feathervlm.core.criteria import LastTokenAttention, choose
+from feathervlm.core.criteria.attention import LastTokenAttention
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from feathervlm.core.budget import Keep
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Random
+from feathervlm.core.selectors.basic import Random
 from feathervlm.methods.base import Method
 
 

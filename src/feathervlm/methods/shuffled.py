@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feathervlm.core.errors import PruningError
-from feathervlm.core.fixed import Everything
 from feathervlm.core.schedule import Schedule, Stage
+from feathervlm.core.selectors.fixed import Everything
 from feathervlm.methods.base import Method
 
 

@@ -5,13 +5,14 @@ from math import log
 from typing import ClassVar, Literal, get_args
 
 from feathervlm.core.budget import Keep, check_fraction, check_keep, is_count
-from feathervlm.core.criteria import choose
+from feathervlm.core.criteria.attention import Rating
 from feathervlm.core.errors import PruningError
-from feathervlm.core.recycling import Clusters, Recycled
-from feathervlm.core.relevance import Rating
+from feathervlm.core.mergers.clusters import Clusters
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
+from feathervlm.core.selectors.clustering import Recycled
 from feathervlm.core.signals import TextPart
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 HEADS = 14 / 32

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 from feathervlm.core.budget import Keep, check_fraction
-from feathervlm.core.criteria import choose
+from feathervlm.core.criteria.features import FeatureAttention
 from feathervlm.core.errors import PruningError
-from feathervlm.core.relevance import FeatureAttention
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
 from feathervlm.core.signals import TextPart
+from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
 
 

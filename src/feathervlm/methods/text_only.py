@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.fixed import Nothing
 from feathervlm.core.schedule import Schedule, Stage
+from feathervlm.core.selectors.fixed import Nothing
 from feathervlm.methods.base import Method
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from feathervlm.core.encoder.bipartite import Bipartite
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.tower import Bipartite, OnePerGroup
+from feathervlm.core.selectors.groups import OnePerGroup
 from feathervlm.methods.base import Method
 
 

@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from feathervlm.core.algebra import ImageTokens, Selector, check_operands
-from feathervlm.core.budget import Keep
+from feathervlm.core.budget import ImageTokens, Keep
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import check_whole
+from feathervlm.core.criteria.transport import Transport
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
-from feathervlm.core.transport import Transport
+from feathervlm.core.selectors.base import Selector, check_operands
+from feathervlm.core.selectors.basic import Top
+from feathervlm.core.validation import check_whole
 from feathervlm.methods.base import Method
 
 

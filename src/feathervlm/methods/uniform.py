@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Grid
+from feathervlm.core.selectors.basic import Grid
 from feathervlm.methods.base import Method
 
 

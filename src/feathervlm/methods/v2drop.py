@@ -6,11 +6,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from feathervlm.core.budget import Keep, check_fraction
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import Criterion
+from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
 from feathervlm.core.signals import Features, LayerStates
 from feathervlm.methods.base import Method
 

@@ -5,14 +5,15 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from feathervlm.core.algebra import ImageTokens, Selector, check_operands
-from feathervlm.core.budget import Keep, check_keep, kept, kept_tensor
+from feathervlm.core.budget import ImageTokens, Keep, check_keep, kept, kept_tensor
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria import VisionAttention, check_encoder_layer, choose
-from feathervlm.core.nearest import Nearest
+from feathervlm.core.criteria.attention import VisionAttention
+from feathervlm.core.mergers.nearest import Nearest
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.base import Selector, check_operands
+from feathervlm.core.selectors.basic import Top
 from feathervlm.core.signals import EncoderKeys
+from feathervlm.core.validation import check_encoder_layer, choose
 from feathervlm.methods.base import Method
 
 

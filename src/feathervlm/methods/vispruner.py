@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from feathervlm.core.budget import Keep, check_fraction, check_keep, part_of
-from feathervlm.core.criteria import VisionAttention, check_encoder_layer, choose
-from feathervlm.core.redundancy import Dedup
+from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.basic import Top
+from feathervlm.core.selectors.redundancy import Dedup
 from feathervlm.core.signals import FeatureSource
+from feathervlm.core.validation import check_encoder_layer, choose
 from feathervlm.methods.base import Method
 
 

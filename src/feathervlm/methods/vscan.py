@@ -6,17 +6,19 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.algebra import ImageTokens, Selector
-from feathervlm.core.budget import Keep, check_fraction, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates, ordered
-from feathervlm.core.criteria import Criterion, LastTokenAttention, VisionAttention, check_whole, choose
+from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep, kept, kept_tensor
+from feathervlm.core.candidates import Candidates, Criterion
+from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
 from feathervlm.core.errors import PruningError
-from feathervlm.core.images import Images, best
-from feathervlm.core.nearest import Nearest
+from feathervlm.core.image_rows import Images
+from feathervlm.core.mergers.nearest import Nearest
+from feathervlm.core.partition import ranks
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors import Top
+from feathervlm.core.selectors.base import Selector
+from feathervlm.core.selectors.basic import Top
 from feathervlm.core.signals import EncoderSource, Features
-from feathervlm.core.zones import ranks
+from feathervlm.core.tensor_ops import best, ordered
+from feathervlm.core.validation import check_whole, choose
 from feathervlm.methods.base import Method
 
 

@@ -8,19 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feathervlm.study.data import EmbeddedData
-    from feathervlm.study.jsonl import JsonlData
-    from feathervlm.study.running import Request, Study, run
-    from feathervlm.study.subject import Wanted
+    from feathervlm.evaluation.tasks.jsonl import JsonlData
+    from feathervlm.evaluation.tasks.study_data import EmbeddedData
+    from feathervlm.inference.answerer import Wanted
+    from feathervlm.study.run_study import Request, Study, run
 
 # These import transformers and matplotlib, which takes seconds that `feathervlm --help` need not wait for.
 _LATE = {
-    "EmbeddedData": "feathervlm.study.data",
-    "JsonlData": "feathervlm.study.jsonl",
-    "Request": "feathervlm.study.running",
-    "Study": "feathervlm.study.running",
-    "Wanted": "feathervlm.study.subject",
-    "run": "feathervlm.study.running",
+    "EmbeddedData": "feathervlm.evaluation.tasks.study_data",
+    "JsonlData": "feathervlm.evaluation.tasks.jsonl",
+    "Request": "feathervlm.study.run_study",
+    "Study": "feathervlm.study.run_study",
+    "Wanted": "feathervlm.inference.answerer",
+    "run": "feathervlm.study.run_study",
 }
 
 __all__ = ["EmbeddedData", "JsonlData", "Request", "Study", "Wanted", "run"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feathervlm import terminal
 from feathervlm.core.errors import PruningError
+from feathervlm.utils import files
 
 VERDICTS = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 FINDINGS = "findings.json"
@@ -35,13 +35,13 @@ def write(
         The files.
     """
     findings = [finding for experiment in experiments for finding in experiment["findings"]]
-    terminal.write_json(out / FINDINGS, {"about": about, "findings": findings})
+    files.write_json(out / FINDINGS, {"about": about, "findings": findings})
     texts = {
         "report.md": render("report.md.j2", about, experiments, others),
         "report.html": render("report.html.j2", about, experiments, others, out / "figures"),
     }
     for name, text in texts.items():
-        terminal.write_whole(out / name, lambda draft, text=text: _write(draft, text))  # type: ignore[misc]  # lambda
+        files.write_whole(out / name, lambda draft, text=text: _write(draft, text))  # type: ignore[misc]  # lambda
     return [out / FINDINGS, *(out / name for name in texts)]
 
 

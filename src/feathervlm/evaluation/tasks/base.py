@@ -18,7 +18,7 @@ from PIL import Image
 from feathervlm.core.boxes import BoxFormat, Size, iou
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.evaluation.scoring import Protocol, boxes
+from feathervlm.evaluation.metrics import Protocol, grounding
 from feathervlm.evaluation.tasks.files import LocalFiles
 
 Average = Literal["pooled", "splits"]
@@ -226,7 +226,7 @@ class Localization(Task):
     def prompt(self, question: Question, protocol: Protocol, written: BoxFormat | None) -> str:
         """The paper's words, or those in which the model's family asks for boxes."""
         if protocol == "paper":
-            return boxes.ask(question.prompt)
+            return grounding.ask(question.prompt)
         assert written is not None, "the runner refuses models whose boxes are not known"
         return written.ask(question.prompt)
 
@@ -236,8 +236,8 @@ class Localization(Task):
         `paper` compares fractions with the true box rounded to two decimals, `symmetric` pixels with the true box.
         """
         if reading.protocol == "paper":
-            found, true = boxes.literal_box(answer), boxes.rounded(question.target, reading.size)
-            shared = boxes.overlap(found, true) if found else 0.0
+            found, true = grounding.literal_box(answer), grounding.rounded(question.target, reading.size)
+            shared = grounding.overlap(found, true) if found else 0.0
         else:
             found = reading.box(answer)
             shared = iou(found, question.target) if found else 0.0

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from feathervlm.embedded import grading
-from feathervlm.embedded.exam import HELD_OUT
-from feathervlm.embedded.tasks import TASKS, sample
+from feathervlm.embedded import questions as grading
+from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
 from feathervlm.evaluation.tasks.base import Grade, Question, Reading, Task
 
 PER_SPLIT = 200

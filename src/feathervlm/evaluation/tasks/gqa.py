@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from feathervlm.evaluation.scoring.gqa import score_gqa
+from feathervlm.evaluation.metrics.gqa import score_gqa
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from feathervlm.evaluation.scoring.vqa import score_textvqa
+from feathervlm.evaluation.metrics.vqa import score_textvqa
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.scoring.vqa import score_vqav2
+from feathervlm.evaluation.metrics.vqa import score_vqav2
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
 
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
-from feathervlm.study.estimates import Estimate
+from feathervlm.evaluation.estimates import Estimate
+from feathervlm.study.aggregates import Results
 from feathervlm.study.plan import Plan
-from feathervlm.study.results import Results
 
 Verdict = Literal["reproduced", "partly", "not"]
 

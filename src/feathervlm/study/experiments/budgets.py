@@ -2,12 +2,12 @@
 
 from matplotlib.figure import Figure
 
-from feathervlm.study.estimates import Estimate
+from feathervlm.evaluation.estimates import Estimate
+from feathervlm.inference.model_spec import UNPRUNED
+from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, Verdict, judge
 from feathervlm.study.figures import KINDS, axes, band
-from feathervlm.study.ledger import UNPRUNED
 from feathervlm.study.plan import Plan, feather
-from feathervlm.study.results import Results
 
 SECOND = (1 / 2, 9 / 16, 5 / 8, 3 / 4)
 """Shares of the depth at which FEATHER's second stage is tried; the first is its default."""

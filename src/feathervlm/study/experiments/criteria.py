@@ -4,13 +4,13 @@ from math import ceil
 
 from matplotlib.figure import Figure
 
+from feathervlm.evaluation.estimates import Estimate
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import KNN, Ensemble, FastV, Method, Uniform
-from feathervlm.study.estimates import Estimate
+from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
 from feathervlm.study.figures import KINDS, axes
-from feathervlm.study.ledger import UNPRUNED
 from feathervlm.study.plan import Plan
-from feathervlm.study.results import Results
 
 NAMES = ("RoPE", "RoPE-free", "KNN density", "uniform", "RoPE-free + uniform")
 

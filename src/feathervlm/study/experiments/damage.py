@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from feathervlm.evaluation.estimates import Estimate
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import FastV
-from feathervlm.study.estimates import Estimate
+from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
 from feathervlm.study.figures import KINDS, axes, spread
-from feathervlm.study.ledger import UNPRUNED
 from feathervlm.study.plan import Plan
-from feathervlm.study.results import Results
 
 
 class Damage(Experiment):

@@ -4,13 +4,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from feathervlm.evaluation.samples import Record, unpack
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Ensemble, FastV
+from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Outcome
 from feathervlm.study.figures import axes
-from feathervlm.study.kept import unpack
-from feathervlm.study.ledger import UNPRUNED, Record
 from feathervlm.study.plan import Plan, feather
-from feathervlm.study.results import Results
 
 SCENES = 6
 TRUE, ANSWERED = "#00c853", "#ff1744"

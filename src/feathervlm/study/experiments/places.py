@@ -5,15 +5,15 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.figure import Figure
 
+from feathervlm.diagnosis import mask_statistics
+from feathervlm.diagnosis.rope_prior import prior_rank_correlation
+from feathervlm.evaluation.estimates import Estimate
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import FastV
-from feathervlm.study import kept
-from feathervlm.study.estimates import Estimate
+from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
 from feathervlm.study.figures import CRITERIA, KINDS, axes, band
-from feathervlm.study.ledger import UNPRUNED
 from feathervlm.study.plan import Plan
-from feathervlm.study.prior import prior_rank_correlation
-from feathervlm.study.results import Results
 
 
 class Places(Experiment):
@@ -52,8 +52,8 @@ class Places(Experiment):
     def _where(self, results: Results, spec: str) -> list[str | Estimate]:
         masks = results.masks(spec)
         found: list[str | Estimate] = [
-            results.of_masks(spec, kept.mean_row),
-            results.of_masks(spec, kept.bottom_third),
+            results.of_masks(spec, mask_statistics.mean_row),
+            results.of_masks(spec, mask_statistics.bottom_third),
             _chi_square(masks),
         ]
         if results.tasks("localization"):
@@ -68,8 +68,10 @@ class Places(Experiment):
 
     def _findings(self, plan: Plan, results: Results) -> list[Finding]:
         early, quarter = plan.early, plan.quarter
-        with_rope, without = (results.of_masks(self._spec(early, rope), kept.mean_row) for rope in (True, False))
-        p = kept.chi_square(*_row_counts(results.masks(self._spec(early, True))))[1]
+        with_rope, without = (
+            results.of_masks(self._spec(early, rope), mask_statistics.mean_row) for rope in (True, False)
+        )
+        p = mask_statistics.chi_square(*_row_counts(results.masks(self._spec(early, True))))[1]
         found = [
             Finding(
                 "bottom-bias",
@@ -131,7 +133,7 @@ class Places(Experiment):
         for row, (rope, (title, _)) in enumerate(CRITERIA.items()):
             for column, layer in enumerate(layers):
                 plot = plots[row * (len(layers) + extra) + column]
-                heat = kept.heat_map(results.masks(self._spec(layer, rope)))
+                heat = mask_statistics.heat_map(results.masks(self._spec(layer, rope)))
                 plot.imshow(heat, vmin=0, vmax=1, cmap="magma")
                 plot.set_title(f"{title}, layer {layer}", fontsize=8)
         if results.prior is not None:
@@ -151,7 +153,7 @@ class Places(Experiment):
         figure, plots = axes(2, "share of the kept tokens", "row", titles=[f"score {t}" for t, _ in CRITERIA.values()])
         for plot, rope in zip(plots, CRITERIA, strict=True):
             for number, layer in enumerate(plan.layers):
-                profile = kept.row_profile(results.masks(self._spec(layer, rope)))
+                profile = mask_statistics.row_profile(results.masks(self._spec(layer, rope)))
                 shade = f"C{number}"
                 plot.plot(profile, np.arange(len(profile)), color=shade, label=f"layer {layer}")
             plot.axvline(1 / len(profile), color="grey", linestyle=":", linewidth=1)
@@ -187,11 +189,11 @@ class Places(Experiment):
 
 def _row_counts(masks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """How many kept tokens lie in each row, and how many would if they were spread evenly."""
-    profile = kept.row_profile(masks)
+    profile = mask_statistics.row_profile(masks)
     total = sum(int(mask.sum()) for mask in masks)
     return profile * total, np.full(len(profile), total / len(profile))
 
 
 def _chi_square(masks: list[np.ndarray]) -> str:
-    statistic, p = kept.chi_square(*_row_counts(masks))
+    statistic, p = mask_statistics.chi_square(*_row_counts(masks))
     return f"{statistic:.0f}, {'p < 0.001' if p < 0.001 else f'p = {p:.3f}'}"

@@ -2,13 +2,13 @@
 
 from matplotlib.figure import Figure
 
+from feathervlm.evaluation.estimates import Estimate
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import BeforeLLM, FastV, Method, ShuffledPositions, TextOnly
-from feathervlm.study.estimates import Estimate
+from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
 from feathervlm.study.figures import KINDS, axes
-from feathervlm.study.ledger import UNPRUNED
 from feathervlm.study.plan import Plan, feather
-from feathervlm.study.results import Results
 
 
 class Survival(Experiment):

@@ -1,0 +1,118 @@
+"""From which layer on scores find the target, and know what is asked: python scripts/attention_on_target.py.
+
+Nothing is pruned. Before every layer the embedded model's last token is asked, as FastV and FEATHER ask it, what it
+looks at; of its scores, which sum to 1 over the visual tokens, those of the target's patches are added up. Then one
+word of the question is exchanged, the size, the colour or the shape, to see where the last token takes notice.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+import feathervlm
+from embedded import SHIPPED, folder_of, sha256_of
+from feathervlm import LastTokenAttention, Schedule, Stage, Top
+from feathervlm.embedded.scenes import COLOURS, SHAPES, SIDE, SIZES
+from feathervlm.embedded.tasks import LOCALIZATION, sample
+from feathervlm.inference import loading, prompts
+from feathervlm.study.aggregates import target_cells
+from feathervlm.utils import files
+from feathervlm.utils.provenance import provenance
+
+BATCH = 20
+KINDS = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES}
+
+
+def measure(model: Any, processor: Any, n: int, seed: int) -> list[dict[str, float]]:
+    """For every layer: the share of the score on the target, with RoPE and without, and that of an even spread."""
+    depth = model.config.text_config.num_hidden_layers
+    pairs = [sample(task, seed, index) for task in LOCALIZATION for index in range(n)]
+    sums = {rope: np.zeros(depth) for rope in (True, False)}
+    even = 0.0
+    for start in track(range(0, len(pairs), BATCH), "questions", -(-len(pairs) // BATCH)):
+        part = pairs[start : start + BATCH]
+        inputs = prompts.prepare_all(processor, [(scene.image, question.text) for scene, question in part])
+        for rope, total in sums.items():
+            everything = Top(LastTokenAttention(rope=rope), keep=1.0)
+            schedule = Schedule(*(Stage(at=layer, select=everything) for layer in range(1, depth)))
+            with feathervlm.prune(model, schedule) as pruning, torch.inference_mode():
+                model(**inputs)
+            for number, (_, question) in enumerate(part):
+                assert question.box is not None, "localization asks for boxes"
+                share = tuple(side / SIDE for side in question.box)
+                cells = torch.tensor(target_cells(share, pruning.report.grid(batch=number).shape).ravel())
+                even += float(cells.float().mean()) / 2
+                for stage in pruning.report.stages:
+                    assert stage.scores is not None, "a criterion scored"
+                    total[stage.layer] += float(stage.scores[number][cells].sum())
+    return [
+        {
+            "layer": layer,
+            "rope": round(sums[True][layer] / len(pairs), 4),
+            "rope_free": round(sums[False][layer] / len(pairs), 4),
+            "even": round(even / len(pairs), 4),
+        }
+        for layer in range(1, depth)
+    ]
+
+
+def heeded(model: Any, processor: Any, n: int, seed: int) -> dict[str, list[float]]:
+    """How far the last token moves when a word of a `locate` question is exchanged.
+
+    Returns:
+        For "size", "colour" and "shape", layer by layer, the mean of |h - h'| / |h| of the state h that enters it, over
+        the questions that say one.
+    """
+    moved: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+    for index in track(range(n), "words", n):
+        scene, question = sample("locate", seed, index)
+        words = question.text.split()
+        said = {kind: word for kind, values in KINDS.items() for word in values if word in words}
+        # A size, a colour or a shape that is not said cannot be exchanged.
+        texts = {kind: exchange(words, word, KINDS[kind]) for kind, word in said.items()}
+        inputs = prompts.prepare_all(processor, [(scene.image, text) for text in (question.text, *texts.values())])
+        with torch.inference_mode():
+            entered = model(**inputs, output_hidden_states=True).hidden_states
+        last = torch.stack([state[:, -1] for state in entered[:-1]])
+        change = (last - last[:, :1]).norm(dim=-1) / last[:, :1].norm(dim=-1)
+        for kind, column in zip(texts, change.T[1:], strict=True):
+            moved[kind].append(column)
+    return {kind: torch.stack(columns).mean(0).tolist() for kind, columns in moved.items()}
+
+
+def exchange(words: Sequence[str], word: str, values: Sequence[str]) -> str:
+    """The question with the value that follows in place of a word, the first after the last."""
+    other = values[(values.index(word) + 1) % len(values)]
+    return " ".join(other if found == word else found for found in words)
+
+
+def main() -> None:
+    """Read the command line, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=100, help="questions per localization task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", default=SHIPPED, help="a model directory; default: the shipped one")
+    parser.add_argument("--out", type=Path, default=Path("results/embedded/lookup.json"))
+    arguments = parser.parse_args()
+    files.make_directory(arguments.out.parent, "--out")
+    folder = str(folder_of(arguments.weights))
+    with loading.quiet():
+        model, _ = loading.load_model(folder, torch.float32, "sdpa")
+        processor = loading.load_processor(folder)
+    rows = measure(model, processor, arguments.n, arguments.seed)
+    for kind, moved in heeded(model, processor, arguments.n, arguments.seed).items():
+        for row in rows:
+            # What a stage before a layer reads was scored by the layer before, from the state that enters that one.
+            row[f"heeds_{kind}"] = round(moved[int(row["layer"]) - 1], 4)
+    source = {**provenance(), "weights_sha256": sha256_of(arguments.weights)}
+    files.write_json(arguments.out, {"rows": rows, "provenance": source, "n": arguments.n, "seed": arguments.seed})
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""`feathervlm bench`: reads its options, shows how far it is, prints the figures and what they mean."""
+
+import re
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from feathervlm.cli import console
+from feathervlm.cli.options import AsJson, split_specs
+from feathervlm.core.errors import PruningError
+from feathervlm.methods import get
+from feathervlm.utils import files
+
+CONFIGS = "tiny, llava-170m, llava-1.5-7b, llava-next-7b, qwen2.5-vl-7b"
+QUICK = {"rounds": 2, "new_tokens": 4}
+
+
+def bench(
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|ID", help="A model directory, or an id on the Hugging Face hub.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Random weights of real dimensions: {CONFIGS}.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(metavar="SPEC,SPEC", help="As in `feathervlm methods`; commas inside a spec are understood.")
+    ] = "fastv,feather",
+    tokens: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Visual tokens of a sample; default: the model's usual picture.")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N,N", help="Batch sizes.")] = "1",
+    depth: Annotated[str | None, typer.Option(metavar="N,N", help="Decoder layers of a --config.")] = None,
+    new_tokens: Annotated[int | None, typer.Option(min=2, help="Length of an answer; default 16.")] = None,
+    text_tokens: Annotated[int, typer.Option(min=8, help="Text in a prompt to a --config.")] = 59,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each kind that count; default 3.")] = None,
+    ragged: Annotated[bool, typer.Option("--ragged", help="Samples of different lengths, padded on the left.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="2 rounds and 4 new tokens: a first look.")] = False,
+    device: Annotated[
+        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto (a --model as stored; a --config in float32 on a CPU, else bfloat16), float32, ..."),
+    ] = "auto",
+    attn: Annotated[str, typer.Option(help="sdpa, eager or any other that transformers has.")] = "sdpa",
+    threads: Annotated[int, typer.Option(min=1, help="Of torch on a CPU; with one, processor time is taken.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw measured against ideal.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what pruning saves: encoder, selection, prefill, decoding, memory, next to the unpruned model.
+
+    All take turns in one process; the unpruned model runs at both ends of every round, which tells the noise. Medians
+    and quartiles, a warm-up discarded. Without options: a model of 170M parameters, under two minutes on one core.
+
+    Examples:
+
+    \b
+    feathervlm bench
+    feathervlm bench --quick --methods fastv:layer=3,keep=0.25,random
+    feathervlm bench --config tiny --tokens 144,576,2304 --plot scale.png
+    feathervlm bench --config llava-next-7b --batch 1,8 --device cuda
+    feathervlm bench --model llava-hf/llava-1.5-7b-hf --methods feather
+        --tokens 576,2880 --out mine.json
+    """
+    if model is not None and config is not None:
+        raise PruningError(f"--model {model} and --config {config} are two models; give one of them.")
+    specs = split_specs(methods)
+    for spec in specs:
+        get(spec)
+    for path, option in ((out, "--out"), (plot, "--plot")):
+        if path is not None:
+            files.check_target(path, option)
+    wanted: dict[str, Any] = {
+        "model": model, "methods": specs, "text_tokens": text_tokens, "ragged": ragged, "device": device,
+        "dtype": dtype, "attention": attn, "threads": threads, "tokens": numbers(tokens, "--tokens"),
+        "batches": numbers(batch, "--batch"), "layers": numbers(depth, "--depth"),
+        **({"config": config} if config is not None else {}), **(QUICK if quick else {}),
+        **{name: value for name, value in (("rounds", rounds), ("new_tokens", new_tokens)) if value is not None},
+    }  # fmt: skip
+    with console.working("importing transformers") as say:
+        from feathervlm.bench.run_bench import Request
+        from feathervlm.bench.run_bench import run as measure
+
+        found = measure(Request(**wanted), say)
+        if plot is not None:
+            from feathervlm.bench.plot import draw
+
+            say("drawing")
+            files.write_whole(plot, lambda draft: draw(found["rows"], draft))
+    if out is not None:
+        files.write_json(out, found)
+    if as_json:
+        console.print_json(found)
+    else:
+        _print(found)
+    for path in (out, plot):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...]:
+    """Whole numbers from 1 on, joined by commas; none of None.
+
+    Raises:
+        PruningError: if it is anything else.
+    """
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    wrong = next((part for part in parts if not re.fullmatch(r"0*[1-9]\d{0,6}", part)), None)
+    if wrong is not None:
+        raise PruningError(f"{option} {text}: {wrong!r} is no whole number from 1 on; write them like 144,576.")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _print(found: dict[str, Any]) -> None:
+    """A table for every case, then the sentences."""
+    from feathervlm.bench.verdict import BreakEven
+
+    facts, asked = found["model"], found["settings"]
+    typer.echo(
+        f"{asked['model'] or asked['config']}: {facts['parameters'] / 1e6:.0f}M parameters, {facts['dtype']}, "
+        f"{asked['device']}, {asked['clock']}; {asked['rounds']} rounds, median (quartiles)"
+    )
+    for _, rows in groupby(found["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
+        case = list(rows)
+        where = f"batch {case[0]['batch']}, {case[0]['layers']} layers"
+        typer.echo(f"\n{case[0]['tokens']} visual and {case[0]['text']} text tokens, {where}")
+        console.out.print(_table(case))
+    typer.echo()
+    for one in found["verdicts"]:
+        typer.echo(
+            f"{one['method']}, {one['tokens']} tokens, batch {one['batch']}, {one['layers']} layers: {one['text']}"
+        )
+    for one in found["break_even"]:
+        what = "prefill no slower" if one["part"] == "prefill" else f"first token in {one['level']:.0%} of the time"
+        typer.echo(f"{one['method']}, batch {one['batch']}, {one['layers']} layers: {what} {BreakEven(**one)} tokens")
+    for one in found["refused"]:
+        typer.echo(f"not measured: {one['reason']}", err=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """One case: a column for the unpruned model, whose ratios are those of its second run, and one for each method."""
+    first = rows[0]
+    table = Table("", *(row["method"] for row in rows), show_edge=False, pad_edge=False)
+    for part, name in (
+        ("encoder", "vision encoder"),
+        ("selection", "selection"),
+        ("prefill", "prefill"),
+        ("first_token", "time to first token"),
+        ("decode", "each further token"),
+        ("answer", "whole answer"),
+    ):
+        if part == "selection":
+            table.add_row(name, "", *(_time(row["seconds"][part]) for row in rows[1:]))
+            table.add_row("  of a prefill", "", *(f"{row['selection_share']['median']:.2%}" for row in rows[1:]))
+            continue
+        table.add_row(name, *(_time(row["seconds"][part]) for row in rows))
+        table.add_row("  of unpruned (noise)", *(_ratio(row["ratio"][part]) for row in rows))
+        if part in first["ideal"]:
+            table.add_row("  ideal by FLOPs", *(f"{row['ideal'][part]:.3f}" for row in rows))
+        if part == "prefill":
+            table.add_row("  gap to it", "", *(f"{row['gap']:+.3f}" for row in rows[1:]))
+    table.add_row("KV cache", *(f"{_size(row['kv_bytes'])}, {row['kv_bytes_ratio']:.3f}" for row in rows))
+    peaks = (
+        "not measured" if row["peak_bytes"] is None else f"{_size(row['peak_bytes'])}, {row['peak_ratio'] or 1:.3f}"
+        for row in rows
+    )
+    table.add_row("peak beside weights", *peaks)
+    return table
+
+
+def _time(seconds: dict[str, float]) -> str:
+    return f"{1e3 * seconds['median']:.1f} ms"
+
+
+def _ratio(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

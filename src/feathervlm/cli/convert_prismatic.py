@@ -1,0 +1,56 @@
+"""`feathervlm convert-prismatic`: reads its options, writes a model directory, says what it made of the checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from feathervlm.cli import console
+from feathervlm.cli.options import AsJson
+
+
+def convert_prismatic(
+    checkpoint_dir: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT_DIR", help="With config.json and checkpoints/latest-checkpoint.pt.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model directory to write.")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With the language model's tokenizer.json. Without it: tells which to fetch."),
+    ] = None,
+    vision: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Weights of the vision encoder, from timm or transformers. Not for checkpoints that trained it.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is not empty.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a TRI-ML Prismatic checkpoint into a stock LLaVA directory with processor and prompt template.
+
+    For models with one SigLIP or CLIP encoder and a two-layer projector, as the FEATHER paper's. Nothing is downloaded.
+
+    Examples:
+
+    \b
+    feathervlm convert-prismatic prism-siglip-controlled+7b prism-siglip
+        --vision siglip-so400m-patch14-384 --tokenizer Llama-2-7b-hf
+    feathervlm convert-prismatic full-ft-one-stage+7b full-ft
+        --tokenizer llava-1.5-7b-hf --json
+    """
+    with console.working("importing transformers") as say:
+        from feathervlm.integrations.prismatic import Sources, convert
+
+        made = convert(Sources(checkpoint_dir, tokenizer, vision), out, force=force, say=say)
+    if as_json:
+        console.print_json(made.to_dict())
+        return
+    told = made.recipe
+    typer.echo(f"{told.model}: {told.tower_id} ({told.tower.patches} tokens) and {told.llm_id}, {told.resize}")
+    typer.echo(f"{made.tensors} tensors in {made.dtype}, and {len(made.unused)} of the vision weights not needed")
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    typer.echo("\nTry it:")
+    typer.echo(f'    feathervlm run --model {out} --image cat.jpg --prompt "Where is the cat?" --method feather')

@@ -1,0 +1,72 @@
+"""The command line. Every sub-command prints its result on stdout, as one JSON document with --json.
+
+Knows which commands there are; each one is a module of `commands`.
+"""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from feathervlm.cli import console
+from feathervlm.cli.bench import bench
+from feathervlm.cli.convert_prismatic import convert_prismatic
+from feathervlm.cli.demo import demo
+from feathervlm.cli.diagnose import diagnose
+from feathervlm.cli.eval import evaluate
+from feathervlm.cli.methods import methods
+from feathervlm.cli.models import models
+from feathervlm.cli.run import run
+from feathervlm.cli.study import study
+
+app = typer.Typer(
+    cls=console.Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The console entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an answer may hold characters that a terminal cannot show
+    app(prog_name="feathervlm")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"feathervlm {version('feathervlm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Prune visual tokens of vision-language models.
+
+    Examples:
+
+    \b
+    feathervlm demo
+    feathervlm methods
+    feathervlm models
+    feathervlm run --model llava-hf/llava-1.5-7b-hf --image cat.jpg
+        --prompt "Where is the cat?" --method feather
+    feathervlm study --quick
+    feathervlm diagnose --images photos --method fastv
+    feathervlm bench
+    feathervlm eval --limit 20
+    feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
+    """
+
+
+for command in (demo, methods, models, run, study, diagnose, bench, convert_prismatic):
+    app.command()(command)
+app.command("eval")(evaluate)

@@ -1,0 +1,1 @@
+"""Criteria: what a token is worth."""

@@ -1,0 +1,27 @@
+"""Random scores, the control for any criterion."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from feathervlm.core.candidates import Candidates, Criterion
+from feathervlm.core.tensor_ops import draws
+from feathervlm.core.validation import check_seed
+
+
+@dataclass(frozen=True)
+class RandomScore(Criterion):
+    """Uniform random scores: the control that any criterion has to beat.
+
+    The score of a token depends on the seed and on its place among the visual tokens alone, so it is the same in
+    any batch and at any stage.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+    def score(self, tokens: Candidates) -> Tensor:
+        """Numbers in [0, 1): (batch, visual)."""
+        return draws(tokens.present, self.seed)

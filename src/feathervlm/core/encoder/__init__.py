@@ -1,0 +1,1 @@
+"""Merging of patches inside the vision encoder."""

@@ -1,0 +1,119 @@
+"""Merging patches of the vision encoder into density peaks."""
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.budget import check_fraction, kept
+from feathervlm.core.encoder.base import Tower, encoder_layer
+from feathervlm.core.encoder.grouping import firsts
+from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.tensor_ops import peaks, widened
+from feathervlm.core.validation import check_encoder_layer, check_whole
+
+
+@dataclass(frozen=True)
+class Anchors(Tower):
+    """Merge patches into the density peaks of a picture, once (AiluRus, arXiv 2311.01197).
+
+    The distance of a patch to another is that of their features, |z_i - z_j| / sqrt(dim), times a weight that grows
+    from `locality` to 1 with the rank of the other by distance on the grid, over the `reach` nearest; those further
+    away are no neighbours, nor are those of other windows. Peaks are those of `feathervlm.core.tensor_ops.peaks`, of
+    every window the highest before all others. A patch goes into its nearest anchor, or where there is none in reach
+    into the nearest on the grid. Where an encoder does not say how its patches lie, pictures must be square.
+
+    Args:
+        layer: patches merge before this layer, counted from the first (0) or from the last (-1), or a fraction of the
+            depth.
+        keep: fraction of the patches that is left.
+        neighbors: k of the density, the patch itself included.
+        reach: how many patches around one count as its neighbours.
+        locality: weight of the nearest of these, in (0, 1]; 1 is none.
+        proportional: see `Tower`.
+    """
+
+    compares: ClassVar[Literal["states", "keys"]] = "states"
+
+    layer: int | float = 1 / 12
+    keep: float = 0.5
+    neighbors: int = 5
+    reach: int = 48
+    locality: float = 0.5
+    proportional: bool = False
+
+    def __post_init__(self) -> None:
+        check_encoder_layer(self.layer)
+        check_fraction(self.keep)
+        check_whole(self.neighbors, "neighbors")
+        check_whole(self.reach, "reach")
+        check_fraction(self.locality, "locality")
+        if not isinstance(self.proportional, bool):
+            raise PruningError(f"proportional={self.proportional!r} is neither true nor false.")
+
+    def plan(self, depth: int, patches: int, placed: bool = False) -> dict[int, int]:
+        """All at once."""
+        if not placed and isqrt(patches) ** 2 != patches:
+            raise Unprunable(f"{patches} patches are no square, and their distances on the grid are not known.")
+        layer, left = encoder_layer(self.layer, depth), kept(self.keep, patches)
+        return {layer: left} if left < patches else {}
+
+    def places(
+        self,
+        compared: Tensor,
+        count: int,
+        protected: int,
+        where: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """Anchors in the order of the patches, and the others where their anchors are."""
+        images, patches = len(compared), compared.shape[1] - protected
+        everything = torch.ones(images, patches, dtype=torch.bool, device=compared.device)
+        features = widened(compared[:, protected:], everything)
+        grid = _apart(_square(patches, features.device) if where is None else where)
+        # By a matrix product, several times as fast, which in float64 is exact enough but for zeros.
+        apart = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
+        apart.diagonal(dim1=1, dim2=2).zero_()
+        distance = (apart / features.shape[-1] ** 0.5).float() * self._weights(grid)
+        if window is not None:
+            across = window[:, None] != window
+            distance, grid = distance.masked_fill(across, float("inf")), grid.masked_fill(across, grid.max() + 1)
+        best = torch.sort(peaks(distance, self.neighbors), dim=1, descending=True, stable=True).indices
+        if window is not None:
+            best, windows = _one_of_each(best, window)
+            count = max(count, windows)
+        anchor = best[:, :count].sort(1).values
+        near = distance.gather(2, anchor[:, None].expand(-1, patches, -1))
+        far = grid.expand_as(distance).gather(2, anchor[:, None].expand(-1, patches, -1))
+        goes = torch.where(near.isfinite().any(-1), near.argmin(-1), far.argmin(-1))
+        goes = goes.scatter(1, anchor, torch.arange(count, device=goes.device).expand_as(anchor))
+        front = torch.arange(protected, device=goes.device).expand(images, -1)
+        return torch.cat([front, goes + protected], 1)
+
+    def _weights(self, grid: Tensor) -> Tensor:
+        """What the distance of features is multiplied with, (patches, patches): infinite out of reach."""
+        order = torch.sort(grid, dim=1, stable=True).indices
+        rank = torch.arange(len(grid), device=grid.device).expand_as(order)
+        rank = torch.zeros_like(order).scatter(1, order, rank)
+        weight = self.locality + (1 - self.locality) * rank / self.reach
+        return weight.masked_fill(rank > self.reach, float("inf"))
+
+
+def _square(patches: int, device: torch.device) -> Tensor:
+    """Rows and columns in a square picture, in raster order: long (patches, 2)."""
+    index = torch.arange(patches, device=device)
+    return torch.stack([index // isqrt(patches), index % isqrt(patches)], 1)
+
+
+def _apart(where: Tensor) -> Tensor:
+    """Squared distances on the grid: long (patches, patches) of rows and columns (patches, 2)."""
+    return (where[:, None] - where).square().sum(-1)
+
+
+def _one_of_each(best: Tensor, window: Tensor) -> tuple[Tensor, int]:
+    """Patches in the order of their scores, (1, patches), the best of every window before all others; and windows."""
+    inside = window[best[0]]
+    first = firsts(inside[None] - inside.min(), len(inside))[0]
+    return best[:, torch.sort(first.long(), descending=True, stable=True).indices], int(first.sum())

@@ -1,0 +1,94 @@
+"""A merger by place and likeness: kept tokens take up what is near them in the picture and looks like them.
+
+Weights fall with the distance in cells and never cross from one frame or plane to another. Knows nothing of who
+selected.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.candidates import Candidates, Criterion, check_criterion
+from feathervlm.core.errors import PruningError
+from feathervlm.core.image_rows import Images
+from feathervlm.core.mergers.base import Mixer
+from feathervlm.core.mergers.nearest import Vectors, check_vectors, similarities
+from feathervlm.core.signals import Signal
+from feathervlm.core.tensor_ops import quantile
+
+
+@dataclass(frozen=True)
+class Surroundings(Mixer):
+    """Each kept token takes up its surroundings: x_i + sum_{j != i} (W_ij / sum_k W_ik) x_j (Nuwa, arXiv 2602.02951).
+
+    W_ij = max(0, cos_ij) * max(0, 1 - distance_ij / R), over all tokens of the plane and frame; i itself counts in the
+    sum of k, so the others add less than one token. R is `reach` times the distance between opposite
+    corners. Pillars, the best of the kept, take up nothing.
+
+    Args:
+        by: what is compared.
+        score: how good a kept token is.
+        reach: share of the plane's diagonal. Nuwa's R of sqrt(280) cells on 24 x 24 is 0.514.
+        pillars: quantile of the scores of an image's kept tokens, interpolated linearly, from which on a token is a
+            pillar; 0 makes all of them pillars.
+
+    Raises:
+        PruningError: if an argument is none of its kind.
+    """
+
+    by: Vectors
+    score: Criterion
+    reach: float = (280 / 1058) ** 0.5
+    pillars: float = 0.55
+
+    def __post_init__(self) -> None:
+        check_vectors(self.by)
+        check_criterion(self.score, "score")
+        if isinstance(self.reach, bool) or not isinstance(self.reach, int | float) or not 0 < self.reach < float("inf"):
+            raise PruningError(f"reach={self.reach!r} must be a number above 0, a share of the picture's diagonal.")
+        if isinstance(self.pillars, bool) or not isinstance(self.pillars, int | float) or not 0 <= self.pillars <= 1:
+            raise PruningError(f"pillars={self.pillars!r} must be a quantile in [0, 1].")
+
+    def signals(self) -> Sequence[Signal]:
+        """The vectors and what the score reads."""
+        return (self.by, *self.score.signals())
+
+    def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The normed weights of the surroundings; see `Mixer`."""
+        place, takes = tokens.geometry, kept & ~self._pillars(tokens, kept)
+        index, radius = torch.arange(kept.shape[1], device=kept.device), self._radius(tokens)
+        for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
+            down, across, apart, over = (
+                part[:, rows, None] - part[:, None] for part in (place.row, place.col, place.plane, place.frame)
+            )
+            near = (1 - (down.square() + across.square()).float().sqrt() / radius[:, rows, None]).clamp(min=0)
+            weight = (cosine.clamp(min=0) * near).masked_fill((apart != 0) | (over != 0), 0)
+            total = weight.sum(-1, keepdim=True)
+            others = weight.masked_fill((index[rows, None] == index) | ~takes[:, rows, None], 0)
+            part = others / torch.where(total > 0, total, 1)
+            yield rows, part, part.masked_fill(part == 0, float("-inf"))
+
+    def _pillars(self, tokens: Candidates, kept: Tensor) -> Tensor:
+        """The kept tokens that take up nothing: bool (batch, visual)."""
+        images = Images(tokens)
+        if not images.longest:
+            return kept
+        scores, there = images.take(tokens.score(self.score)), images.mark(kept)
+        return images.put(there & (scores >= quantile(scores, there, self.pillars)))
+
+    def _radius(self, tokens: Candidates) -> Tensor:
+        """R in cells for every token, float32 (batch, visual); that of a plane of one cell is any above 0."""
+        images = Images(tokens)
+        if not images.longest:
+            return torch.ones_like(tokens.present, dtype=torch.float32)
+        plane, row, col = (
+            images.take(part).masked_fill(~images.exists, 0)
+            for part in (tokens.geometry.plane, tokens.geometry.row, tokens.geometry.col)
+        )
+        down, across = (
+            torch.zeros_like(side).scatter_reduce(1, plane, side, "amax").gather(1, plane) for side in (row, col)
+        )
+        diagonal = (down.square() + across.square()).float().sqrt()
+        return images.put(self.reach * diagonal).clamp(min=torch.finfo(torch.float32).tiny)

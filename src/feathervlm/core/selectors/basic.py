@@ -1,0 +1,105 @@
+"""The selectors that most methods are made of: the best by a criterion, random ones, and a uniform grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from feathervlm.core.budget import ImageTokens, Keep
+from feathervlm.core.candidates import Candidates, Criterion
+from feathervlm.core.criteria.random_score import RandomScore
+from feathervlm.core.errors import PruningError
+from feathervlm.core.selectors.base import Base, Ranked, Selector
+
+
+@dataclass(frozen=True)
+class Top(Ranked):
+    """Keep the `keep` tokens with the highest score (ties: lower index).
+
+    >>> Top(LastTokenAttention(rope=False), keep=0.3) | Grid(stride=3)  # doctest: +SKIP
+    """
+
+    criterion: Criterion
+    keep: Keep
+    of: Base = "original"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.criterion, Criterion):
+            raise PruningError(f"Top ranks by a criterion such as LastTokenAttention(), not {self.criterion!r}.")
+
+    @property
+    def ranking(self) -> Criterion:
+        """The given criterion."""
+        return self.criterion
+
+
+@dataclass(frozen=True)
+class Random(Ranked):
+    """Keep `keep` random tokens: the control. The choice is the same in any batch; change `seed` for another."""
+
+    keep: Keep
+    seed: int = 0
+    of: Base = "original"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        RandomScore(self.seed)  # checks the seed
+
+    @property
+    def ranking(self) -> Criterion:
+        """Seeded random scores."""
+        return RandomScore(self.seed)
+
+
+@dataclass(frozen=True)
+class Grid(Selector):
+    """Keep rows and columns 0, s, 2s, ... of every frame: ceil(rows/s) * ceil(cols/s) tokens (arXiv 2412.13180).
+
+    Rows and columns count over the whole of a plane, whatever its tiles.
+
+    Args:
+        stride: s, or (frame, row, column) strides. An int takes every frame.
+
+    >>> from feathervlm.core.layout import picture_of
+    >>> Grid(3).expected(ImageTokens(picture_of((1, 27, 27)), 729))
+    81.0
+    """
+
+    stride: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        strides = self.stride if isinstance(self.stride, Sequence) else (1, self.stride, self.stride)
+        whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in strides)
+        if len(strides) != 3 or not whole:
+            raise PruningError(
+                f"stride={self.stride!r} is neither a whole number >= 1 nor (frame, row, column) strides."
+            )
+        if isinstance(self.stride, Sequence):
+            object.__setattr__(self, "stride", tuple(strides))
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """(frame, row, column) strides."""
+        if isinstance(self.stride, int):
+            return 1, self.stride, self.stride
+        frame, row, col = self.stride
+        return frame, row, col
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The grid cells that are still there."""
+        place = tokens.geometry
+        frame, row, col = self.strides
+        return tokens.present & (place.frame % frame == 0) & (place.row % row == 0) & (place.col % col == 0)
+
+    def expected(self, image: ImageTokens) -> float:
+        """All grid cells of a whole image; in proportion where tokens are gone already."""
+        cells = 0
+        for plane in image.picture:
+            frames, rows, cols = (-(-side // stride) for side, stride in zip(plane.shape, self.strides, strict=True))
+            cells += frames * rows * cols
+        return cells * image.current / image.original
+
+    def size(self, image: ImageTokens) -> int | None:
+        """Known as long as the image is whole."""
+        return int(self.expected(image)) if image.current == image.original else None

@@ -1,0 +1,78 @@
+"""Selectors that read no score: everything, nothing, and what was chosen elsewhere.
+
+Controls and bookkeeping: they say which tokens stay without looking at any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.budget import ImageTokens
+from feathervlm.core.candidates import Candidates
+from feathervlm.core.errors import PruningError
+from feathervlm.core.selectors.base import Selector
+
+
+@dataclass(frozen=True)
+class Everything(Selector):
+    """Keep every visual token: for stages that only move positions."""
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """All that are still there."""
+        return tokens.present
+
+    def expected(self, image: ImageTokens) -> float:
+        """All."""
+        return image.current
+
+    def size(self, image: ImageTokens) -> int | None:
+        """All, if their number is known."""
+        return int(image.current)
+
+
+@dataclass(frozen=True)
+class Nothing(Selector):
+    """Keep no visual token: the text-only control."""
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """Nothing."""
+        return torch.zeros_like(tokens.present)
+
+    def expected(self, image: ImageTokens) -> float:
+        """None."""
+        return 0.0
+
+    def size(self, image: ImageTokens) -> int | None:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Selector):
+    """Keep tokens that were chosen elsewhere.
+
+    Args:
+        kept: bool (batch, visual), or one long tensor of original visual indices per sample, as in a report.
+    """
+
+    kept: Tensor | Sequence[Tensor]
+
+    def select(self, tokens: Candidates) -> Tensor:
+        """The given tokens, as far as they are still there."""
+        device = tokens.present.device
+        if isinstance(self.kept, Tensor):
+            return self.kept.to(device) & tokens.present
+        if len(self.kept) != len(tokens.present):
+            raise PruningError(
+                f"Tokens are given for {len(self.kept)} samples, and the batch has {len(tokens.present)}."
+            )
+        mask = torch.zeros_like(tokens.present)
+        for sample, indices in enumerate(self.kept):
+            mask[sample, indices.to(device)] = True
+        return mask & tokens.present
+
+    def expected(self, image: ImageTokens) -> float:
+        """Unknown without the input; not meant for planning."""
+        raise PruningError("Given tokens belong to one input, so their number cannot be planned.")

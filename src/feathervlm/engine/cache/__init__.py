@@ -1,0 +1,1 @@
+"""Layers of transformers caches that hold pruned keys and values."""

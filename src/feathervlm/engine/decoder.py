@@ -1,0 +1,196 @@
+"""Where the parts of a decoder are: its layers, their attention modules, rotary tables and dimensions.
+
+Reads modules and configs by their common names and raises, with a list of what it looked for, where a model has
+other ones. Knows nothing of images or methods.
+"""
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from feathervlm.core.cost import LayerCost
+from feathervlm.core.errors import Unprunable
+from feathervlm.core.positions import Positions
+
+FLASH = "flash"
+
+
+KEYS = ("full_attention", "sliding_attention", "chunked_attention")
+"""Types of layers with a cache of keys and values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """The decoder of a model, found once."""
+
+    model: PreTrainedModel
+
+    def __post_init__(self) -> None:
+        if self.config.is_encoder_decoder:
+            raise Unprunable(f"{type(self.model).__name__} is an encoder-decoder; only decoders work.")
+        if getattr(self.config, "num_kv_shared_layers", 0):
+            raise Unprunable(
+                f"{type(self.model).__name__} shares keys and values between layers, which pruning breaks."
+            )
+        if self.attention.startswith("paged") or self.attention == "flex_attention":
+            raise Unprunable(f"Attention {self.attention!r} is not supported; load the model with 'sdpa'.")
+        if FLASH in self.attention and {"sliding_attention", "chunked_attention"} & set(self.layer_types):
+            raise Unprunable(
+                "Flash attention measures a sliding window in stored tokens, which pruning changes; load the model "
+                "with attn_implementation='sdpa'."
+            )
+
+    @cached_property
+    def base(self) -> nn.Module:
+        """The model without its head."""
+        return self.model.base_model
+
+    @cached_property
+    def decoder(self) -> Any:
+        """The module that owns the decoder layers."""
+        decoder: Any = self.model.get_decoder()
+        candidates: list[Any] = [decoder, getattr(decoder, "model", None)]
+        for candidate in candidates:
+            if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
+                return candidate
+        raise Unprunable(f"{type(self.model).__name__} has no list of decoder layers (looked for .layers).")
+
+    @cached_property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, in order."""
+        return list(self.decoder.layers)[: self.config.num_hidden_layers]
+
+    @cached_property
+    def config(self) -> Any:
+        """The decoder's config."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation in use."""
+        return str(self.config._attn_implementation)
+
+    @cached_property
+    def layer_types(self) -> list[str]:
+        """`full_attention`, `sliding_attention`, ... for every layer."""
+        declared = getattr(self.config, "layer_types", None)
+        if declared is not None:
+            return list(declared)
+        sliding = getattr(self.config, "sliding_window", None) and getattr(self.config, "use_sliding_window", True)
+        return ["sliding_attention" if sliding else "full_attention"] * self.config.num_hidden_layers
+
+    @cached_property
+    def rotary_types(self) -> list[str]:
+        """Which layers share their rotary tables: those of the same kind, unless the decoder tells otherwise."""
+        declared = getattr(self.decoder, "rope_types", None)
+        return list(declared) if isinstance(declared, list) else self.layer_types
+
+    def keeps_keys(self, layer: int) -> bool:
+        """Whether a layer looks back at cached keys; others carry a state along the sequence."""
+        return self.layer_types[layer] in KEYS
+
+    def scoring_layer(self, wanted: int) -> tuple[int, str | None]:
+        """The layer to score with, and a note where it is not the `wanted` one or sees less than the whole image."""
+        for layer in range(wanted, -1, -1):
+            if self.layer_types[layer] == "full_attention":
+                note = None if layer == wanted else f"scored with layer {layer}, the nearest with full attention"
+                return layer, note
+        if not self.keeps_keys(wanted):
+            able = [layer for layer, kind in enumerate(self.layer_types) if kind == "full_attention"]
+            remedy = f"prune at layer {able[0] + 1} or later" if able else "use a method without scores"
+            raise Unprunable(
+                f"No layer of {type(self.model).__name__} up to {wanted} has full attention to score with; {remedy}."
+            )
+        return wanted, f"layer {wanted} sees a part of the sequence; scores over the visual tokens look beyond it"
+
+    def attention_module(self, layer: int) -> Any:
+        """The self-attention module of a layer."""
+        for name in ("self_attn", "attention", "attn"):
+            module = getattr(self.layers[layer], name, None)
+            if module is not None:
+                return module
+        raise Unprunable(f"Layer {layer} of {type(self.model).__name__} has no softmax attention to score with.")
+
+    def input_norm(self, layer: int) -> nn.Module:
+        """The norm in front of a layer's attention."""
+        found = self.layers[layer]
+        norm = getattr(found, "input_layernorm", None) or getattr(found, "operator_norm", None)
+        if norm is None or getattr(found, "norm_after", False):
+            raise Unprunable(f'{type(self.model).__name__} layers have no norm in front; score with layer="K-1".')
+        return norm
+
+    def middle_norm(self, layer: int) -> nn.Module:
+        """The norm of a layer between its attention and what follows."""
+        names = "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm"
+        for name in names:
+            norm = getattr(self.layers[layer], name, None)
+            if norm is not None:
+                return norm  # type: ignore[no-any-return]  # a submodule by name
+        raise Unprunable(
+            f"Layer {layer} of {type(self.model).__name__} has no norm behind its attention (looked for "
+            f"{', '.join(names)}); choose a method that does not read what it gives out."
+        )
+
+    def head_counts(self, layer: int) -> tuple[int, int, int]:
+        """(query heads, key-value heads, head dimension) of a layer."""
+        heads = self.config.num_attention_heads
+        module = self.attention_module(layer)
+        dim = getattr(module, "head_dim", None) or self.config.hidden_size // heads
+        return heads, getattr(self.config, "num_key_value_heads", None) or heads, dim
+
+    def check_positions(self, policy: Positions) -> None:
+        """Refuse a position policy that this model's positions do not allow.
+
+        Raises:
+            Unprunable: naming it.
+        """
+        rotary: Any = getattr(self.decoder, "rotary_emb", None)
+        able = policy == "preserve" or rotary is not None
+        if policy in ("renumber", "stretch"):  # a place between two others means something along a line only
+            declared = getattr(self.config, "rope_parameters", None) or {}
+            kinds = [declared, *(kind for kind in declared.values() if isinstance(kind, dict))]
+            axes = getattr(rotary, "mrope_section", None) or any(kind.get("mrope_section") for kind in kinds)
+            able = able and not axes
+        if able and policy == "renumber":  # decoding makes tables for positions of its own
+            mixed = self.rotary_types != self.layer_types and len(set(self.rotary_types)) > 1
+            able = not mixed and list(inspect.signature(rotary.forward).parameters) == ["x", "position_ids"]
+        if not able:
+            raise Unprunable(
+                f"{type(self.model).__name__} does not let positions be moved by positions={policy!r}; use "
+                "positions='preserve'."
+            )
+
+    @cached_property
+    def costs(self) -> list[LayerCost]:
+        """The cost of every layer, from its own matrices."""
+        costs = []
+        for index, layer in enumerate(self.layers):
+            heads, kv_heads, dim = self.head_counts(index) if self.keeps_keys(index) else (0, 0, 0)
+            costs.append(LayerCost(self._active_weights(layer), heads * dim, 2 * kv_heads * dim))
+        return costs
+
+    def _active_weights(self, layer: nn.Module) -> int:
+        """Weights of the matrices that each token passes through: of a mixture, the experts that it is sent to."""
+        count = 0
+        for name, weight in layer.named_parameters():
+            if weight.dim() < 2 or "norm" in name:
+                continue
+            experts = weight.shape[0] if weight.dim() == 3 else 0
+            chosen = getattr(self.config, "num_experts_per_tok", None) or experts
+            count += weight.numel() * min(chosen, experts) // experts if experts else weight.numel()
+        return count
+
+
+def line_ids(ids: Any) -> Tensor:
+    """Position ids (batch, sequence), which are one number per token.
+
+    Raises:
+        Unprunable: if they are not.
+    """
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        raise Unprunable("Positions of this model are not one number per token; use positions='preserve'.")
+    return ids

@@ -1,0 +1,1 @@
+"""Probes: how each signal is measured in a running model."""

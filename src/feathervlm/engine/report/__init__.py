@@ -1,0 +1,1 @@
+"""What a pruned forward did: numbers and pictures."""

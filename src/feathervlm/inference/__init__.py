@@ -1,0 +1,1 @@
+"""The one way to load a model and to ask it, pruned or not."""

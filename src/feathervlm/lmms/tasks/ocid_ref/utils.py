@@ -1,6 +1,0 @@
-"""OCID-Ref: which object in a cluttered scene a sentence means, as a box (IoU 0.25), by clutter."""
-
-from feathervlm.evaluation.tasks.ocid_ref import SIZE, OCIDRef
-from feathervlm.lmms.local import Local
-
-questions, pictures, prompt, target, score = Local(OCIDRef, SIZE).functions

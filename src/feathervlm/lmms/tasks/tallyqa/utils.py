@@ -1,6 +1,0 @@
-"""TallyQA: how many there are, simple and complex questions, answered with the letter of a count from 0 to 15."""
-
-from feathervlm.evaluation.tasks.tallyqa import TallyQA
-from feathervlm.lmms.local import Local
-
-questions, pictures, prompt, target, score = Local(TallyQA).functions

@@ -1,0 +1,224 @@
+"""The study from beginning to end: looks at the model, answers all questions, writes results as they come.
+
+An experiment is evaluated and written as soon as its last answer is there. Knows no experiment by name, and nothing of
+the terminal.
+"""
+
+import os
+import platform
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from feathervlm.evaluation import study_runner
+from feathervlm.evaluation.samples import Ledger, Record
+from feathervlm.evaluation.tasks.study_data import Data
+from feathervlm.inference import answerer, loading
+from feathervlm.inference.answerer import Wanted
+from feathervlm.study import report
+from feathervlm.study.aggregates import Results
+from feathervlm.study.experiments import EXPERIMENTS, Experiment
+from feathervlm.study.experiments.base import Outcome
+from feathervlm.study.figures import save, style
+from feathervlm.study.model_probe import Look, look_at
+from feathervlm.study.plan import Plan
+from feathervlm.utils import files as utils_files
+from feathervlm.utils.provenance import commit
+
+CHUNK = 40
+"""Questions of one piece of work, answered at once by models of the embedded kind."""
+Told = Callable[[str, int, int], None]
+"""Told what is being done, how many answers there are, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to study.
+
+    Attributes:
+        wanted: who answers.
+        data: what is asked.
+        out: where everything is written.
+        quick: fewer layers and budgets.
+        processes: how many work side by side, one thread each; None: one per core, and 1 on an accelerator.
+        seed: of the bootstrap and of the pictures shown.
+        beside: folders of other studies, such as of other training seeds, whose numbers are shown beside these.
+        experiments: to run.
+    """
+
+    wanted: Wanted
+    data: Data
+    out: Path
+    quick: bool = False
+    processes: int | None = None
+    seed: int = 0
+    beside: tuple[Path, ...] = ()
+    experiments: tuple[Experiment, ...] = EXPERIMENTS
+
+
+@dataclass(eq=False)
+class Study:
+    """What came out.
+
+    Attributes:
+        request: what was asked for.
+        about: the model, the data, versions and settings.
+        experiments: those that are done, as they are written to their files.
+        files: what was written, the reports last.
+    """
+
+    request: Request
+    about: dict[str, Any]
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """Of all experiments, in order."""
+        return [finding for experiment in self.experiments for finding in experiment["findings"]]
+
+
+def run(request: Request, told: Told = lambda what, done, total: None) -> Study:
+    """Run the experiments; what is in `out` already is not asked again.
+
+    Args:
+        request: what to study.
+        told: is told what happens.
+
+    Raises:
+        PruningError: on whatever the user can put right.
+    """
+    others = [report.read_findings(folder) for folder in request.beside]
+    with loading.quiet():
+        told("looking at the model", 0, 0)
+        answerer.check(request.wanted, request.data, [])
+        model = answerer.describe(request.wanted)
+        look = look_at(request.wanted, request.data)
+        plan = Plan(look.depth, look.shape, request.quick)
+        needed = {experiment.name: experiment.methods(plan) for experiment in request.experiments}
+        methods = list(dict.fromkeys(method for found in needed.values() for method in found))
+        answerer.check(request.wanted, request.data, methods)
+        about = _about(request, model, plan)
+        key = {"model": model, "data": request.data.fingerprint, "chunk": CHUNK}
+        ledger = Ledger(request.out / "answers", key, {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")})
+        about["begun"] = ledger.begun
+        done = Study(request, about)
+        _Progress(request, plan, look, ledger, done, needed, told).run(methods)
+        done.experiments.sort(key=lambda one: [e.name for e in request.experiments].index(one["name"]))
+        done.files += report.write(done.request.out, done.about, done.experiments, others)
+    return done
+
+
+class _Progress:
+    """Counts answers, and evaluates each experiment once all of its are there."""
+
+    def __init__(
+        self,
+        request: Request,
+        plan: Plan,
+        look: Look,
+        ledger: Ledger,
+        done: Study,
+        needed: dict[str, list[str]],
+        told: Told,
+    ) -> None:
+        self.request, self.plan, self.look, self.ledger = request, plan, look, ledger
+        self.done, self.told = done, told
+        self.waiting = {experiment: needed[experiment.name] for experiment in request.experiments}
+        self.answered: Counter[str] = Counter()
+        self.questions = len(request.data.tasks())
+        self.chunks = study_runner.chunks_of(request.data, CHUNK)
+        self.records: dict[str, dict[int, Record]] = {}
+
+    def run(self, methods: list[str]) -> None:
+        total = len(methods) * self.questions
+
+        def step(method: str, more: int) -> None:
+            self.answered[method] += more
+            self.told(method, self.answered.total(), total)
+            for experiment in list(self.waiting):
+                if all(self.answered[spec] == self.questions for spec in self.waiting[experiment]):
+                    self._evaluate(experiment)
+
+        request = self.request
+        study_runner.run(request.wanted, request.data, methods, self.ledger, CHUNK, self.done.about["processes"], step)
+        results = self._results(methods)
+        path = request.out / "runs.json"
+        utils_files.write_json(path, {"about": self.done.about, "runs": [results.row(method) for method in methods]})
+        self.done.files.append(path)
+
+    def _evaluate(self, experiment: Experiment) -> None:
+        methods = self.waiting.pop(experiment)
+        results = self._results(methods)
+        with style():
+            outcome = experiment.evaluate(self.plan, results)
+            figures = self._draw(experiment, outcome)
+        document = {
+            "name": experiment.name,
+            "title": experiment.title,
+            "question": experiment.question,
+            "source": experiment.source,
+            "methods": methods,
+            "tables": [table.to_dict() for table in outcome.tables],
+            "findings": [finding.to_dict() for finding in outcome.findings],
+            "figures": figures,
+            "notes": outcome.notes,
+        }
+        path = self.request.out / f"{experiment.name}.json"
+        utils_files.write_json(path, {**document, "about": self.done.about})
+        self.done.files.append(path)
+        self.done.experiments.append(document)
+
+    def _results(self, methods: list[str]) -> Results:
+        for method in methods:
+            if method not in self.records:
+                self.records[method] = self.ledger.read(method, self.chunks)
+        return Results(
+            self.request.data.kinds,
+            self.request.data.tasks(),
+            {method: self.records[method] for method in methods},
+            self.request.data.item,
+            self.look.prior,
+            self.look.no_prior,
+            self.request.seed,
+        )
+
+    def _draw(self, experiment: Experiment, outcome: Outcome) -> list[dict[str, str]]:
+        folder = self.request.out / "figures"
+        utils_files.make_directory(folder, "--out")
+        figures = []
+        for name, (figure, caption) in outcome.figures.items():
+            for ending in ("png", "svg"):
+                path = folder / f"{experiment.name}-{name}.{ending}"
+                utils_files.write_whole(path, lambda draft, figure=figure: save(figure, draft))  # type: ignore[misc]  # lambda
+                self.done.files.append(path)
+            figures.append({"file": f"{experiment.name}-{name}", "caption": caption})
+        return figures
+
+
+def _about(request: Request, model: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    counts = Counter(request.data.tasks())
+    processor = Path("/proc/cpuinfo")
+    lines = processor.read_text().splitlines() if processor.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+    return {
+        "model": model,
+        "data": {"name": request.data.name, "fingerprint": request.data.fingerprint, "questions": dict(counts)},
+        "grid": plan.shape,
+        "depth": plan.depth,
+        "quick": request.quick,
+        "seed": request.seed,
+        "processes": request.processes or ((os.cpu_count() or 1) if model["device"] == "cpu" else 1),
+        "command": shlex.join(["feathervlm", *sys.argv[1:]]),
+        "versions": {
+            **{package: version(package) for package in ("feathervlm", "transformers", "torch")},
+            "python": platform.python_version(),
+        },
+        "machine": name,
+    }

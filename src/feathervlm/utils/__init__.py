@@ -1,0 +1,1 @@
+"""Helpers for files, provenance, progress and plots."""

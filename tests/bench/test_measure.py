@@ -1,0 +1,148 @@
+"""Real runs of tiny models: who runs when, what is left behind, and that what is timed is what `generate` does."""
+
+import inspect
+
+import pytest
+import torch
+
+import feathervlm
+from feathervlm.bench import measure
+from feathervlm.bench import memory_check as guard
+from feathervlm.bench import run_bench as running
+from feathervlm.bench.measure import Shot
+from feathervlm.bench.run_bench import Request, run
+from feathervlm.bench.timing import Clock
+from feathervlm.core.errors import PruningError, Unprunable
+
+CPU = torch.device("cpu")
+SPEC = "fastv:layer=1,keep=0.25"
+
+
+def request(**changes):
+    return Request(**{"config": "mini", "methods": (SPEC,), "new_tokens": 3, "rounds": 2, **changes})
+
+
+def test_everybody_runs_in_turns_after_warm_up_and_memory(monkeypatch, build):
+    model, prompt = build("mini")
+    order = []
+
+    def shoot(model, inputs, name, clock, new_tokens):
+        order.append((name, new_tokens))
+        return Shot(dict.fromkeys(measure.PARTS, float(len(order))), 1, None)
+
+    monkeypatch.setattr(measure, "shoot", shoot)
+    found = measure.measure(model, prompt.batch(1, False, CPU, torch.float32), ["a", "b"], 2, 5)
+    names = ["unpruned", "a", "b", "unpruned again"]
+    assert order == [(name, tokens) for tokens in (1, 1, 5, 5) for name in names]
+    assert [one.method for one in found] == names
+    assert found[1].seconds["prefill"] == [10.0, 14.0]  # neither warm-up nor memory
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-next", "mini-qwen"])
+@pytest.mark.parametrize("spec", [None, "fastv:layer=1", "visionzip", "feather:layers=1+2"])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_what_is_timed_is_what_generate_does(name, spec, ragged, build, monkeypatch):
+    model, prompt = build(name, text=30)
+    inputs = prompt.batch(2, ragged, CPU, torch.float32)
+    chosen = []
+    next_token = measure._next
+
+    def noted(model, arguments):
+        chosen.append(next_token(model, arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(measure, "_next", noted)
+    with torch.inference_mode():
+        shot = measure.shoot(model, inputs, spec or measure.FIRST, Clock(CPU), 1)
+    steps = {"max_new_tokens": 2, "do_sample": False, "eos_token_id": None}
+    # The bench feeds the same token to every model, so generate is made to take it, too.
+    forced = lambda ids, scores: scores if ids.shape[1] > prompt.length else scores.fill_(-1).index_fill_(  # noqa: E731
+        1, torch.tensor(measure.TOKEN), 1.0)  # fmt: skip
+    if spec is None:
+        free = model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        out = model.generate(**inputs, **steps, logits_processor=[forced])
+    else:
+        with feathervlm.prune(model, spec):
+            free = model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        with feathervlm.prune(model, spec):
+            out = model.generate(**inputs, **steps, logits_processor=[forced])
+    assert chosen[0].tolist() == free[:, -1].tolist()
+    assert chosen[1].tolist() == out[:, -1].tolist()
+    assert set(shot.seconds) == set(measure.PARTS)
+    assert (shot.report is None) == (spec is None)
+
+
+def test_a_document_holds_everything(monkeypatch):
+    found = run(request(tokens=(64, 49), batches=(1, 2), layers=(3, 4)))
+    cases = [(row["tokens"], row["batch"], row["layers"]) for row in found["rows"] if row["method"] == "unpruned"]
+    assert cases == [(t, b, layers) for layers in (3, 4) for t in (64, 49) for b in (1, 2)]
+    assert [row["method"] for row in found["rows"]] == ["unpruned", "fastv:layer=1"] * 8
+    for row in found["rows"]:
+        seconds, raw = row["seconds"], row["raw"]
+        assert all(len(raw[part]) == 2 for part in measure.PARTS)
+        assert min(*raw["prefill"], *raw["encoder"], *raw["decode"]) > 0
+        assert seconds["first_token"]["median"] == pytest.approx(
+            seconds["encoder"]["median"] + seconds["prefill"]["median"]
+        )
+        # A batch of equal samples holds what the report says, to the byte.
+        assert row["kv_bytes_ratio"] == pytest.approx(row["ideal"]["kv_bytes"])
+    pruned = [row for row in found["rows"] if row["method"] != "unpruned"]
+    assert [row["stages"][0] for row in pruned[:2]] == [{"layer": 1, "tokens": 16.0}] * 2
+    assert all(0 < row["ideal"]["prefill"] < 1 and row["selection_share"]["median"] > 0 for row in pruned)
+    assert len(found["verdicts"]) == 8
+    assert len(found["break_even"]) == 2 * 2 * 2
+    assert found["refused"] == []
+    assert {"command", "commit", "processor", "torch", "transformers", "threads"} <= set(found["provenance"])
+    assert found["settings"]["clock"] == "processor time of the one thread"
+
+
+def test_threads_are_as_before(monkeypatch):
+    before = torch.get_num_threads()
+    found = run(request(threads=2, rounds=1))
+    assert found["provenance"]["threads"] == 2
+    assert torch.get_num_threads() == before
+
+
+def test_what_does_not_fit_is_told_and_the_rest_measured(monkeypatch):
+    weights = 26_000_000
+    monkeypatch.setattr(guard, "free", lambda device: weights)
+    found = run(request(batches=(1, 400), rounds=1))
+    assert {row["batch"] for row in found["rows"]} == {1}
+    (refused,) = found["refused"]
+    assert (refused["tokens"], refused["batch"], refused["layers"]) == (64, 400, 4)
+    assert "mini in float32 with 64 visual tokens and batch 400 needs" in refused["reason"]
+    monkeypatch.setattr(guard, "free", lambda device: 1000)
+    with pytest.raises(PruningError, match="GiB are free on cpu"):
+        run(request())
+
+
+def test_nothing_is_built_before_the_guard_has_spoken(monkeypatch):
+    monkeypatch.setattr(guard, "free", lambda device: 1000)
+    monkeypatch.setattr(running.Built, "build", lambda *_: pytest.fail("built"))
+    with pytest.raises(PruningError):
+        run(request())
+
+
+def test_methods_that_the_model_has_no_signals_for():
+    with pytest.raises(Unprunable, match="renumber"):
+        run(request(config="mini-qwen", methods=("pyramiddrop",)))
+
+
+def test_models_without_an_encoder_of_their_own_are_refused(monkeypatch, build):
+    model, prompt = build("mini")
+    inputs = prompt.batch(1, False, CPU, torch.float32)
+    signature = inspect.signature(lambda input_ids: None)
+    monkeypatch.setattr(measure.inspect, "signature", lambda function: signature)
+    with pytest.raises(PruningError, match="cannot be timed apart"):
+        measure.measure(model, inputs, [], 1, 1)
+
+
+def test_a_model_of_ones_own(demo):
+    found = run(Request(model=str(demo), methods=("fastv",), tokens=(64, 128), rounds=1, new_tokens=2))
+    assert [row["tokens"] for row in found["rows"]] == [64, 64, 128, 128]
+    assert found["settings"]["config"] is None
+    assert found["model"]["type"] == "llava"
+    with pytest.raises(PruningError, match="a picture of this model has 64"):
+        run(Request(model=str(demo), tokens=(100,)))
+    with pytest.raises(PruningError, match="--depth"):
+        run(Request(model=str(demo), layers=(2,)))

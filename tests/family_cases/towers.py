@@ -1,0 +1,22 @@
+"""Models whose vision encoder cannot merge patches, and what the refusal says."""
+
+from method_cases import METHODS
+
+PLACED = "packs pictures or tells its layers where patches are"
+UNMERGED = {
+    PLACED: "cosmos3_edge ernie4_5_vl_moe lfm3_vl lighton_ocr llama4 mistral3 paddleocr_vl video_llama_3",
+    "packs or masks these pictures": "hunyuan_vl lfm2_vl",
+    "has 0 attention layers": "fast_vlm perception_lm",
+    "states of its middle layers": (
+        "cohere_compass cosmos3_omni granite_docling granite_docling-fine qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe"
+    ),
+    "no vision encoder under a known name": "video_llava",
+}
+
+
+def unmerged(name: str) -> dict[str, str]:
+    """What rows of the shared table that merge inside the vision encoder are refused with."""
+    says = [says for says, names in UNMERGED.items() if name.removesuffix("-video") in names.split()]
+    if name == "ovis2":
+        return {"tome": "no MLP behind a norm"}
+    return {row: says[0] for row, method in METHODS.items() if says and method.schedule().tower}
