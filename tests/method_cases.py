@@ -9,7 +9,7 @@ from feathervlm import methods as m
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodCase:
     """One method under test.
 
     Args:
@@ -24,85 +24,89 @@ class Row:
 
 
 ROWS = {
-    "feather": Row(
+    "feather": MethodCase(
         m.Feather(layers=(2, 4), keep=0.4), published=(8, 16), everything=m.Feather(layers=(2, 4), keep=1.0)
     ),
-    "feather-fixed": Row(
+    "feather-fixed": MethodCase(
         m.Feather(layers=(2, 4), keep=0.4, fixed=True), everything=m.Feather(layers=(2, 4), keep=1.0, fixed=True)
     ),
-    "fastv": Row(m.FastV(layer=2), published=(3,), everything=m.FastV(layer=2, keep=1.0)),
-    "fastv-all": Row(m.FastV(layer=2, over="all"), everything=m.FastV(layer=2, keep=1.0, over="all")),
-    "fastv-no-rope": Row(m.FastV(layer=3, rope=False)),
-    "uniform-0": Row(m.Uniform(layer=0), published=(3,), everything=m.Uniform(layer=0, stride=1)),
-    "knn": Row(
+    "fastv": MethodCase(m.FastV(layer=2), published=(3,), everything=m.FastV(layer=2, keep=1.0)),
+    "fastv-all": MethodCase(m.FastV(layer=2, over="all"), everything=m.FastV(layer=2, keep=1.0, over="all")),
+    "fastv-no-rope": MethodCase(m.FastV(layer=3, rope=False)),
+    "uniform-0": MethodCase(m.Uniform(layer=0), published=(3,), everything=m.Uniform(layer=0, stride=1)),
+    "knn": MethodCase(
         m.KNN(layer=2, count=6, features="projected"),
         published=(3,),
         everything=m.KNN(layer=2, count=10_000, features="projected"),
     ),
-    "ensemble": Row(m.Ensemble(layer=1), published=(3,), everything=m.Ensemble(layer=1, keep=1.0)),
-    "fastervlm": Row(m.FasterVLM(), published=(0,), everything=m.FasterVLM(keep=1.0)),
-    "pyramiddrop": Row(
+    "ensemble": MethodCase(m.Ensemble(layer=1), published=(3,), everything=m.Ensemble(layer=1, keep=1.0)),
+    "fastervlm": MethodCase(m.FasterVLM(), published=(0,), everything=m.FasterVLM(keep=1.0)),
+    "pyramiddrop": MethodCase(
         m.PyramidDrop(layers=(1, 3, 4)), published=(8, 16, 24), everything=m.PyramidDrop(layers=(1, 3, 4), keep=1.0)
     ),
-    "pyramiddrop-baseline": Row(
+    "pyramiddrop-baseline": MethodCase(
         m.PyramidDrop(layers=(1, 3, 4), form="baseline"),
         everything=m.PyramidDrop(layers=(1, 3, 4), keep=1.0, form="baseline"),
     ),
-    "random": Row(m.RandomKeep(layer=2), published=(3,), everything=m.RandomKeep(layer=2, keep=1.0)),
-    "sparsevlm": Row(
+    "random": MethodCase(m.RandomKeep(layer=2), published=(3,), everything=m.RandomKeep(layer=2, keep=1.0)),
+    "sparsevlm": MethodCase(
         m.SparseVLM(layers=(2, 3, 5)), published=(3, 7, 16), everything=m.SparseVLM(layers=(2, 3, 5), keep=1.0)
     ),
-    "sparsevlm-plus": Row(
+    "sparsevlm-plus": MethodCase(
         m.SparseVLM(layers=(2, 3, 5), table=(0.6, 0.4, 0.2), plus=True),
         everything=m.SparseVLM(layers=(2, 3, 5), keep=1.0, plus=True),
     ),
-    "pool": Row(m.AveragePool(), published=(0,), everything=m.AveragePool(stride=1)),
-    "pool-later": Row(m.AveragePool(layer=3, stride=4), everything=m.AveragePool(layer=3, stride=1)),
-    "visionzip": Row(
+    "pool": MethodCase(m.AveragePool(), published=(0,), everything=m.AveragePool(stride=1)),
+    "pool-later": MethodCase(m.AveragePool(layer=3, stride=4), everything=m.AveragePool(layer=3, stride=1)),
+    "visionzip": MethodCase(
         m.VisionZip(dominant=0.3, contextual=0.15),
         published=(0,),
         everything=m.VisionZip(dominant=1.0, contextual=0.15),
     ),
-    "vscan": Row(
+    "vscan": MethodCase(
         m.VScan(layers=(0, 1), keep=0.5, shallow=0, window=2),
         published=(0, 16),
         everything=m.VScan(layers=(0, 3), keep=1.0, then=1.0, shallow=0, window=2),
     ),
-    "vscan-qwen": Row(
+    "vscan-qwen": MethodCase(
         m.VScan(layers=(1, 4), keep=0.4, form="qwen", shallow=0),
         everything=m.VScan(layers=(1, 4), keep=1.0, then=1.0, form="qwen", shallow=0),
     ),
-    "prumerge": Row(m.PruMerge(layer=1), published=(0,)),
-    "prumerge-plus": Row(m.PruMerge(plus=True)),
-    "divprune": Row(m.DivPrune(keep=0.25), published=(0,), everything=m.DivPrune(keep=1.0)),
-    "greedyprune": Row(m.GreedyPrune(layer=4, tau=0.3), published=(3,), everything=m.GreedyPrune(layer=4, keep=1.0)),
-    "vispruner": Row(m.VisPruner(), published=(0,), everything=m.VisPruner(keep=1.0)),
-    "holov": Row(m.HoloV(chunks=4), published=(0,), everything=m.HoloV(keep=1.0)),
-    "hiprune": Row(m.HiPrune(), published=(0,), everything=m.HiPrune(keep=1.0)),
-    "dart": Row(m.DART(layer=4, keep=0.4, pivots=3, words=2), published=(2,), everything=m.DART(layer=4, keep=1.0)),
-    "cdpruner": Row(m.CDPruner(), published=(0,), everything=m.CDPruner(keep=1.0)),
-    "star": Row(m.STAR(layers=(0, 3)), published=(0, 16), everything=m.STAR(layers=(0, 3), keep=1.0, then=1.0)),
-    "ivc-prune": Row(m.IVCPrune(layer=3, keep=0.4), published=(16,), everything=m.IVCPrune(layer=3, keep=1.0)),
-    "ivc-prune-later": Row(m.IVCPrune(layer=5, keep=6, share=2)),
-    "nuwa": Row(
+    "prumerge": MethodCase(m.PruMerge(layer=1), published=(0,)),
+    "prumerge-plus": MethodCase(m.PruMerge(plus=True)),
+    "divprune": MethodCase(m.DivPrune(keep=0.25), published=(0,), everything=m.DivPrune(keep=1.0)),
+    "greedyprune": MethodCase(
+        m.GreedyPrune(layer=4, tau=0.3), published=(3,), everything=m.GreedyPrune(layer=4, keep=1.0)
+    ),
+    "vispruner": MethodCase(m.VisPruner(), published=(0,), everything=m.VisPruner(keep=1.0)),
+    "holov": MethodCase(m.HoloV(chunks=4), published=(0,), everything=m.HoloV(keep=1.0)),
+    "hiprune": MethodCase(m.HiPrune(), published=(0,), everything=m.HiPrune(keep=1.0)),
+    "dart": MethodCase(
+        m.DART(layer=4, keep=0.4, pivots=3, words=2), published=(2,), everything=m.DART(layer=4, keep=1.0)
+    ),
+    "cdpruner": MethodCase(m.CDPruner(), published=(0,), everything=m.CDPruner(keep=1.0)),
+    "star": MethodCase(m.STAR(layers=(0, 3)), published=(0, 16), everything=m.STAR(layers=(0, 3), keep=1.0, then=1.0)),
+    "ivc-prune": MethodCase(m.IVCPrune(layer=3, keep=0.4), published=(16,), everything=m.IVCPrune(layer=3, keep=1.0)),
+    "ivc-prune-later": MethodCase(m.IVCPrune(layer=5, keep=6, share=2)),
+    "nuwa": MethodCase(
         m.Nuwa(layers=(0, 4), keep=0.5, then=0.5),
         published=(0, 16),
         everything=m.Nuwa(layers=(0, 4), keep=1.0, then=1.0, pillars=0.0),
     ),
-    "topv": Row(m.TopV(layer=2), published=(3,), everything=m.TopV(layer=2, keep=1.0)),
-    "v2drop": Row(
+    "topv": MethodCase(m.TopV(layer=2), published=(3,), everything=m.TopV(layer=2, keep=1.0)),
+    "v2drop": MethodCase(
         m.V2Drop(layers=(1, 3, 5)), published=(3, 17, 22), everything=m.V2Drop(layers=(1, 3, 5), keep=1.0, last=1.0)
     ),
-    "shuffled-positions": Row(m.ShuffledPositions(), published=(0,)),
-    "shuffled-feather": Row(m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1)),
-    "before-llm": Row(
+    "shuffled-positions": MethodCase(m.ShuffledPositions(), published=(0,)),
+    "shuffled-feather": MethodCase(m.ShuffledPositions(m.Feather(layers=(2, 4), keep=0.4), seed=1)),
+    "before-llm": MethodCase(
         m.BeforeLLM(m.Feather(layers=(1, 3), keep=0.5)),
         published=(0,),
         everything=m.BeforeLLM(m.FastV(layer=2, keep=1.0)),
     ),
-    "tome": Row(m.ToMe(keep=0.6), published=(0,), everything=m.ToMe(keep=1.0)),
-    "ailurus": Row(m.AiluRus(encoder_layer=0), published=(0,), everything=m.AiluRus(encoder_layer=0, keep=1.0)),
-    "text-only": Row(m.TextOnly(), published=(0,)),
+    "tome": MethodCase(m.ToMe(keep=0.6), published=(0,), everything=m.ToMe(keep=1.0)),
+    "ailurus": MethodCase(m.AiluRus(encoder_layer=0), published=(0,), everything=m.AiluRus(encoder_layer=0, keep=1.0)),
+    "text-only": MethodCase(m.TextOnly(), published=(0,)),
 }
 
 METHODS = {name: row.method for name, row in ROWS.items()}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from feathervlm.bench import presets
 from feathervlm.bench.inputs import Prompt, several
 from feathervlm.core.errors import PruningError
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 from feathervlm.families import find
 from feathervlm.inference import loading
 
@@ -47,7 +47,7 @@ def test_the_family_finds_what_was_asked_for(name, tokens, grids):
     preset = presets.get(name)
     model = loading.empty_model(preset.config(tokens), "sdpa")
     prompt = preset.prompt(tokens, 20)
-    layout = find(model, None).layout(Call(dict(prompt.inputs)))
+    layout = find(model, None).layout(ModelCall(dict(prompt.inputs)))
     assert layout.counts == (tokens,) == (prompt.visual,)
     assert layout.shapes(0) == grids
 

@@ -3,23 +3,23 @@ import torch
 from hypothesis import strategies as st
 
 from feathervlm.core import (
-    Everything,
     Grid,
+    KeepAll,
+    KeepNone,
     KNNDensity,
     LastTokenAttention,
-    Nothing,
     Random,
     RandomScore,
     Top,
     VisualLayout,
 )
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.variance import Context
+from feathervlm.core.criteria.variance import LocalVariance
 from feathervlm.core.selectors.base import Fill, Intersection, Union
-from feathervlm.core.selectors.clustering import Recycled
+from feathervlm.core.selectors.clustering import TopAndClusters
 from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.diversity import DPP, MaxMin
-from feathervlm.core.selectors.redundancy import Dedup, Far, Greedy
+from feathervlm.core.selectors.redundancy import Dedup, FarFromPivots, GreedyThreshold
 from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.selectors.zones import Zone
 
@@ -87,26 +87,26 @@ ZONES = st.builds(
     st.sampled_from(["window", "grid", "chunk"]),
     st.integers(1, 4),
     st.sampled_from(["equal", "proportional", "softmax"]),
-    st.none() | SCORES | st.just(Context(ROPE, "chunk", 3)),
+    st.none() | SCORES | st.just(LocalVariance(ROPE, "chunk", 3)),
     st.sampled_from(["fraction", "weight"]),
     OF,
 )
 DIVERSE = [
     st.builds(MaxMin, KEEPS, of=OF),
     st.builds(DPP, KEEPS, st.none() | SCORES, of=OF),
-    st.builds(Greedy, SCORES, KEEPS, st.floats(-1, 1), of=OF),
+    st.builds(GreedyThreshold, SCORES, KEEPS, st.floats(-1, 1), of=OF),
     st.builds(Dedup, SCORES, KEEPS, per_round=st.integers(1, 9), of=OF),
-    st.builds(Far, RANKED, KEEPS, of=OF),
+    st.builds(FarFromPivots, RANKED, KEEPS, of=OF),
     ZONES,
 ]
 OPEN = [
     st.builds(IQR, SCORES, st.floats(0, 2)),
     st.builds(Threshold, SCORES, st.floats(-0.5, 0.5), st.just(0.5)),
     st.builds(Dilate, RANKED),
-    st.builds(Recycled, RANKED, st.floats(0.01, 1), st.integers(1, 9), st.just("vision")),
+    st.builds(TopAndClusters, RANKED, st.floats(0.01, 1), st.integers(1, 9), st.just("vision")),
     st.builds(Grid, STRIDES),
-    st.just(Nothing()),
-    st.just(Everything()),
+    st.just(KeepNone()),
+    st.just(KeepAll()),
 ]
 
 

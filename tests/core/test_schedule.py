@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from feathervlm.core import (
     Grid,
+    KeepNone,
     KNNDensity,
     LastTokenAttention,
-    Nothing,
     PruningError,
     Random,
     Schedule,
@@ -129,7 +129,7 @@ def test_layer_0_has_no_layer_before_it_to_score_with(select):
 
 
 @pytest.mark.parametrize(
-    "select", [Top(LastTokenAttention(layer="K"), 0.5), Top(KNNDensity(), 0.5), Random(0.5), Grid(3), Nothing()]
+    "select", [Top(LastTokenAttention(layer="K"), 0.5), Top(KNNDensity(), 0.5), Random(0.5), Grid(3), KeepNone()]
 )
 def test_layer_0_may_score_without_a_layer_before_it(select):
     assert Schedule(Stage(0, select)).at_layers(32) == (0,)
@@ -188,7 +188,7 @@ def test_a_text_only_sample_costs_nothing():
 
 
 def test_before_the_model_and_without_stages():
-    assert Schedule(Stage(0, Nothing())).tokens_per_layer(LLAVA, 3) == [0, 0, 0]
+    assert Schedule(Stage(0, KeepNone())).tokens_per_layer(LLAVA, 3) == [0, 0, 0]
     assert Schedule().tokens_per_layer(LLAVA, 3) == [576] * 3
 
 

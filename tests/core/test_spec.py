@@ -18,7 +18,7 @@ from feathervlm.core import (
     Stage,
     Top,
 )
-from feathervlm.core.scoring_pass import LeftBy, Survivors
+from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.core.spec import VERSION, build, from_json, parse, to_json, write_value
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -127,7 +127,7 @@ def schedules(selectors):
         stage = st.builds(Stage, LAYERS, select, positions=positions, merge=merge, seed=st.integers(0, 9))
         return st.lists(stage, max_size=3).map(lambda found: Schedule(*found))
 
-    nested = st.recursive(selectors, lambda inner: stages(inner).map(lambda found: LeftBy(Survivors(found))))
+    nested = st.recursive(selectors, lambda inner: stages(inner).map(lambda found: SurvivorsOf(Survivors(found))))
     return stages(nested)
 
 
@@ -212,7 +212,7 @@ ATTENTION = {"type": "LastTokenAttention"}
         (stage({"type": "Grid"}), ["Grid", "'stride'"]),
         (stage({"type": "Grid", "stride": 0}), ["stride=0"]),
         (stage({"type": "Grid", "stride": 3, "offset": 1}), ["Grid", "'offset'", "stride"]),
-        (stage({"type": "Nothing", "keep": 1}), ["Nothing", "'keep'", "it has none"]),
+        (stage({"type": "KeepNone", "keep": 1}), ["KeepNone", "'keep'", "it has none"]),
         (stage({"type": "Top", "criterion": ATTENTION, "keep": 1.5}), ["keep=1.5"]),
         (stage({"type": "Top", "criterion": {"type": "Grid", "stride": 3}, "keep": 0.5}), ["Grid(stride=3)"]),
         (stage({"type": "Top", "criterion": {**ATTENTION, "over": "text"}, "keep": 0.5}), ["over='text'"]),

@@ -20,7 +20,7 @@ from feathervlm.diagnosis.rope_prior import (
     prior_overlap,
     prior_rank_correlation,
 )
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.records import Record
 from tiny_models import IMAGE, SIDE, batch, llava, prompt
 
@@ -90,12 +90,12 @@ def test_a_real_llamas_tables_are_heard_whole(pruned):
     for tables_ in heard.values():  # layer 4 sees half of the tokens, but is called with all
         assert tables_[0].shape[-2] == len(ids)
     places = np.array([place for place, token in enumerate(ids) if token == IMAGE])
-    theta = Anatomy(model).config.rope_parameters["rope_theta"]
+    theta = DecoderView(model).config.rope_parameters["rope_theta"]
     by_hand = [rotated(len(ids) - 1, 16, theta) @ rotated(place, 16, theta) / 16 for place in places]
     found = prior_map(report.record, heard[1])
     assert found.shape == (1, SIDE, SIDE)
     assert found.ravel() == pytest.approx(by_hand, abs=1e-5)
-    assert not any(layer._forward_pre_hooks for layer in Anatomy(model).layers)
+    assert not any(layer._forward_pre_hooks for layer in DecoderView(model).layers)
 
 
 def test_padding_on_either_side_is_no_query():
@@ -135,13 +135,13 @@ def test_no_prior_is_made_up(given, said):
 
 
 def test_layers_that_do_not_rotate_have_none(monkeypatch):
-    anatomy = Anatomy(llava())
-    assert prior_layer(anatomy, 3) == 2
-    assert prior_layer(anatomy, 3, own=True) == 3
-    assert prior_layer(anatomy, 0) == 0
+    decoder = DecoderView(llava())
+    assert prior_layer(decoder, 3) == 2
+    assert prior_layer(decoder, 3, own=True) == 3
+    assert prior_layer(decoder, 0) == 0
     monkeypatch.setattr("feathervlm.diagnosis.rope_prior.rotates", lambda *_: False)
     with pytest.raises(NoPrior, match="Layer 2 does not rotate"):
-        prior_layer(anatomy, 3)
+        prior_layer(decoder, 3)
 
 
 def test_rank_correlation():
@@ -170,7 +170,7 @@ def test_an_unheard_layer_stays_unheard():
     model = llava()
     with pytest.raises(RuntimeError), heard_tables(model, [0]):
         raise RuntimeError
-    assert not any(layer._forward_pre_hooks for layer in Anatomy(model).layers)
+    assert not any(layer._forward_pre_hooks for layer in DecoderView(model).layers)
 
 
 def test_the_query_of_a_layout_counts():

@@ -40,7 +40,7 @@ class Subject(SimpleNamespace):
         if self.name != "bare-llama":
             return feathervlm.prune(self.model, method)
         schedule = planned(method)
-        if schedule.tower or any(isinstance(signal, EncoderSignal) for signal in schedule.signals()):
+        if schedule.encoder or any(isinstance(signal, EncoderSignal) for signal in schedule.signals()):
             pytest.skip("a bare decoder has no vision encoder to look into")
         mask = tiny.batch(*prompts)["input_ids"] == tiny.IMAGE
         runs = [prompt.count(tiny.IMAGE) // tiny.SIDE**2 for prompt in prompts]
@@ -111,7 +111,7 @@ def frozen(report, method):
     for done, stage, groups in zip(report.stages, method.schedule().stages, went(report), strict=True):
         merge = Went(groups) if isinstance(stage.merge, Clusters) else stage.merge
         stages.append(replace(stage, at=done.layer, select=Given(done.kept), merge=merge))
-    return Schedule(*stages, tower=method.schedule().tower)
+    return Schedule(*stages, encoder=method.schedule().encoder)
 
 
 def encoded(model, inputs):
@@ -295,7 +295,7 @@ def test_pruning_equals_hiding_the_dropped_tokens(name, attention, method, seed)
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     with s.prune(METHODS[method], *prompts) as pruning:
         pruned = s.model(**inputs).logits[:, -3:]
-        if METHODS[method].schedule().tower:  # the unpruned model gets what the encoder makes of the pictures here
+        if METHODS[method].schedule().encoder:  # the unpruned model gets what the encoder makes of the pictures here
             inputs = encoded(s.model, inputs)
     handles = hide(s.model, prompts, pruning.report, METHODS[method])
     try:

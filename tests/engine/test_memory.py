@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import feathervlm
 import tiny_models as tiny
 from feathervlm import methods
-from feathervlm.engine.cache.layer import PrunedLayer
+from feathervlm.engine.cache.layer import PrunedCacheLayer
 from method_cases import METHODS
 
 
@@ -67,7 +67,7 @@ def test_the_cache_has_no_storage_for_dropped_tokens(name):
     for layer, tokens in zip(past.layers, pruning.report.cached_per_layer[0], strict=True):
         for states in (layer.keys, layer.values):
             assert states.shape[-2] == text + tokens
-            if isinstance(layer, PrunedLayer):
+            if isinstance(layer, PrunedCacheLayer):
                 assert states.untyped_storage().nbytes() == states.numel() * states.element_size()
 
 
@@ -78,7 +78,7 @@ def test_nothing_of_full_length_outlives_the_prompt(name):
     with feathervlm.prune(llava, METHOD[name]), torch.no_grad():
         past = llava(**inputs, use_cache=True, logits_to_keep=1).past_key_values
         gc.collect()
-        first = min(index for index, layer in enumerate(past.layers) if isinstance(layer, PrunedLayer))
+        first = min(index for index, layer in enumerate(past.layers) if isinstance(layer, PrunedCacheLayer))
         known = [*llava.parameters(), *llava.buffers(), *inputs.values()]
         known += [states for layer in past.layers for states in (layer.keys, layer.values)]
         known = {tensor.untyped_storage()._cdata for tensor in known}

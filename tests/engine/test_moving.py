@@ -12,7 +12,7 @@ import feathervlm
 import tiny_models as tiny
 from family_cases import SPECIMENS
 from feathervlm import Grid, LastTokenAttention, Schedule, Stage, Top, Unprunable, VisualLayout, methods
-from feathervlm.core import Everything
+from feathervlm.core import KeepAll
 from laws import TOLERANCE, generate, layout_of
 
 SIDE, IMAGE = tiny.SIDE, tiny.SIDE**2
@@ -221,7 +221,7 @@ def test_later_scores_see_the_positions_that_were_moved(layer):
     visual = inputs["input_ids"][0] == tiny.IMAGE
     ids = shuffled(visual, 0)[None]
     attentions = model(**inputs, position_ids=ids, output_attentions=True).attentions[2 if layer == "K-1" else 3]
-    stages = Stage(0, Everything(), "shuffle"), Stage(3, Top(LastTokenAttention(over="all", layer=layer), 0.3))
+    stages = Stage(0, KeepAll(), "shuffle"), Stage(3, Top(LastTokenAttention(over="all", layer=layer), 0.3))
     with feathervlm.prune(model, Schedule(*stages)) as pruning:
         model(**inputs)
     scores = pruning.report.stages[1].scores[0]

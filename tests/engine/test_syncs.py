@@ -11,7 +11,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import Grid, Schedule, Stage, Top, methods
 from feathervlm.core import KeyNorm
-from feathervlm.core.mergers.neighborhood import Surroundings
+from feathervlm.core.mergers.neighborhood import Neighborhood
 from feathervlm.core.signals import Features
 from laws import layout_of
 
@@ -77,7 +77,7 @@ KNOWN = {
     "sparsevlm-plus": methods.SparseVLM(layers=(2, 3, 5), plus=True),
     "ivc-prune": methods.IVCPrune(layer=3),
     "surroundings": Schedule(
-        Stage(2, Top(ATTENTION, 9), merge=Surroundings(Features("projected"), KeyNorm(), pillars=0.3))
+        Stage(2, Top(ATTENTION, 9), merge=Neighborhood(Features("projected"), KeyNorm(), pillars=0.3))
     ),
     "stretched": Schedule(Stage(2, Grid(3), "stretch")),
 }

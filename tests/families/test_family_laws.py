@@ -11,7 +11,7 @@ import tiny_models as tiny
 from family_cases import SPECIMENS
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, Unprunable, methods
 from feathervlm.core import Given
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.families import FAMILIES
 from method_cases import METHODS
 
@@ -175,7 +175,7 @@ def hide(model, visual, report, attended, answer=None):
         }
 
     handles = []
-    for index, layer in enumerate(Anatomy(model).layers):
+    for index, layer in enumerate(DecoderView(model).layers):
         stage = max((at for at in hidden if at <= index), default=None)
         if stage is not None or answer is not None:
             handles.append(layer.register_forward_pre_hook(partial(hook, stage), with_kwargs=True))
@@ -230,7 +230,7 @@ def exchange(model, taken):
         ids = given["position_ids"].expand(*axes, *taken.shape).take_along_dim(taken.expand(*axes, -1, -1), -1)
         return (given.pop("x"),), {**given, "position_ids": ids}
 
-    parts = [part for name, part in Anatomy(model).decoder.named_children() if name.startswith("rotary_emb")]
+    parts = [part for name, part in DecoderView(model).decoder.named_children() if name.startswith("rotary_emb")]
     return [part.register_forward_pre_hook(hook, with_kwargs=True) for part in parts]
 
 
@@ -267,7 +267,7 @@ def test_scores_are_those_of_eager_attention(specimen, rope):
     report, seen = pruning.report, []
     at = next((int(word) for note in report.notes for word in note.replace(",", " ").split() if word.isdigit()), None)
     layer = specimen.layers[0] - 1 if at is None else at
-    module = pruning.anatomy.attention_module(layer)
+    module = pruning.decoder.attention_module(layer)
     unrotated = [] if rope else [module.register_forward_pre_hook(still, with_kwargs=True)]
     handle = module.register_forward_hook(lambda module, args, output: seen.append(output[1]))
     try:
@@ -284,8 +284,8 @@ def test_scores_of_the_layer_about_to_run_are_its_own(specimen):
     """They are made from its projections before it runs, whatever else these bring (gates, norms, fused weights)."""
     model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
     with feathervlm.prune(model, methods.FastV(layer=specimen.layers[0])) as pruning:
-        layer = pruning.anatomy.scoring_layer(specimen.layers[0] - 1)[0]
-        module = pruning.anatomy.attention_module(layer)
+        layer = pruning.decoder.scoring_layer(specimen.layers[0] - 1)[0]
+        module = pruning.decoder.attention_module(layer)
     stage = feathervlm.Stage(layer, feathervlm.Top(feathervlm.LastTokenAttention(layer="K", over="all"), keep=0.5))
     try:
         pruning = feathervlm.prune(model, feathervlm.Schedule(stage))

@@ -15,7 +15,7 @@ from family_cases import SPECIMENS
 from feathervlm import Schedule, Stage, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.core.layout import tokens_of
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 
 SIZES = {"portrait": (61, 103), "landscape": (150, 70), "tiny": (23, 31), "huge": (640, 410), "square": (96, 96)}
 PROCESSORS = processors.PROCESSORS | more_processors.MORE_PROCESSORS
@@ -64,7 +64,7 @@ def look(name, *pictures, method="uniform:layer=0,stride=1"):
     def keep(module, args, kwargs):
         seen.append(args[0] if args else kwargs["hidden_states"])
 
-    handle = Anatomy(vlm).layers[0].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
+    handle = DecoderView(vlm).layers[0].register_forward_pre_hook(keep, with_kwargs=True, prepend=True)
     try:
         with torch.no_grad(), feathervlm.prune(vlm, method) as pruning:
             vlm(**inputs(name, *pictures))

@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessor, LlavaImageProcessorPil, SiglipImage
 import feathervlm
 import tiny_models as tiny
 from feathervlm import PruningError, Unprunable, methods
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 from feathervlm.families.llava import Llava
 
 PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3)]
@@ -34,9 +34,9 @@ def test_pixels_and_encoded_features_give_the_same_layout_and_features(tower, si
     llava, inputs = model(tower), tiny.batch(*PROMPTS, side=side)
     family, ids = Llava(llava), inputs["input_ids"]
     outputs = encoded(llava, inputs["pixel_values"])
-    pixels = Call(dict(inputs))
+    pixels = ModelCall(dict(inputs))
     pixels.encoded["image"] = outputs["image"]
-    features = Call({"input_ids": ids, "mm_encoder_outputs": outputs})
+    features = ModelCall({"input_ids": ids, "mm_encoder_outputs": outputs})
     for call in (pixels, features):
         assert family.visual_source(call)
         layout = family.layout(call)
@@ -51,8 +51,8 @@ def test_pixels_and_encoded_features_give_the_same_layout_and_features(tower, si
 
 def test_text_brings_no_image():
     family = Llava(model())
-    assert family.visual_source(Call(tiny.batch(PROMPTS[1]))) == ()
-    assert family.visual_source(Call({"input_ids": torch.zeros(1, 1), "mm_encoder_outputs": None})) == ()
+    assert family.visual_source(ModelCall(tiny.batch(PROMPTS[1]))) == ()
+    assert family.visual_source(ModelCall({"input_ids": torch.zeros(1, 1), "mm_encoder_outputs": None})) == ()
 
 
 @torch.no_grad()
@@ -108,13 +108,13 @@ def test_features_that_are_no_square_need_a_layout():
     outputs = encoded(llava, inputs["pixel_values"])
     outputs["image"].pooler_output = [outputs["image"].pooler_output[0][:35]]
     with pytest.raises(Unprunable, match="35 tokens is not a square grid"):
-        Llava(llava).layout(Call({"input_ids": inputs["input_ids"], "mm_encoder_outputs": outputs}))
+        Llava(llava).layout(ModelCall({"input_ids": inputs["input_ids"], "mm_encoder_outputs": outputs}))
 
 
 def test_features_of_several_layers_are_refused():
     llava = tiny.llava()
     llava.config.vision_feature_layer = [-2, -1]
-    call = Call(tiny.batch(PROMPTS[2]))
+    call = ModelCall(tiny.batch(PROMPTS[2]))
     with pytest.raises(Unprunable, match="features=projected"):
         Llava(llava).vision_features(call, Llava(llava).layout(call))
 

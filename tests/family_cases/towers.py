@@ -19,4 +19,4 @@ def unmerged(name: str) -> dict[str, str]:
     says = [says for says, names in UNMERGED.items() if name.removesuffix("-video") in names.split()]
     if name == "ovis2":
         return {"tome": "no MLP behind a norm"}
-    return {row: says[0] for row, method in METHODS.items() if says and method.schedule().tower}
+    return {row: says[0] for row, method in METHODS.items() if says and method.schedule().encoder}

@@ -9,7 +9,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import Unprunable, methods
 from feathervlm.core import PruningError
-from feathervlm.core.encoder.density_peaks import Anchors
+from feathervlm.core.encoder.density_peaks import DensityPeakMerging
 from methods.towers import clusters, members, run
 
 
@@ -17,7 +17,7 @@ from methods.towers import clusters, members, run
 @settings(max_examples=80, deadline=None)
 def test_clusters_are_those_of_plain_python(data):
     side, protected = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 1))
-    tower = Anchors(
+    tower = DensityPeakMerging(
         neighbors=data.draw(st.integers(1, 7)),
         reach=data.draw(st.integers(1, 40)),
         locality=data.draw(st.sampled_from([0.1, 0.5, 1.0])),
@@ -41,7 +41,7 @@ def test_clusters_inside_windows_are_those_of_plain_python(data):
     patches.sort()
     where, numbers = [patch[2:] for patch in patches], sorted({patch[:2] for patch in patches})
     window = [numbers.index(patch[:2]) + 5 for patch in patches]
-    tower = Anchors(neighbors=data.draw(st.integers(1, 7)), reach=data.draw(st.integers(1, 40)))
+    tower = DensityPeakMerging(neighbors=data.draw(st.integers(1, 7)), reach=data.draw(st.integers(1, 40)))
     count = data.draw(st.integers(1, rows * cols))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
     features = torch.randn(1, rows * cols, 6, generator=generator)
@@ -95,13 +95,13 @@ def test_the_language_model_gets_every_token_and_the_encoder_fewer():
 
 def test_a_picture_that_is_not_square_is_refused():
     with pytest.raises(Unprunable, match="24 patches are no square"):
-        Anchors().plan(24, 24)
-    assert Anchors().plan(24, 24, placed=True) == {2: 12}
+        DensityPeakMerging().plan(24, 24)
+    assert DensityPeakMerging().plan(24, 24, placed=True) == {2: 12}
 
 
 def test_the_published_layer_is_the_third_of_a_large_encoder():
-    assert methods.AiluRus().schedule().tower.plan(24, 576) == {2: 288}
-    assert methods.AiluRus(keep=1.0).schedule().tower.plan(24, 576) == {}
+    assert methods.AiluRus().schedule().encoder.plan(24, 576) == {2: 288}
+    assert methods.AiluRus(keep=1.0).schedule().encoder.plan(24, 576) == {}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import tiny_models as tiny
 from feathervlm import Schedule, Stage, Top, VisualLayout
 from feathervlm.core import PruningError, Unprunable
 from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.criteria.rotary import Rotary
+from feathervlm.core.criteria.rotary import RotaryPhase
 from feathervlm.core.criteria.values import ValueForeground
 from feathervlm.core.signals import IsText, RotaryTable, Text, Values
 from feathervlm.engine.rotary import rotary_rows
@@ -300,7 +300,7 @@ def test_it_is_found_described_and_solved():
         (lambda: IVCPrune(share=0), "share=0"),
         (lambda: IVCPrune(seeds=2), "seeds=2"),
         (lambda: IVCPrune(keep=1.5), "keep=1.5"),
-        (lambda: Rotary("tan"), "of='tan'"),
+        (lambda: RotaryPhase("tan"), "of='tan'"),
         (lambda: ValueForeground(which="front"), "which='front'"),
         (lambda: Text(RotaryTable()), "Text has no"),
     ],

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from feathervlm import methods
 from feathervlm.core import (
-    Everything,
     Grid,
+    KeepAll,
+    KeepNone,
     KNNDensity,
     LastTokenAttention,
-    Nothing,
     Pool,
     PruningError,
     Random,
@@ -18,7 +18,7 @@ from feathervlm.core import (
     Stage,
     Top,
 )
-from feathervlm.core.scoring_pass import LeftBy, Survivors
+from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.core.selectors.base import Union
 from feathervlm.core.signals import Attention, Features
 from feathervlm.core.spec import from_json, to_json
@@ -211,11 +211,11 @@ def test_pyramiddrop_as_the_baseline_of_feather(keep, counts):
         (Uniform(layer=8, stride=3), Stage(8, Grid(3))),
         (RandomKeep(layer=3), Stage(3, Random(0.25, seed=0))),
         (RandomKeep(layer=8, keep=196, seed=7), Stage(8, Random(196, seed=7))),
-        (TextOnly(), Stage(0, Nothing())),
+        (TextOnly(), Stage(0, KeepNone())),
         (AveragePool(), Stage(0, Grid(2), merge=Pool(2))),
         (AveragePool(layer=8, stride=3), Stage(8, Grid(3), merge=Pool(3))),
-        (ShuffledPositions(seed=7), Stage(0, Everything(), positions="shuffle", seed=7)),
-        (BeforeLLM(FastV()), Stage(0, LeftBy(Survivors(FastV().schedule())))),
+        (ShuffledPositions(seed=7), Stage(0, KeepAll(), positions="shuffle", seed=7)),
+        (BeforeLLM(FastV()), Stage(0, SurvivorsOf(Survivors(FastV().schedule())))),
     ],
 )
 def test_methods_of_one_stage(method, stage):
@@ -259,7 +259,7 @@ def test_methods_ask_for_no_more_than_their_criteria(method, signals):
 
 
 def test_shuffled_positions_prune_as_the_method_inside():
-    shuffle = Stage(0, Everything(), positions="shuffle")
+    shuffle = Stage(0, KeepAll(), positions="shuffle")
     assert ShuffledPositions(Feather()).schedule() == Schedule(shuffle, *Feather().schedule())
     tokens = ShuffledPositions(Feather()).schedule().tokens_per_layer(PRISMATIC, 32)
     assert tokens == Feather().schedule().tokens_per_layer(PRISMATIC, 32)

@@ -17,7 +17,7 @@ from feathervlm.core.budget import ImageTokens
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.layout import picture_of
-from feathervlm.core.mergers.neighborhood import Surroundings
+from feathervlm.core.mergers.neighborhood import Neighborhood
 from feathervlm.core.signals import EncoderAttention, Features
 from feathervlm.methods import Nuwa, get
 from feathervlm.methods.describe import describe
@@ -182,7 +182,7 @@ def test_what_has_left_is_not_taken_up():
     present[0, 10:30] = False
     tokens, states = encoder.tokens(present), torch.tensor(encoder.embeddings)[None]
     kept = present & (torch.arange(49) % 3 == 0)
-    merger = Surroundings(Features("vision"), ATTENTION)
+    merger = Neighborhood(Features("vision"), ATTENTION)
     groups = merger.groups(tokens, kept)
     merged = merger.combine(states, groups, tokens)
     gone = torch.where(present[..., None], states, torch.nan)
@@ -198,7 +198,7 @@ def test_the_model_runs_on_the_merged_embeddings():
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     seen = {}
 
-    class Watched(Surroundings):
+    class Watched(Neighborhood):
         def combine(self, states, groups, tokens):
             seen["groups"], seen["before"], seen["tokens"] = groups, states, tokens
             seen["after"] = super().combine(states, groups, tokens)
@@ -273,9 +273,9 @@ def test_the_image_may_be_last_in_no_prompt():
         (lambda: Nuwa(keep=0), "keep=0"),
         (lambda: Nuwa(pillars=1.5), "pillars=1.5"),
         (lambda: Nuwa(positions="renumber"), "positions='renumber'"),
-        (lambda: Surroundings(Features("vision"), ATTENTION, reach=0), "reach=0"),
-        (lambda: Surroundings("vision", ATTENTION), "by='vision'"),
-        (lambda: Surroundings(Features("vision"), 3), "score=3"),
+        (lambda: Neighborhood(Features("vision"), ATTENTION, reach=0), "reach=0"),
+        (lambda: Neighborhood("vision", ATTENTION), "by='vision'"),
+        (lambda: Neighborhood(Features("vision"), 3), "score=3"),
         (lambda: Regions(3, 0.5), "criterion=3"),
     ],
 )

@@ -15,10 +15,10 @@ from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria import features as relevance
 from feathervlm.core.criteria import transport
 from feathervlm.core.criteria.features import FeatureAttention, KeyNorm, TextSimilarity
-from feathervlm.core.criteria.transport import Transport, sent_by
+from feathervlm.core.criteria.transport import OptimalTransport, sent_by
 from feathervlm.core.layout import picture_of
 from feathervlm.core.selectors.diversity import DPP
-from feathervlm.core.selectors.redundancy import Far
+from feathervlm.core.selectors.redundancy import FarFromPivots
 from feathervlm.core.signals import Features, IsText, Keys, LayerStates, Text
 from feathervlm.core.spec import from_json, to_json
 from feathervlm.methods import DART, STAR, CDPruner, TopV, get
@@ -271,7 +271,7 @@ def test_sinkhorn_must_not_end_on_rows(seed):
     p = Prompt(seed)
     cost = transport_cost(p)
     assert not says_something(plan(cost, last="rows").sum(1))
-    ours = Transport().score(p.candidates())[0].numpy()
+    ours = OptimalTransport().score(p.candidates())[0].numpy()
     assert says_something(ours)
     np.testing.assert_allclose(ours, N * plan(cost).sum(1), rtol=1e-5)
     assert ours.mean() == pytest.approx(1)
@@ -293,7 +293,13 @@ def test_a_cost_of_the_source_alone_is_undone_by_rows():
     np.testing.assert_allclose(plan(without).sum(1), plan(much).sum(1))
 
 
-SCORES = [KeyNorm(), FeatureAttention(), FeatureAttention("text", "hidden"), TextSimilarity(), Transport(spatial=0)]
+SCORES = [
+    KeyNorm(),
+    FeatureAttention(),
+    FeatureAttention("text", "hidden"),
+    TextSimilarity(),
+    OptimalTransport(spatial=0),
+]
 
 
 @pytest.mark.parametrize("criterion", SCORES, ids=lambda c: type(c).__name__)
@@ -351,7 +357,7 @@ def test_a_recovered_sample_has_the_size_it_says(keep, every):
 def test_schedules():
     norm, own = KeyNorm(), FeatureAttention("image", "projected")
     assert DART().schedule() == Schedule(
-        Stage(1 / 16, Far(Top(norm, 4), 1 / 9, "hidden", words=4, which="behind", keys=Keys()))
+        Stage(1 / 16, FarFromPivots(Top(norm, 4), 1 / 9, "hidden", words=4, which="behind", keys=Keys()))
     )
     assert CDPruner(positions="renumber").schedule() == Schedule(
         Stage(0, DPP(0.25, TextSimilarity("projected", "all"), "projected"), "renumber")
@@ -359,7 +365,7 @@ def test_schedules():
     assert STAR().schedule() == Schedule(
         Stage(0, Top(own, 0.5)), Stage(0.5, Top(FeatureAttention("text", "hidden"), 0.5, of="current"))
     )
-    assert TopV().schedule() == Schedule(Stage(3 / 32, Recovered(Top(Transport(), 0.25), 4)))
+    assert TopV().schedule() == Schedule(Stage(3 / 32, Recovered(Top(OptimalTransport(), 0.25), 4)))
 
 
 @pytest.mark.parametrize(
@@ -421,6 +427,6 @@ def test_a_bad_request_is_named(spec, named):
 
 def test_text_has_no_features_of_the_encoder():
     with pytest.raises(PruningError, match="Text has no"):
-        Far(Top(KeyNorm(), 4), 0.5, "vision", words=2)
+        FarFromPivots(Top(KeyNorm(), 4), 0.5, "vision", words=2)
     with pytest.raises(PruningError, match="Text has no"):
         FeatureAttention("text", "vision")

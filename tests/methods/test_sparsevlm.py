@@ -14,7 +14,7 @@ import feathervlm
 import reference
 import tiny_models as tiny
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, VisualLayout
-from feathervlm.core import Clusters, LastTokenAttention, Rating, Recycled
+from feathervlm.core import Clusters, LastTokenAttention, TextRaterAttention, TopAndClusters
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.criteria.attention import raters
 from feathervlm.core.layout import picture_of
@@ -203,7 +203,7 @@ def test_debiased_attention_of_the_heads_that_look_most(heads, least):
     block, places = llama().model.layers[0], list(range(prompt.length))
     with torch.no_grad():
         expected = naive_scores(block, prompt.embeddings, places, asking, prompt.visual, True, heads, least)
-    schedule = Schedule(Stage(1, Top(Rating(heads=heads / HEADS, least=least), 20)))
+    schedule = Schedule(Stage(1, Top(TextRaterAttention(heads=heads / HEADS, least=least), 20)))
     with torch.no_grad(), feathervlm.prune(llama(), schedule, layout=prompt.layout) as pruning:
         llama()(inputs_embeds=prompt.embeddings)
     np.testing.assert_allclose(pruning.report.stages[0].scores[0], expected, rtol=1e-3, atol=1e-7)
@@ -235,13 +235,13 @@ def test_rows_are_made_a_block_at_a_time(plus, monkeypatch):
     prompt, method = Prompt(SQUARE[1], 0), SparseVLM(layers=AT, table=TABLE, plus=plus)
     at_once = pruned(llama(), prompt, method)[0]
     made = []
-    weigh = attention.QueryKeyTap._weights
+    weigh = attention.QueryKeyProbe._weights
 
     def counted(tap, signal, query, keys, *args):
         made.append((query.shape[2], HEADS * query.shape[2] * keys.shape[2]))
         return weigh(tap, signal, query, keys, *args)
 
-    monkeypatch.setattr(attention.QueryKeyTap, "_weights", counted)
+    monkeypatch.setattr(attention.QueryKeyProbe, "_weights", counted)
     monkeypatch.setattr(attention, "BLOCK", HEADS * prompt.length * 3)
     for one, many in zip(pruned(llama(), prompt, method)[0].stages, at_once.stages, strict=True):
         assert one.kept[0].tolist() == many.kept[0].tolist()
@@ -381,14 +381,14 @@ def test_one_number_moves_the_table_between_budgets(average, plus):
 
 
 def test_the_schedule_reads_like_the_notes():
-    best = Top(Rating(), 66), Top(Rating(), 30), Top(Rating(), 17)
+    best = Top(TextRaterAttention(), 66), Top(TextRaterAttention(), 30), Top(TextRaterAttention(), 17)
     assert SparseVLM(layers=(3, 7, 16), table=(66, 30, 17)).schedule() == Schedule(
         *(
-            Stage(at, Recycled(top), "renumber", Clusters(Recycled(top)))
+            Stage(at, TopAndClusters(top), "renumber", Clusters(TopAndClusters(top)))
             for at, top in zip((3, 7, 16), best, strict=True)
         )
     )
-    later = Rating(heads=14 / 32, least=0.1)
+    later = TextRaterAttention(heads=14 / 32, least=0.1)
     assert SparseVLM(layers=(3, 7), table=(0.5, 0.2), plus=True).schedule() == Schedule(
         Stage(3, Top(later, 0.5)), Stage(7, Top(later, 0.2))
     )
@@ -431,7 +431,7 @@ def test_bad_parameters_are_named(parameters, named):
 @pytest.mark.parametrize("make", [{"heads": 0}, {"least": 2.0}, {"which": "before"}], ids=str)
 def test_bad_criteria_are_refused(make):
     with pytest.raises(PruningError):
-        Rating(**make)
+        TextRaterAttention(**make)
 
 
 def test_what_it_reads_is_told():

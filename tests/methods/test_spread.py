@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from feathervlm.core import PruningError, Schedule, Stage, Top, VisualLayout
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
-from feathervlm.core.criteria.variance import Context
+from feathervlm.core.criteria.variance import LocalVariance
 from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.diversity import MaxMin
 from feathervlm.core.selectors.redundancy import Dedup
@@ -205,7 +205,7 @@ def test_schedules():
     cls, shallow, deep = VisionAttention(-2), VisionAttention(1 / 3, "received"), VisionAttention(-2, "received")
     assert DivPrune().schedule() == Schedule(Stage(0, MaxMin(0.098, "projected")))
     assert VisPruner(keep=64).schedule() == Schedule(Stage(0, Top(cls, 32) >> Dedup(cls, 64)))
-    weight = Context(cls, "chunk", 16, 0.09)
+    weight = LocalVariance(cls, "chunk", 16, 0.09)
     assert HoloV().schedule() == Schedule(Stage(0, Zone(cls, 0.25, "chunk", 16, "proportional", weight, "weight")))
     assert HiPrune(keep=192, positions="renumber").schedule() == Schedule(
         Stage(0, Dilate(Top(shallow, 3)) >> Top(deep, 192), "renumber")

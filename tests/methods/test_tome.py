@@ -9,7 +9,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import Unprunable, methods
 from feathervlm.core import PruningError
-from feathervlm.core.encoder.bipartite import Bipartite, bipartite
+from feathervlm.core.encoder.bipartite import BipartiteMerging, bipartite
 from feathervlm.core.selectors.groups import OnePerGroup
 from feathervlm.methods.describe import describe
 from methods.towers import matches, members, run
@@ -48,7 +48,7 @@ def test_matching_inside_windows_is_that_of_one_pair_at_a_time(data):
 
 
 def by_hand(method, tower, pixels, protected, depth):
-    plan = method.schedule().tower.plan(depth, tiny.SIDE**2)
+    plan = method.schedule().encoder.plan(depth, tiny.SIDE**2)
     left = {layer: count + protected for layer, count in plan.items()}
 
     def between(layer, keys):
@@ -130,18 +130,18 @@ def test_the_first_of_every_group_of_equal_features_enters_the_language_model(to
 
 
 def test_the_number_of_merges_is_the_smallest_that_gets_there():
-    assert Bipartite(keep=0.5).plan(5, 36) == {0: 31, 1: 26, 2: 21, 3: 18}
-    assert Bipartite(keep=1.0).plan(5, 36) == {}
-    assert Bipartite(keep=0.14, start=1, stop=-1).plan(4, 36) == {1: 20, 2: 10, 3: 5}
-    assert Bipartite(keep=0.97, start=0.5).plan(24, 576) == {
+    assert BipartiteMerging(keep=0.5).plan(5, 36) == {0: 31, 1: 26, 2: 21, 3: 18}
+    assert BipartiteMerging(keep=1.0).plan(5, 36) == {}
+    assert BipartiteMerging(keep=0.14, start=1, stop=-1).plan(4, 36) == {1: 20, 2: 10, 3: 5}
+    assert BipartiteMerging(keep=0.97, start=0.5).plan(24, 576) == {
         layer: max(576 - 2 * merges, 558) for merges, layer in enumerate(range(12, 21), start=1)
     }
     with pytest.raises(Unprunable, match=r"36 patches cannot be brought down to keep=0\.1 \(3\) in 3 layers"):
-        Bipartite(keep=0.1, start=1, stop=-1).plan(4, 36)
+        BipartiteMerging(keep=0.1, start=1, stop=-1).plan(4, 36)
     with pytest.raises(Unprunable, match="No layer of 2 is from 1 to -2"):
-        Bipartite(start=1).plan(2, 36)
+        BipartiteMerging(start=1).plan(2, 36)
     with pytest.raises(Unprunable, match="Layer 7 is beyond the 5 layers"):
-        Bipartite(stop=7).plan(5, 36)
+        BipartiteMerging(stop=7).plan(5, 36)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from feathervlm.core.cost import kv_numbers
 from feathervlm.core.schedule import Schedule
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 
 GIB = 1 << 30
 SHARE = 0.9
@@ -58,14 +58,14 @@ def need(
         itemsize: bytes of a number.
         schedules: of the methods.
     """
-    anatomy = Anatomy(model)
+    decoder = DecoderView(model)
     length = inputs["input_ids"].shape[1]
     weights = sum(part.numel() for part in model.parameters()) * itemsize
-    cache = kv_numbers(anatomy.costs, [length + new_tokens] * len(anatomy.costs)) * itemsize
-    config = anatomy.config
-    widest = max((cost.attention_width + cost.kv_width for cost in anatomy.costs), default=0)
+    cache = kv_numbers(decoder.costs, [length + new_tokens] * len(decoder.costs)) * itemsize
+    config = decoder.config
+    widest = max((cost.attention_width + cost.kv_width for cost in decoder.costs), default=0)
     decoder = length * (6 * config.hidden_size + 3 * config.intermediate_size + 2 * widest) * itemsize
-    if anatomy.attention == "eager":  # scores in the model's type and their softmax in float32
+    if decoder.attention == "eager":  # scores in the model's type and their softmax in float32
         decoder += config.num_attention_heads * length**2 * (itemsize + 4)
     pairs = 3 * 4 * length**2 if any(map(compares, schedules)) else 0
     # The pictures' features live on while the decoder runs.

@@ -16,7 +16,7 @@ from feathervlm.api import prune
 from feathervlm.bench import presets
 from feathervlm.bench.inputs import Prompt, of_pictures
 from feathervlm.core.errors import PruningError
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 from feathervlm.inference import loading
 from feathervlm.inference.compare import warn_of_missing
 from feathervlm.methods import get
@@ -129,7 +129,7 @@ class Loaded(Subject):
         family = families.find(model, None)
 
         def visual(inputs: dict[str, Tensor]) -> int:
-            return family.layout(Call(dict(inputs))).counts[0]
+            return family.layout(ModelCall(dict(inputs))).counts[0]
 
         return model, of_pictures(self._processor, tokens, QUESTION, PICTURE, visual)
 

@@ -4,32 +4,32 @@ Plain tensors in, plain tensors out. Nothing here imports transformers or knows 
 """
 
 from feathervlm.core.candidates import Criterion
-from feathervlm.core.criteria.attention import LastTokenAttention, Rating
+from feathervlm.core.criteria.attention import LastTokenAttention, TextRaterAttention
 from feathervlm.core.criteria.features import FeatureAttention, KeyNorm, KNNDensity, TextSimilarity
 from feathervlm.core.criteria.random_score import RandomScore
-from feathervlm.core.criteria.rotary import Rotary
-from feathervlm.core.criteria.transport import Transport
+from feathervlm.core.criteria.rotary import RotaryPhase
+from feathervlm.core.criteria.transport import OptimalTransport
 from feathervlm.core.criteria.values import ValueForeground
-from feathervlm.core.criteria.variance import Context
-from feathervlm.core.encoder.base import Tower
-from feathervlm.core.encoder.bipartite import Bipartite
-from feathervlm.core.encoder.density_peaks import Anchors
+from feathervlm.core.criteria.variance import LocalVariance
+from feathervlm.core.encoder.base import EncoderMerging
+from feathervlm.core.encoder.bipartite import BipartiteMerging
+from feathervlm.core.encoder.density_peaks import DensityPeakMerging
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.mergers.base import Merger
 from feathervlm.core.mergers.clusters import Clusters
 from feathervlm.core.mergers.nearest import Nearest, Neighbors
-from feathervlm.core.mergers.neighborhood import Surroundings
+from feathervlm.core.mergers.neighborhood import Neighborhood
 from feathervlm.core.mergers.pool import Pool
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.selectors.basic import Grid, Random, Top
-from feathervlm.core.selectors.clustering import Recycled
+from feathervlm.core.selectors.clustering import TopAndClusters
 from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.diversity import DPP, MaxMin
-from feathervlm.core.selectors.fixed import Everything, Given, Nothing
+from feathervlm.core.selectors.fixed import Given, KeepAll, KeepNone
 from feathervlm.core.selectors.groups import OnePerGroup
-from feathervlm.core.selectors.redundancy import Dedup, Far, Greedy
+from feathervlm.core.selectors.redundancy import Dedup, FarFromPivots, GreedyThreshold
 from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.solve import solve
@@ -37,44 +37,44 @@ from feathervlm.core.solve import solve
 __all__ = [
     "DPP",
     "IQR",
-    "Anchors",
-    "Bipartite",
+    "BipartiteMerging",
     "Clusters",
-    "Context",
     "Criterion",
     "Dedup",
+    "DensityPeakMerging",
     "Dilate",
-    "Everything",
-    "Far",
+    "EncoderMerging",
+    "FarFromPivots",
     "FeatureAttention",
     "Given",
-    "Greedy",
+    "GreedyThreshold",
     "Grid",
     "KNNDensity",
+    "KeepAll",
+    "KeepNone",
     "KeyNorm",
     "LastTokenAttention",
+    "LocalVariance",
     "MaxMin",
     "Merger",
     "Nearest",
+    "Neighborhood",
     "Neighbors",
-    "Nothing",
     "OnePerGroup",
+    "OptimalTransport",
     "Pool",
     "PruningError",
     "Random",
     "RandomScore",
-    "Rating",
-    "Recycled",
-    "Rotary",
+    "RotaryPhase",
     "Schedule",
     "Selector",
     "Stage",
-    "Surroundings",
+    "TextRaterAttention",
     "TextSimilarity",
     "Threshold",
     "Top",
-    "Tower",
-    "Transport",
+    "TopAndClusters",
     "Unprunable",
     "ValueForeground",
     "VisualLayout",

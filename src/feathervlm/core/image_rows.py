@@ -19,7 +19,7 @@ BLOCK = 2**23
 
 
 @dataclass(eq=False)
-class Images:
+class ImageRows:
     """The images of a batch as rows (images, longest), `images` being batch times images per sample.
 
     Args:

@@ -5,13 +5,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.image_rows import Images
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.tensor_ops import ordered
 
 Cut = Literal["window", "grid", "chunk"]
 
 
-def zones(images: Images, cut: Cut, by: int) -> Tensor:
+def zones(images: ImageRows, cut: Cut, by: int) -> Tensor:
     """The zone of every token, numbered within its image in the order of its first cell.
 
     Args:

@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 from typing import Literal, get_args
 
 from feathervlm.core.budget import ImageTokens
-from feathervlm.core.encoder.base import Tower
+from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.mergers.base import Merger
@@ -97,8 +97,8 @@ class Schedule:
     """Stages in order of depth, and before them what happens inside the vision encoder.
 
     Args:
-        stages: at least one where there is a tower; `Stage(0, Everything())` leaves the language model as it is.
-        tower: what the vision encoder merges; None leaves it alone.
+        stages: at least one where there is a tower; `Stage(0, KeepAll())` leaves the language model as it is.
+        encoder: what the vision encoder merges; None leaves it alone.
 
     >>> from feathervlm.core.selectors.basic import Grid
     >>> Schedule(Stage(at=8, select=Grid(stride=3))).average_tokens([(1, 27, 27)], depth=32)
@@ -106,9 +106,9 @@ class Schedule:
     """
 
     stages: tuple[Stage, ...]
-    tower: Tower | None
+    encoder: EncoderMerging | None
 
-    def __init__(self, *stages: Stage, tower: Tower | None = None) -> None:
+    def __init__(self, *stages: Stage, encoder: EncoderMerging | None = None) -> None:
         for stage in stages:
             if not isinstance(stage, Stage):
                 raise PruningError(f"A schedule is made of stages, not of {stage!r}.")
@@ -117,19 +117,23 @@ class Schedule:
                 "A stage stretches positions over a range that positions='renumber' has closed before; use one of them."
             )
         object.__setattr__(self, "stages", stages)
-        object.__setattr__(self, "tower", tower)
+        object.__setattr__(self, "encoder", encoder)
         self._check_tower()
 
     def _check_tower(self) -> None:
         inside = {signal for signal in self.signals() if isinstance(signal, EncoderSignal)}
-        if self.tower is None:
+        if self.encoder is None:
             if Representatives() in inside:
-                raise PruningError("One token per group needs the groups of a tower: Schedule(..., tower=Bipartite()).")
+                raise PruningError(
+                    "One token per group needs the groups of a tower: Schedule(..., encoder=BipartiteMerging())."
+                )
             return
-        if not isinstance(self.tower, Tower):
-            raise PruningError(f"A tower merges in the vision encoder, such as Bipartite(...), not {self.tower!r}.")
+        if not isinstance(self.encoder, EncoderMerging):
+            raise PruningError(
+                f"A tower merges in the vision encoder, such as BipartiteMerging(...), not {self.encoder!r}."
+            )
         if not self.stages:
-            raise PruningError("A schedule with a tower needs a stage, too: Stage(0, Everything()) keeps every token.")
+            raise PruningError("A schedule with a tower needs a stage, too: Stage(0, KeepAll()) keeps every token.")
         if inside - {Representatives()}:
             raise PruningError(
                 "Where the vision encoder merges patches, its attention and keys are not those of single patches; "

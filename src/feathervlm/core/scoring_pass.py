@@ -24,7 +24,7 @@ class Survivors(Signal):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if self.schedule.tower is not None:
+        if self.schedule.encoder is not None:
             raise PruningError("A scoring pass comes behind the vision encoder, so its schedule can have no tower.")
 
     @property
@@ -36,7 +36,7 @@ class Survivors(Signal):
 
 
 @dataclass(frozen=True)
-class LeftBy(Selector):
+class SurvivorsOf(Selector):
     """Keep what is left after another schedule has run on the same input (scored in a pass of its own)."""
 
     signal: Survivors

@@ -13,7 +13,7 @@ from typing import Any
 
 from feathervlm.core import scoring_pass, signals
 from feathervlm.core.candidates import Criterion
-from feathervlm.core.encoder.base import Tower
+from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.errors import PruningError
 from feathervlm.core.mergers.base import Merger
 from feathervlm.core.schedule import Schedule, Stage
@@ -34,7 +34,14 @@ def _algebra() -> dict[str, type]:
         return found
 
     measured = {signals.EncoderKeys, signals.Features, signals.Keys, scoring_pass.Survivors}
-    known = {Stage, *measured, *subclasses(Criterion), *subclasses(Selector), *subclasses(Merger), *subclasses(Tower)}
+    known = {
+        Stage,
+        *measured,
+        *subclasses(Criterion),
+        *subclasses(Selector),
+        *subclasses(Merger),
+        *subclasses(EncoderMerging),
+    }
     return {cls.__name__: cls for cls in known - {Given} if not inspect.isabstract(cls)}
 
 
@@ -63,20 +70,20 @@ def from_json(text: str) -> Schedule:
     schedule = {key: value for key, value in data.items() if key != "feathervlm"}
     if not _is_schedule(schedule):
         raise PruningError(
-            f'A schedule document has "feathervlm", a list of "stages" and maybe a "tower"; this has {sorted(data)}.'
+            f'A schedule document has "feathervlm", a list of "stages" and maybe a "encoder"; this has {sorted(data)}.'
         )
     decoded: Schedule = _decode(schedule)
     return decoded
 
 
 def _is_schedule(data: dict[str, Any]) -> bool:
-    return set(data) - {"tower"} == {"stages"} and isinstance(data["stages"], list)
+    return set(data) - {"encoder"} == {"stages"} and isinstance(data["stages"], list)
 
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Schedule):
-        tower = {} if value.tower is None else {"tower": _encode(value.tower)}
-        return {"stages": [_encode(stage) for stage in value.stages], **tower}
+        encoder = {} if value.encoder is None else {"encoder": _encode(value.encoder)}
+        return {"stages": [_encode(stage) for stage in value.stages], **encoder}
     if isinstance(value, Given):
         raise PruningError("Given tokens belong to one input and cannot be written down as a schedule.")
     if is_dataclass(value) and not isinstance(value, type):
@@ -93,7 +100,7 @@ def _decode(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
     if _is_schedule(data):
-        return Schedule(*map(_decode, data["stages"]), tower=_decode(data.get("tower")))
+        return Schedule(*map(_decode, data["stages"]), encoder=_decode(data.get("encoder")))
     known = _algebra()
     if not isinstance(data.get("type"), str) or data["type"] not in known:
         raise PruningError(f"Unknown type {data.get('type')!r}; known are {', '.join(sorted(known))}.")

@@ -13,7 +13,7 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import Attention
 from feathervlm.diagnosis.rope_prior import Floats, NoPrior, heard_tables, prior_layer, prior_map
 from feathervlm.diagnosis.summary import Seen
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.report import Report
 from feathervlm.families import family_of
 from feathervlm.inference import prompts
@@ -25,8 +25,8 @@ class Patient:
 
     def __init__(self, model: Any, processor: Any, method: Method | Schedule, schedule: Schedule, prompt: str) -> None:
         self.model, self.processor, self.method, self.prompt = model, processor, method, prompt
-        anatomy = Anatomy(model)
-        self.layers = schedule.at_layers(len(anatomy.layers))
+        decoder = DecoderView(model)
+        self.layers = schedule.at_layers(len(decoder.layers))
         self.why_no_prior: list[str | None] = []
         self.scoring: list[int | None] = []
         moved = False
@@ -36,7 +36,7 @@ class Patient:
             try:
                 if moved:
                     raise NoPrior("An earlier stage moves positions.")
-                layer = prior_layer(anatomy, at, own)
+                layer = prior_layer(decoder, at, own)
             except NoPrior as error:
                 reason = str(error)
             self.scoring.append(layer)

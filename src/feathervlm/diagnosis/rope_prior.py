@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import VisualLayout, tokens_of
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.records import Record
 from feathervlm.engine.report.report import finest
 from feathervlm.engine.rotary import rotates
@@ -75,7 +75,7 @@ def heard_tables(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict
 
         return hook
 
-    modules = Anatomy(model).layers
+    modules = DecoderView(model).layers
     handles = [
         modules[layer].register_forward_pre_hook(listen(layer), with_kwargs=True, prepend=True) for layer in set(layers)
     ]
@@ -86,11 +86,11 @@ def heard_tables(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict
             handle.remove()
 
 
-def prior_layer(anatomy: Anatomy, at: int, own: bool = False) -> int:
+def prior_layer(decoder: DecoderView, at: int, own: bool = False) -> int:
     """The layer whose attention a stage before layer `at` can be scored with.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         at: layer of the stage.
         own: it is scored with that layer itself; else with the one before, or the nearest that attends in full.
 
@@ -98,11 +98,11 @@ def prior_layer(anatomy: Anatomy, at: int, own: bool = False) -> int:
         NoPrior: if that layer does not rotate, or there is none.
     """
     try:
-        layer = at if own else anatomy.scoring_layer(max(at - 1, 0))[0]
-        module = anatomy.attention_module(layer)
+        layer = at if own else decoder.scoring_layer(max(at - 1, 0))[0]
+        module = decoder.attention_module(layer)
     except PruningError as error:
         raise NoPrior(str(error)) from error
-    if not rotates(anatomy, module):
+    if not rotates(decoder, module):
         raise NoPrior(f"Layer {layer} does not rotate queries and keys, so no place is nearer than another.")
     return layer
 

@@ -26,7 +26,7 @@ from feathervlm.diagnosis.observe import Patient
 from feathervlm.diagnosis.summary import Number, Pictures, Seen, Spread
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.embedded.vocabulary import check_words
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.evaluation.samples import pack
 from feathervlm.inference import loading
 from feathervlm.inference.compare import Say, warn_of_missing
@@ -238,7 +238,7 @@ def _about(request: Request, patient: Patient, names: list[str]) -> dict[str, An
         "model_type": str(model.config.model_type),
         "method": str(patient.method) if isinstance(patient.method, Method) else "schedule",
         "layers": list(patient.layers),
-        "depth": len(Anatomy(model).layers),
+        "depth": len(DecoderView(model).layers),
         "prompt": patient.prompt,
         "images": names,
         "directory": str(request.images) if isinstance(request.images, Path | str) else None,

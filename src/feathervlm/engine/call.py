@@ -21,7 +21,7 @@ PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 @dataclass(frozen=True, eq=False)
-class Encoding:
+class EncoderOutput:
     """One run of the vision encoder.
 
     Attributes:
@@ -30,7 +30,7 @@ class Encoding:
         output: gives what came out, None once nobody uses that any more.
         count: entries of its `pooler_output` at that time.
         facts: what the family took down of the pixels.
-        inside: what was seen inside the encoder, laid out as its states; see `vision.EncoderTap.seen`.
+        inside: what was seen inside the encoder, laid out as its states; see `vision.EncoderProbe.seen`.
         merged: every run of an encoder that merges.
     """
 
@@ -51,7 +51,7 @@ class Encoding:
         facts: Any,
         inside: dict[EncoderSignal, Tensor],
         merged: Sequence[EncoderRun] = (),
-    ) -> "Encoding":
+    ) -> "EncoderOutput":
         """From a call of the encoder, without holding on to its tensors."""
         given = {key: _hollow(value) for key, value in arguments.items()}
         alive = ref(output, lambda _: inside.clear())  # keys are as large as features, and nobody can ask any more
@@ -59,7 +59,7 @@ class Encoding:
 
 
 @dataclass(frozen=True, eq=False)
-class Visual:
+class VisualInput:
     """The images, or the videos, that a call brings.
 
     Attributes:
@@ -86,7 +86,7 @@ class Visual:
 
 
 @dataclass(eq=False)
-class Call:
+class ModelCall:
     """One call of the base model: its arguments by name, and what is known around it.
 
     Attributes:
@@ -101,7 +101,7 @@ class Call:
     arguments: dict[str, Any]
     logits_to_keep: Any = 0
     labels: Tensor | None = None
-    encodings: list[Encoding] = field(default_factory=list)
+    encodings: list[EncoderOutput] = field(default_factory=list)
     encoded: dict[str, Any] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
 
@@ -138,18 +138,18 @@ class Call:
         """Whether the vision encoder will run during the call."""
         return any(self.arguments.get(name) is not None for name in PIXELS.values())
 
-    def visual(self, modality: str) -> Visual | None:
+    def visual(self, modality: str) -> VisualInput | None:
         """The images or videos that the call brings; None if it brings none."""
         if self.arguments.get(PIXELS[modality]) is not None:
-            return Visual(modality, self.arguments)
+            return VisualInput(modality, self.arguments)
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
         if output is None:
             return None
         for encoding in self.encodings:
             if encoding.modality == modality and encoding.output() is output:
                 repeats = max(entries(output) // max(encoding.count, 1), 1)
-                return Visual(modality, encoding.arguments, output, repeats, encoding.facts)
-        return Visual(modality, {}, output)
+                return VisualInput(modality, encoding.arguments, output, repeats, encoding.facts)
+        return VisualInput(modality, {}, output)
 
     def encoder_output(self, modality: str) -> Any:
         """What the vision encoder returned for this call; None before it has run."""

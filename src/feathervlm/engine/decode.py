@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feathervlm.engine.cache.layer import PrunedLayer
+from feathervlm.engine.cache.layer import PrunedCacheLayer
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from feathervlm.engine.cache.support import pruned_layers
-from feathervlm.engine.decoder import Anatomy, line_ids
+from feathervlm.engine.decoder import DecoderView, line_ids
 from feathervlm.engine.masks import pruned_mask
 
 
@@ -24,14 +24,14 @@ class Decode:
     """Hooks that give pruned layers their mask, and renumbered positions where a method wants them.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         starts: the layer of every stage, ascending.
         lasting: stay in place over many forwards, for static caches and compiled graphs; nothing is then shared
             between layers, which a compiler does by itself.
     """
 
-    def __init__(self, anatomy: Anatomy, starts: list[int], *, lasting: bool) -> None:
-        self.anatomy, self.starts, self.lasting = anatomy, starts, lasting
+    def __init__(self, decoder: DecoderView, starts: list[int], *, lasting: bool) -> None:
+        self.decoder, self.starts, self.lasting = decoder, starts, lasting
         self.memo: dict[tuple[Any, ...], Any] = {}
         self.handles: list[RemovableHandle] = []
 
@@ -39,7 +39,7 @@ class Decode:
         """Put the hooks in place, on the layers that are pruned in `cache`."""
         for index in pruned_layers(cache):
             hook = partial(self.enter, index, bisect_right(self.starts, index))
-            self.handles.append(self.anatomy.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+            self.handles.append(self.decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
     def remove(self) -> None:
@@ -52,12 +52,12 @@ class Decode:
         """The hook before layer `index`, which follows so many stages."""
         cache = kwargs.get("past_key_values")
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
-        if not isinstance(layer, PrunedLayer) or layer.prefix is None:
+        if not isinstance(layer, PrunedCacheLayer) or layer.prefix is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         changed = {}
         if kwargs.get("attention_mask") is not None or layer.prefix.valid is not None:
-            key = ("mask", stage, self.anatomy.layer_types[index])
+            key = ("mask", stage, self.decoder.layer_types[index])
             changed["attention_mask"] = self._once(key, lambda: self._mask(layer, kwargs["attention_mask"], hidden))
         if layer.prefix.shift is not None:
             shift = layer.prefix.shift
@@ -82,22 +82,22 @@ class Decode:
             past = layer.get_seq_length()
             query = torch.arange(past, past + new, device=hidden.device)[None]
             offset = layer.get_mask_sizes(new)[1]
-        return pruned_mask(mask, None, query, columns, valid, offset, self.anatomy.attention, hidden.dtype)
+        return pruned_mask(mask, None, query, columns, valid, offset, self.decoder.attention, hidden.dtype)
 
     def _tables(self, shift: Tensor, ids: Any, hidden: Tensor) -> Any:
         ids = line_ids(ids)
-        return self.anatomy.decoder.rotary_emb(hidden, position_ids=ids - shift.to(ids.device))
+        return self.decoder.decoder.rotary_emb(hidden, position_ids=ids - shift.to(ids.device))
 
 
-def needs_hooks(cache: Any, call_mask: Any, new: int, anatomy: Anatomy) -> bool:
+def needs_hooks(cache: Any, call_mask: Any, new: int, decoder: DecoderView) -> bool:
     """Whether a forward of `new` tokens on a pruned cache must be helped.
 
     One new token without padding attends to all that is stored, so SDPA and flash attention get no mask at all;
     everything else (a window, whatever cache layer holds it, included) has a mask of the original length.
     """
-    if new > 1 or call_mask is not None or anatomy.attention == "eager":
+    if new > 1 or call_mask is not None or decoder.attention == "eager":
         return True
     return any(
-        anatomy.layer_types[index] != "full_attention" or layer.prefix is None or not layer.prefix.plain
+        decoder.layer_types[index] != "full_attention" or layer.prefix is None or not layer.prefix.plain
         for index, layer in pruned_layers(cache).items()
     )

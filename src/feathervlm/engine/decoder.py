@@ -24,7 +24,7 @@ KEYS = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 @dataclass(frozen=True, eq=False)
-class Anatomy:
+class DecoderView:
     """The decoder of a model, found once."""
 
     model: PreTrainedModel

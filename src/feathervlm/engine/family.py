@@ -14,7 +14,7 @@ from feathervlm.core.boxes import BoxFormat
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, VisualLayout
 from feathervlm.core.signals import EncoderSignal
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 
 
 class Family(ABC):
@@ -63,18 +63,18 @@ class Family(ABC):
         return None
 
     @abstractmethod
-    def visual_source(self, call: Call) -> tuple[Tensor, ...]:
+    def visual_source(self, call: ModelCall) -> tuple[Tensor, ...]:
         """The tensors that the images come in (pixels or features); empty if the call brings no image."""
 
     @abstractmethod
-    def layout(self, call: Call) -> VisualLayout:
+    def layout(self, call: ModelCall) -> VisualLayout:
         """The layout of a call that brings images.
 
         Raises:
             PruningError: if placeholders and images do not match.
         """
 
-    def check(self, call: Call, modality: str, output: Any) -> None:
+    def check(self, call: ModelCall, modality: str, output: Any) -> None:
         """Compare what the encoder returned during a call with the layout.
 
         Raises:
@@ -82,7 +82,7 @@ class Family(ABC):
         """
         return
 
-    def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
+    def vision_features(self, call: ModelCall, layout: VisualLayout) -> Tensor:
         """The encoder's patch features, before the projector: (batch, visual, dim).
 
         Raises:
@@ -92,7 +92,7 @@ class Family(ABC):
             "The vision encoder's features of this model are not known; use the projected ones (features=projected)."
         )
 
-    def inside_encoder(self, call: Call, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
+    def inside_encoder(self, call: ModelCall, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
         """What was seen inside the encoder, the mean over each token's patches: (batch, visual), keys (..., dim).
 
         Raises:
@@ -124,15 +124,15 @@ class GivenLayout(Family):
         """As the family says."""
         return self.known.injected if self.known else -1
 
-    def visual_source(self, call: Call) -> tuple[Tensor, ...]:
+    def visual_source(self, call: ModelCall) -> tuple[Tensor, ...]:
         """The tokens themselves, unless the sample has no image."""
         return (call.tokens,) if self.given.width else ()
 
-    def layout(self, call: Call) -> VisualLayout:
+    def layout(self, call: ModelCall) -> VisualLayout:
         """The given layout, fitted to beams and to text that follows."""
         return self.given.to(call.tokens.device).fit(*call.shape)
 
-    def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
+    def vision_features(self, call: ModelCall, layout: VisualLayout) -> Tensor:
         """Not known."""
         raise Unprunable(
             "With layout= the vision encoder's features are not known; use the projected ones (knn:features=projected)."

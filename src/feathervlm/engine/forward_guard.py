@@ -20,7 +20,7 @@ class _ThreadState(threading.local):
     turned_away = False
 
 
-class Turnstile:
+class ForwardLock:
     """Lets one forward of a model through at a time."""
 
     def __init__(self) -> None:

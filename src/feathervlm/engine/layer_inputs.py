@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.cache.layer import Attachment, Prefix
+from feathervlm.engine.cache.layer import HookStatus, SlotMap
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from feathervlm.engine.cache.support import pruned_layer
-from feathervlm.engine.decoder import FLASH, Anatomy, line_ids
+from feathervlm.engine.decoder import FLASH, DecoderView, line_ids
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import rows
 from feathervlm.engine.masks import pruned_mask, state_mask
-from feathervlm.engine.rows import Remaining
+from feathervlm.engine.rows import RowTracker
 
 
 class LayerArguments:
     """Rewrites what the layers behind a stage are given.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         family: that knows which other arguments have a row per token.
         left: the rows that are left.
         attachment: what the pruned cache will depend on.
@@ -33,8 +33,8 @@ class LayerArguments:
             valid, bool (batch, slots); None if there are none.
     """
 
-    def __init__(self, anatomy: Anatomy, family: Family, left: Remaining, attachment: Attachment) -> None:
-        self.anatomy, self.family, self.left, self.attachment = anatomy, family, left, attachment
+    def __init__(self, decoder: DecoderView, family: Family, left: RowTracker, attachment: HookStatus) -> None:
+        self.decoder, self.family, self.left, self.attachment = decoder, family, left, attachment
         self.memo: dict[tuple[Any, ...], Any] = {}
         self.earlier: tuple[int, Tensor | None] | None = None
 
@@ -57,7 +57,7 @@ class LayerArguments:
         self._check_unknown(kwargs)
         kwargs = {**kwargs, "attention_mask": self._mask(index, kwargs, dtype)}
         unrotated = kwargs.get("position_embeddings") is None  # some layers of a kind may not rotate
-        key = ("tables", self.anatomy.rotary_types[index], unrotated)
+        key = ("tables", self.decoder.rotary_types[index], unrotated)
         if key not in self.memo:
             self.memo[key] = self.left.tables(kwargs.get("position_embeddings"))
         kwargs["position_embeddings"] = self.memo[key]
@@ -72,7 +72,7 @@ class LayerArguments:
         return kwargs
 
     def _position_ids(self, ids: Tensor) -> Tensor:
-        if FLASH in self.anatomy.attention:
+        if FLASH in self.decoder.attention:
             # Flash attention takes ids with gaps for packed sequences; the rotation is in the tables already.
             return torch.arange(self.left.positions.shape[1], device=ids.device)[None]
         return rows(ids, self.left.places, -1)
@@ -88,8 +88,8 @@ class LayerArguments:
 
     def _mask(self, index: int, kwargs: dict[str, Any], dtype: torch.dtype) -> Any:
         mask, cache, left = kwargs.get("attention_mask"), kwargs.get("past_key_values"), self.left
-        key = ("mask", self.anatomy.layer_types[index])
-        if not self.anatomy.keeps_keys(index):
+        key = ("mask", self.decoder.layer_types[index])
+        if not self.decoder.keeps_keys(index):
             if key not in self.memo:
                 self.memo[key] = state_mask(mask, left.positions, left.valid)
             return self.memo[key]
@@ -105,11 +105,11 @@ class LayerArguments:
         if key not in self.memo:
             self.earlier = (columns.shape[1] - left.positions.shape[1], valid) if past else None
             self.memo[key] = pruned_mask(
-                mask, left.positions, left.positions + past, columns, valid, offset, self.anatomy.attention, dtype
+                mask, left.positions, left.positions + past, columns, valid, offset, self.decoder.attention, dtype
             )
         return self.memo[key]
 
-    def _columns(self, layer: Any) -> tuple[Tensor, Tensor | None, Prefix, int, int]:
+    def _columns(self, layer: Any) -> tuple[Tensor, Tensor | None, SlotMap, int, int]:
         """What the layer's keys will stand for once this forward's arrive, and as seen by the model's own mask."""
         device = self.left.positions.device
         past = int(layer.get_seq_length()) if layer.is_initialized else 0
@@ -125,7 +125,7 @@ class LayerArguments:
                 ]
                 valid = torch.cat(pair, 1)
             index = torch.cat([before, index], 1)
-        prefix = Prefix(index, valid, past + self.left.sequence, self.left.shift, left=not past)
+        prefix = SlotMap(index, valid, past + self.left.sequence, self.left.shift, left=not past)
         if isinstance(layer, PrunedStaticLayer):
             layer.pending = prefix
             return (*layer.columns(0, device), prefix, offset, past)

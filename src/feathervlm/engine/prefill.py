@@ -20,26 +20,26 @@ from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.scoring_pass import Survivors
 from feathervlm.core.signals import Attention
-from feathervlm.engine.cache.layer import Attachment
+from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
 from feathervlm.engine.cache.trim_earlier import EarlierLayers
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decode import Decode
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import rows
 from feathervlm.engine.layer_inputs import LayerArguments
-from feathervlm.engine.probes.reader import Sources
+from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.query_position import check_labels, query_position
 from feathervlm.engine.report.records import Record, StageRecord, Stopwatch
-from feathervlm.engine.rows import Remaining
+from feathervlm.engine.rows import RowTracker
 
 
 class Prefill:
     """The state of one pruned forward.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         family: that knows the layout and the features.
         schedule: what to prune.
         call: the call that is about to run.
@@ -52,19 +52,19 @@ class Prefill:
 
     def __init__(
         self,
-        anatomy: Anatomy,
+        decoder: DecoderView,
         family: Family,
         schedule: Schedule,
-        call: Call,
+        call: ModelCall,
         layout: VisualLayout,
-        attachment: Attachment,
+        attachment: HookStatus,
         given: Sequence[Tensor] | None = None,
         survivors: dict[Survivors, Tensor] | None = None,
         refuse: Callable[[Unprunable], None] | None = None,
     ) -> None:
-        self.anatomy, self.family, self.call, self.layout = anatomy, family, call, layout
+        self.decoder, self.family, self.call, self.layout = decoder, family, call, layout
         self.attachment, self.given, self.refuse = attachment, given, refuse
-        self.stages = dict(zip(schedule.at_layers(len(anatomy.layers)), schedule.stages, strict=True))
+        self.stages = dict(zip(schedule.at_layers(len(decoder.layers)), schedule.stages, strict=True))
         self.starts = sorted(self.stages)
         self.batch, self.sequence = call.shape
         device = layout.mask.device
@@ -72,18 +72,18 @@ class Prefill:
         padded = isinstance(mask, Tensor) and mask.dim() == 2
         self.attended = mask[:, -self.sequence :].to(device).bool() if padded else None
         query = query_position(call, layout, self.attended)
-        self.left = Remaining(layout, self.attended, query)
-        self.sources = Sources(anatomy, family, call, self.left, survivors or {})
+        self.left = RowTracker(layout, self.attended, query)
+        self.sources = SignalReader(decoder, family, call, self.left, survivors or {})
         self.stage = -1
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
         self.full: Tensor | None = None  # hidden states of all rows, where those that are left have their places
-        self.arguments = LayerArguments(anatomy, family, self.left, attachment)
+        self.arguments = LayerArguments(decoder, family, self.left, attachment)
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
-        self.unpruned = Decode(anatomy, self.starts, lasting=False)  # for what earlier turns pruned, once abandoned
+        self.unpruned = Decode(decoder, self.starts, lasting=False)  # for what earlier turns pruned, once abandoned
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
-        self.record = Record(layout, self.attended, self.sequence, anatomy.costs, self.past)
+        self.record = Record(layout, self.attended, self.sequence, decoder.costs, self.past)
         self.record.notes += family.notes
         check_labels(call, layout)
         if survivors:
@@ -101,7 +101,7 @@ class Prefill:
         Raises:
             Unprunable: if a stage asks for a signal that the model does not give.
         """
-        layers, cache = self.anatomy.layers, self.call.arguments.get("past_key_values")
+        layers, cache = self.decoder.layers, self.call.arguments.get("past_key_values")
         try:
             for index in pruned_layers(cache):
                 if index < self.starts[0]:  # cut in an earlier turn: all of this input runs on what it left
@@ -230,8 +230,8 @@ class Prefill:
                 self.record.notes.append(f"nothing is cached, so layers before {at} see all tokens again at every step")
             else:
                 earlier = EarlierLayers(cache, self.left, self.past, self.attachment)
-                for index in filter(self.anatomy.keeps_keys, range(at)):
+                for index in filter(self.decoder.keeps_keys, range(at)):
                     stage = bisect_right(self.starts, index)
-                    earlier.cut(index, self.stored[stage], (stage, self.anatomy.layer_types[index]))
+                    earlier.cut(index, self.stored[stage], (stage, self.decoder.layer_types[index]))
             self.stored = [count] * len(self.stored)
         self.stored.append(count)

@@ -22,20 +22,20 @@ from transformers.cache_utils import StaticCache
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderMeasure
-from feathervlm.engine.cache.layer import Attachment
+from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
-from feathervlm.engine.call import Call, Encoding
+from feathervlm.engine.call import EncoderOutput, ModelCall
 from feathervlm.engine.compatibility import check_call, check_schedule
 from feathervlm.engine.decode import Decode, needs_hooks
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
-from feathervlm.engine.forward_guard import Turnstile, guard_generate
+from feathervlm.engine.forward_guard import ForwardLock, guard_generate
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report.report import Report
-from feathervlm.engine.reused_selection import Frozen
+from feathervlm.engine.reused_selection import ReusedSelection
 from feathervlm.engine.scoring_pass import survivors
 from feathervlm.engine.vision.merging import EncoderMerge
-from feathervlm.engine.vision.recorder import Listener
+from feathervlm.engine.vision.recorder import EncoderRecorder
 
 _pruned: "WeakSet[nn.Module]" = WeakSet()
 
@@ -74,14 +74,14 @@ class Pruning:
         reason: str = "no prompt has been run yet",
     ) -> None:
         self.model, self.schedule, self.name, self.strict = model, schedule, name, strict
-        self.attachment = Attachment()
+        self.attachment = HookStatus()
         self._handles: list[RemovableHandle] = []
-        self._listener: Listener | None = None
+        self._listener: EncoderRecorder | None = None
         self._forward: Prefill | Decode | None = None
         self._lasting: Decode | None = None
-        self._frozen: Frozen | None = None
-        self._call: Call | None = None
-        self._turnstile = Turnstile()
+        self._frozen: ReusedSelection | None = None
+        self._call: ModelCall | None = None
+        self._turnstile = ForwardLock()
         self._own = _ThreadState()
         self._source: tuple[Tensor, ...] | None = None
         self._report = Report(name, None, reason)
@@ -89,9 +89,9 @@ class Pruning:
             return
         self.family = family
         try:
-            self.anatomy = Anatomy(model)
-            self.starts = list(schedule.at_layers(len(self.anatomy.layers)))
-            check_schedule(schedule, self.anatomy, self.family)
+            self.decoder = DecoderView(model)
+            self.starts = list(schedule.at_layers(len(self.decoder.layers)))
+            check_schedule(schedule, self.decoder, self.family)
             self._attach()
         except Unprunable as error:
             self._detach()
@@ -124,11 +124,11 @@ class Pruning:
     def _attach(self) -> None:
         if not self.starts:
             return
-        if self.anatomy.decoder in _pruned:
+        if self.decoder.decoder in _pruned:
             raise PruningError(
                 f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove()."
             )
-        base = self.anatomy.base
+        base = self.decoder.base
         self._names = list(inspect.signature(base.forward).parameters)
         self._handles = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -137,11 +137,11 @@ class Pruning:
         if self.model is not base:
             self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
         inside = [signal for signal in self.schedule.signals() if isinstance(signal, EncoderMeasure)]
-        merge = EncoderMerge(base, self.schedule.tower, self._refuse) if self.schedule.tower else None
-        self._listener = Listener(base, self.family, inside, self._hear, merge)
+        merge = EncoderMerge(base, self.schedule.encoder, self._refuse) if self.schedule.encoder else None
+        self._listener = EncoderRecorder(base, self.family, inside, self._hear, merge)
         if hasattr(self.model, "generate"):
             guard_generate(self.model, self._refuse, self._generating)
-        _pruned.add(self.anatomy.decoder)
+        _pruned.add(self.decoder.decoder)
 
     def _detach(self) -> None:
         for part in (self._forward, self._lasting):
@@ -152,13 +152,13 @@ class Pruning:
             handle.remove()
         if self._handles:
             self._handles = []
-            _pruned.discard(self.anatomy.decoder)
+            _pruned.discard(self.decoder.decoder)
             self.model.__dict__.pop("generate", None)
             if self._listener is not None:
                 self._listener.remove()
                 self._listener = None
 
-    def _hear(self, encoding: Encoding, output: Any) -> None:
+    def _hear(self, encoding: EncoderOutput, output: Any) -> None:
         """The encoder has run; if it did so inside a forward of this thread, what it made must fit the layout."""
         if self._call is not None and self._turnstile.mine:
             self._call.encoded[encoding.modality] = output
@@ -184,7 +184,7 @@ class Pruning:
 
     def _abandon(self, error: Unprunable) -> None:
         """Refuse at a stage, unless that follows from what the encoder has been refused for already."""
-        unmerged = self.schedule.tower and self._call is not None and not self._call.encoder_runs()
+        unmerged = self.schedule.encoder and self._call is not None and not self._call.encoder_runs()
         if not unmerged:
             self._refuse(error)
 
@@ -203,7 +203,7 @@ class Pruning:
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         if self.model is base:
             self._own.heard = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
-        call = Call(arguments, *self._own.heard, self._listener.recent() if self._listener else [])
+        call = ModelCall(arguments, *self._own.heard, self._listener.recent() if self._listener else [])
         cache = arguments.get("past_key_values")
         new = call.shape[1]
         refused = self._own.suspended
@@ -223,14 +223,14 @@ class Pruning:
                     self._report = Report(self.name, None, "there was no image in the input")
                 if cache is not None:
                     restore_static(cache)
-        elif needs_hooks(cache, arguments.get("attention_mask"), new, self.anatomy):
+        elif needs_hooks(cache, arguments.get("attention_mask"), new, self.decoder):
             if self._lasting is not None and isinstance(cache, StaticCache):
                 return  # the lasting hooks do it all
             self._end_lasting()
-            self._forward = Decode(self.anatomy, self.starts, lasting=False).install(cache)
+            self._forward = Decode(self.decoder, self.starts, lasting=False).install(cache)
 
-    def _begin(self, call: Call, source: tuple[Tensor, ...]) -> None:
-        check_call(call, self.schedule, self.anatomy)
+    def _begin(self, call: ModelCall, source: tuple[Tensor, ...]) -> None:
+        check_call(call, self.schedule, self.decoder)
         if call.arguments.get("past_key_values") is not None:
             restore_static(call.arguments["past_key_values"])
         self._end_lasting()
@@ -241,9 +241,9 @@ class Pruning:
         if self._cacheless(call) and self._frozen is not None and self._frozen.covers(call, source):
             frozen = self._frozen
         self._call = call
-        rehearsed = {} if frozen else survivors(self.schedule, call, layout, self.anatomy, self.family, self.attachment)
+        rehearsed = {} if frozen else survivors(self.schedule, call, layout, self.decoder, self.family, self.attachment)
         self._forward = Prefill(
-            self.anatomy,
+            self.decoder,
             self.family,
             self.schedule,
             call,
@@ -260,13 +260,13 @@ class Pruning:
             self._lasting.remove()
             self._lasting = None
 
-    def _cacheless(self, call: Call) -> bool:
+    def _cacheless(self, call: ModelCall) -> bool:
         if call.arguments.get("past_key_values") is not None:
             return False
         use = call.arguments.get("use_cache")
-        return not (getattr(self.anatomy.config, "use_cache", True) if use is None else use)
+        return not (getattr(self.decoder.config, "use_cache", True) if use is None else use)
 
-    def _end_forward(self) -> tuple[Prefill | Decode | None, Call | None]:
+    def _end_forward(self) -> tuple[Prefill | Decode | None, ModelCall | None]:
         forward, call = self._forward, self._call
         self._forward = self._call = None
         if forward is not None:
@@ -295,12 +295,12 @@ class Pruning:
         forward.left.check()
         record = forward.record
         record.encoder = call.encoder_runs()
-        refused = self.schedule.tower and not record.encoder  # and the report says why
+        refused = self.schedule.encoder and not record.encoder  # and the report says why
         if forward.given is None and not refused:
             self._report = Report(self.name, record)
         if self._source is not None:
-            self._frozen = Frozen(call.tokens, self._source, [stage.kept for stage in record.stages])
+            self._frozen = ReusedSelection(call.tokens, self._source, [stage.kept for stage in record.stages])
             self._source = None
         cache = call.arguments.get("past_key_values")
         if isinstance(cache, StaticCache):
-            self._lasting = Decode(self.anatomy, self.starts, lasting=True).install(cache)
+            self._lasting = Decode(self.decoder, self.starts, lasting=True).install(cache)

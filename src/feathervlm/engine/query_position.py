@@ -5,10 +5,10 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 
 
-def query_position(call: Call, layout: VisualLayout, attended: Tensor | None) -> Tensor:
+def query_position(call: ModelCall, layout: VisualLayout, attended: Tensor | None) -> Tensor:
     """The position that asks for tokens, the last of each prompt: long (batch,).
 
     Speculative decoding appends candidates to the prompt and asks for their logits, so the prompt ends where the
@@ -34,7 +34,7 @@ def query_position(call: Call, layout: VisualLayout, attended: Tensor | None) ->
     return last
 
 
-def check_labels(call: Call, layout: VisualLayout) -> None:
+def check_labels(call: ModelCall, layout: VisualLayout) -> None:
     """Refuse labels that are predicted at a visual token, whose state may be stale once it is dropped.
 
     Raises:

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 
 
 @dataclass(eq=False)
-class Frozen:
+class ReusedSelection:
     """A selection that holds for a prompt and everything appended to it, where no cache remembers it."""
 
     tokens: Tensor
     source: tuple[Tensor, ...]
     kept: list[Tensor]
 
-    def covers(self, call: Call, source: tuple[Tensor, ...]) -> bool:
+    def covers(self, call: ModelCall, source: tuple[Tensor, ...]) -> bool:
         """Whether the call is the same prompt, the same images and more text."""
         known, now = self.tokens, call.tokens
         if now.shape[0] != known.shape[0] or now.shape[1] <= known.shape[1] or now.dim() != known.dim():

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import Wave
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.gather import rows
 
 Rotation = Callable[[Tensor, Any], Tensor]
 """From states (batch, heads, sequence, dim) and the layer's `position_embeddings` to rotated states."""
 
 
-def rotation(anatomy: Anatomy, layer: int) -> Rotation:
+def rotation(decoder: DecoderView, layer: int) -> Rotation:
     """How a layer rotates.
 
     Raises:
         Unprunable: if it does so in a way that is not known.
     """
-    module = anatomy.attention_module(layer)
-    if not rotates(anatomy, module):
+    module = decoder.attention_module(layer)
+    if not rotates(decoder, module):
         return lambda states, tables: states
     functions = vars(sys.modules[type(module).__module__])
     usual = functions.get("apply_rotary_pos_emb")
@@ -44,18 +44,18 @@ def rotation(anatomy: Anatomy, layer: int) -> Rotation:
 
         return complex_rotation
     raise Unprunable(
-        f"{type(anatomy.model).__name__} has no apply_rotary_pos_emb(q, k, cos, sin); score with rope=False."
+        f"{type(decoder.model).__name__} has no apply_rotary_pos_emb(q, k, cos, sin); score with rope=False."
     )
 
 
-def rotary_rows(anatomy: Anatomy, layer: int, tables: Any, of: Wave, start: Tensor) -> Tensor:
+def rotary_rows(decoder: DecoderView, layer: int, tables: Any, of: Wave, start: Tensor) -> Tensor:
     """The cosines or sines that rotate, (batch or 1, sequence, channels), of the `position_embeddings` of a layer.
 
     Positions are counted from the first token of each prompt, whatever number the model has given that, so that they
     are the same in any batch, with any padding.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         layer: which is given them.
         tables: what it is given: (cos, sin) or complex numbers.
         of: which of the two.
@@ -70,22 +70,22 @@ def rotary_rows(anatomy: Anatomy, layer: int, tables: Any, of: Wave, start: Tens
         cos, sin = tables
     else:
         raise Unprunable(
-            f"Layer {layer} of {type(anatomy.model).__name__} has no rotary position embedding (cos, sin) to read; "
+            f"Layer {layer} of {type(decoder.model).__name__} has no rotary position embedding (cos, sin) to read; "
             "prune at a layer that rotates, or choose a method that does not read positions."
         )
     first = rows(cos, start[:, None], -2), rows(sin, start[:, None], -2)
     return cos * first[0] + sin * first[1] if of == "cos" else sin * first[0] - cos * first[1]
 
 
-def rotates(anatomy: Anatomy, module: Any) -> bool:
+def rotates(decoder: DecoderView, module: Any) -> bool:
     """Whether an attention module rotates at all."""
     if hasattr(module, "use_rope"):
         return bool(module.use_rope)
-    if anatomy.config.model_type.startswith("cohere2"):  # told by nothing but the attention's forward
+    if decoder.config.model_type.startswith("cohere2"):  # told by nothing but the attention's forward
         return module.sliding_window is not None
-    if anatomy.config.model_type.startswith("exaone4"):  # likewise
+    if decoder.config.model_type.startswith("exaone4"):  # likewise
         return module.sliding_window is None or bool(module.is_sliding)
-    kinds = getattr(anatomy.config, "rope_parameters", None) or {}
-    if hasattr(module, "layer_idx") and anatomy.layer_types[module.layer_idx] in kinds:
-        return kinds[anatomy.layer_types[module.layer_idx]] is not None
+    kinds = getattr(decoder.config, "rope_parameters", None) or {}
+    if hasattr(module, "layer_idx") and decoder.layer_types[module.layer_idx] in kinds:
+        return kinds[decoder.layer_types[module.layer_idx]] is not None
     return True

@@ -16,8 +16,8 @@ from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
 from feathervlm.engine.gather import tree_rows
-from feathervlm.engine.probes.base import Row
-from feathervlm.engine.report.records import Later
+from feathervlm.engine.probes.base import RowView
+from feathervlm.engine.report.records import PendingFlag
 
 ENDS_INSIDE = (
     "The prompt ends inside an image, so there is no text token to ask with; pass the whole prompt in one forward "
@@ -25,7 +25,7 @@ ENDS_INSIDE = (
 )
 
 
-class Remaining:
+class RowTracker:
     """The rows that are left.
 
     Args:
@@ -55,7 +55,7 @@ class Remaining:
         self.renumbered = False
         self.foreseen = True
         self._sizes = [list(map(tokens_of, sample)) for sample in layout.pictures]
-        self._ends_inside: Later | None = None
+        self._ends_inside: PendingFlag | None = None
 
     @property
     def dropped(self) -> int:
@@ -69,9 +69,9 @@ class Remaining:
             return None
         return self.sequence - 1 - self._places.amax(1, keepdim=True)
 
-    def row(self) -> Row:
+    def row(self) -> RowView:
         """Where things are now."""
-        return Row(self.query[:, None], self.slots, self.positions, self.valid)
+        return RowView(self.query[:, None], self.slots, self.positions, self.valid)
 
     def tables(self, tables: Any) -> Any:
         """Position tables of a layer for the rows that are left; None if it has none."""
@@ -125,7 +125,7 @@ class Remaining:
     def _adopt(self, sizes: list[list[int]]) -> list[int]:
         """Rows that every sample keeps, from the planned sizes: nothing is asked of the device."""
         if self._ends_inside is None:
-            self._ends_inside = Later(self._query_inside().any())
+            self._ends_inside = PendingFlag(self._query_inside().any())
         dropped = [sum(old) - sum(new) for old, new in zip(self._sizes, sizes, strict=True)]
         self._sizes = sizes
         return [self.positions.shape[1] - number for number in dropped]

@@ -10,15 +10,20 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.scoring_pass import Survivors
-from feathervlm.engine.cache.layer import Attachment
-from feathervlm.engine.call import Call
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.cache.layer import HookStatus
+from feathervlm.engine.call import ModelCall
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.prefill import Prefill
 
 
 def survivors(
-    schedule: Schedule, call: Call, layout: VisualLayout, anatomy: Anatomy, family: Family, attachment: Attachment
+    schedule: Schedule,
+    call: ModelCall,
+    layout: VisualLayout,
+    decoder: DecoderView,
+    family: Family,
+    attachment: HookStatus,
 ) -> dict[Survivors, Tensor]:
     """What every schedule leaves whose survivors are asked for: bool (batch, visual) each.
 
@@ -34,12 +39,12 @@ def survivors(
         if isinstance(mask, Tensor) and mask.dim() == 4:
             mask = mask[..., : call.shape[1]]  # made for a static cache
         arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
-        inner = survivors(signal.schedule, call, layout, anatomy, family, attachment)
-        scoring = Call(arguments, call.logits_to_keep, call.labels, call.encodings, call.encoded)
-        probe = Prefill(anatomy, family, signal.schedule, scoring, layout, attachment, survivors=inner).install()
+        inner = survivors(signal.schedule, call, layout, decoder, family, attachment)
+        scoring = ModelCall(arguments, call.logits_to_keep, call.labels, call.encodings, call.encoded)
+        probe = Prefill(decoder, family, signal.schedule, scoring, layout, attachment, survivors=inner).install()
         try:
             with torch.no_grad():
-                anatomy.base.forward(**arguments)
+                decoder.base.forward(**arguments)
         finally:
             probe.remove()
         found[signal] = probe.record.stages[-1].kept

@@ -1,7 +1,7 @@
 """What most families share: the processor repeats a placeholder id, one for every feature of an image.
 
-A family that builds on this says which `Run` of placeholders each image makes; finding them in a batch, sharing them
-out to samples and checking the count happen here.
+A family that builds on this says which `PlaceholderRun` each image makes; finding them in a batch, sharing them out to
+samples and checking the count happen here.
 """
 
 from abc import abstractmethod
@@ -16,12 +16,12 @@ from torch import Tensor
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Picture, Plane, VisualLayout, tokens_of
 from feathervlm.core.signals import EncoderKeys, EncoderSignal, Representatives
-from feathervlm.engine.call import Call, Visual, projected
+from feathervlm.engine.call import ModelCall, VisualInput, projected
 from feathervlm.engine.family import Family
 
 
 @dataclass(frozen=True)
-class Run:
+class PlaceholderRun:
     """The placeholders of one image or video.
 
     Attributes:
@@ -45,23 +45,23 @@ class Run:
         return line
 
 
-def grid(rows: int, cols: int, frames: int = 1) -> Run:
+def grid(rows: int, cols: int, frames: int = 1) -> PlaceholderRun:
     """A picture in one plane, in raster order."""
-    return Run((Plane((frames, rows, cols)),))
+    return PlaceholderRun((Plane((frames, rows, cols)),))
 
 
 class Placeholders(Family):
     """Base of the families whose visual tokens have an id of their own."""
 
     @abstractmethod
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """The placeholders of every image, in the order of the images.
 
         Raises:
             Unprunable: if the geometry cannot be told.
         """
 
-    def runs_of_features(self, visual: Visual) -> list[Run]:
+    def runs_of_features(self, visual: VisualInput) -> list[PlaceholderRun]:
         """The same from features alone, if nobody saw the encoder run.
 
         Raises:
@@ -72,7 +72,7 @@ class Placeholders(Family):
             "known; make them inside, or tell prune() with layout=VisualLayout(mask, grids)."
         )
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The encoder's feature of every token, of all images in order, before the projector: (tokens, dim).
 
         Raises:
@@ -82,15 +82,15 @@ class Placeholders(Family):
             f"The vision encoder's features of {self.title} are not known; use the projected ones (features=projected)."
         )
 
-    def vision_features(self, call: Call, layout: VisualLayout) -> Tensor:
+    def vision_features(self, call: ModelCall, layout: VisualLayout) -> Tensor:
         """As `features`, laid out as (batch, visual, dim)."""
         return self._lay_out(call, layout, lambda visual: call.encoder_output(visual.modality))
 
-    def inside_encoder(self, call: Call, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
+    def inside_encoder(self, call: ModelCall, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
         """Attention or keys inside the encoder, merged and laid out as its features are."""
         single = not isinstance(signal, EncoderKeys)
 
-        def seen(visual: Visual) -> Any:
+        def seen(visual: VisualInput) -> Any:
             """What the encoder would have returned if its states were what was seen."""
             found = call.inside_encoder(visual.modality, signal)
             usual = getattr(call.encoder_output(visual.modality), "last_hidden_state", None)
@@ -106,7 +106,7 @@ class Placeholders(Family):
         laid = self._lay_out(call, layout, seen)
         return laid[..., 0] if single else laid
 
-    def _lay_out(self, call: Call, layout: VisualLayout, output: Callable[[Visual], Any]) -> Tensor:
+    def _lay_out(self, call: ModelCall, layout: VisualLayout, output: Callable[[VisualInput], Any]) -> Tensor:
         """The encoder's output for every visual token: (batch, visual, dim)."""
         visuals = self._visuals(call)
         if len(visuals) != 1:
@@ -133,7 +133,7 @@ class Placeholders(Family):
         found = getattr(config, f"{modality}_token_id", None)
         return int(getattr(config, f"{modality}_token_index") if found is None else found)
 
-    def visual_source(self, call: Call) -> tuple[Tensor, ...]:
+    def visual_source(self, call: ModelCall) -> tuple[Tensor, ...]:
         """Pixels in a plain forward, projected features under `generate`."""
         parts = tuple(part for visual in self._visuals(call) for part in visual.parts)
         cache = call.arguments.get("past_key_values")
@@ -144,7 +144,7 @@ class Placeholders(Family):
             )
         return parts
 
-    def layout(self, call: Call) -> VisualLayout:
+    def layout(self, call: ModelCall) -> VisualLayout:
         """The layout of a call that brings images or videos."""
         found = []
         for visual in self._visuals(call):
@@ -162,13 +162,13 @@ class Placeholders(Family):
             mask = mask & _pattern(mask, samples)
         return VisualLayout(mask, [[run.picture for run in sample] for sample in samples], trusted=True)
 
-    def check(self, call: Call, modality: str, output: Any) -> None:
+    def check(self, call: ModelCall, modality: str, output: Any) -> None:
         """As many features as the runs say."""
         visual = call.visual(modality)
         if visual is not None and visual.output is None:
             self._compare(self._runs(visual, call), modality, output, 1)
 
-    def _compare(self, runs: Sequence[Run], modality: str, output: Any, repeats: int) -> None:
+    def _compare(self, runs: Sequence[PlaceholderRun], modality: str, output: Any, repeats: int) -> None:
         made = projected(output)
         if made is None:
             return
@@ -180,17 +180,17 @@ class Placeholders(Family):
                 "please report this input, and tell prune() the geometry with layout=VisualLayout(mask, grids)."
             )
 
-    def _runs(self, visual: Visual, call: Call) -> list[Run]:
+    def _runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         if visual.modality not in call.found:
             call.found[visual.modality] = self.runs(visual, call) if visual.given else self.runs_of_features(visual)
-        runs: list[Run] = call.found[visual.modality]
+        runs: list[PlaceholderRun] = call.found[visual.modality]
         return runs
 
-    def _visuals(self, call: Call) -> list[Visual]:
+    def _visuals(self, call: ModelCall) -> list[VisualInput]:
         found = [call.visual(modality) for modality in self.modalities]
         return [visual for visual in found if visual is not None]
 
-    def _placeholders(self, call: Call, modality: str) -> Tensor:
+    def _placeholders(self, call: ModelCall, modality: str) -> Tensor:
         token = self.token(modality)
         ids = call.arguments.get("input_ids")
         if ids is not None:
@@ -199,11 +199,11 @@ class Placeholders(Family):
         placeholder = self.model.get_input_embeddings()(torch.tensor(token, device=embeds.device))
         return (embeds == placeholder).all(-1)
 
-    def _share(self, mask: Tensor, runs: Sequence[Run], repeats: int) -> list[list[Run]]:
+    def _share(self, mask: Tensor, runs: Sequence[PlaceholderRun], repeats: int) -> list[list[PlaceholderRun]]:
         """The runs of every sample, by how many placeholders it has."""
         if len(mask) == 1:  # transformers itself checks that placeholders and features match in number
             return [list(runs)]
-        samples: list[list[Run]] = []
+        samples: list[list[PlaceholderRun]] = []
         rest = iter(runs)
         for sample, found in enumerate(mask.sum(1).tolist()):
             if sample % repeats:
@@ -235,7 +235,7 @@ class _Always:
         return self.states
 
 
-def _interleave(masks: Sequence[Tensor], shared: Sequence[list[list[Run]]]) -> list[list[Run]]:
+def _interleave(masks: Sequence[Tensor], shared: Sequence[list[list[PlaceholderRun]]]) -> list[list[PlaceholderRun]]:
     """Images and videos of each sample in the order in which they come."""
     samples = []
     for sample in range(len(masks[0])):
@@ -249,7 +249,7 @@ def _interleave(masks: Sequence[Tensor], shared: Sequence[list[list[Run]]]) -> l
     return samples
 
 
-def _pattern(mask: Tensor, samples: Sequence[Sequence[Run]]) -> Tensor:
+def _pattern(mask: Tensor, samples: Sequence[Sequence[PlaceholderRun]]) -> Tensor:
     """Which placeholders show a part of a picture: bool (batch, sequence), anything elsewhere."""
     lines = [[shown for run in sample for shown in run.visual()] for sample in samples]
     longest = max(map(len, lines))

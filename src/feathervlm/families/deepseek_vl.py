@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.layout import Box
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 
 
 class DeepseekVL(Placeholders):
@@ -21,13 +21,13 @@ class DeepseekVL(Placeholders):
     model_types = ("deepseek_vl", "deepseek_vl_hybrid", "janus")
     limits = "the margin that fills up the square counts as picture"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One square per image."""
         pixels = visual.given["pixel_values"]
         patch = self.model.config.vision_config.patch_size
         return [grid(*(side // patch for side in pixels.shape[-2:]))] * len(pixels)
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The last layer of the tower, of the one for low resolution where there are two."""
         states: Tensor = output.last_hidden_state
         return states.flatten(0, 1)

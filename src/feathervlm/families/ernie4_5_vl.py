@@ -5,8 +5,8 @@ frames are merged two by two behind the vision tower.
 """
 
 from feathervlm.core.boxes import THOUSANDTHS_JSON
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, grid
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 
@@ -19,7 +19,7 @@ class Ernie45VL(Qwen2VL):
     """PaddlePaddle/ERNIE#1364: Qwen3-VL's frame, say its developers of 28B-A3B-Thinking. The JSON is asked for."""
     row_arguments = ("moe_mm_token_type_ids",)
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """As Qwen2-VL; videos in pairs of frames."""
         if visual.modality == "image":
             return super().runs(visual, call)

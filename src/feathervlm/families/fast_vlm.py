@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 
 
 class FastVLM(Placeholders):
@@ -19,12 +19,12 @@ class FastVLM(Placeholders):
     title = "FastVLM"
     model_types = ("fast_vlm",)
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """As many tokens as the config says."""
         side = isqrt(self.model.config.image_seq_length)
         return [grid(side, side)] * len(visual.given["pixel_values"])
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last feature map."""
         maps: Tensor = output.last_hidden_state  # (images, dim, rows, cols)
         return maps.flatten(2).transpose(1, 2).flatten(0, 1)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.patch_merging import merge_square
 
 
@@ -24,11 +24,11 @@ class Gemma3(Placeholders):
     decoder = "sliding windows, every sixth layer full"
     caches = ("dynamic",)
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """As many tokens as the config says."""
         side = isqrt(self.model.config.mm_tokens_per_image)
         return [grid(side, side)] * len(visual.given["pixel_values"])
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer, pooled."""
         return merge_square(output.last_hidden_state, isqrt(self.model.config.mm_tokens_per_image))

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.llava import square
 from feathervlm.families.tiles import prompts, spans_of
 
@@ -22,7 +22,7 @@ class Generic(Placeholders):
     limits = "refused where a run is no square"
     notes = ("no family knows this model: each run of image placeholders counts as a picture of its own",)
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One square per run."""
         spans = [span for ids in prompts(call, visual) for span in spans_of(ids, self.token(visual.modality))]
         return [square(length) for _, length in spans]

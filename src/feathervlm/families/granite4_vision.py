@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.call import Visual
-from feathervlm.families.base import Run
+from feathervlm.engine.call import VisualInput
+from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava_next import LlavaNext
 
 
@@ -34,7 +34,7 @@ class Granite4Vision(LlavaNext):
         config = self.model.config
         return max(*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers) - 1
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """Of several layers, none of which stands for all."""
         raise Unprunable(
             "Granite 4 Vision takes features of several layers of its tower; use the projected ones "

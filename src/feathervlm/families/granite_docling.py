@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.patch_merging import merge_square
 from feathervlm.families.tiles import Span, arrangements, joined, prompts, sketch, spans_of
 
@@ -33,7 +33,7 @@ class GraniteDocling(Placeholders):
         """A sketch of every tile that is not there to fill up the batch."""
         return sketch(arguments["pixel_values"][arguments["pixel_attention_mask"].bool()])
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Tiles and overview of every page."""
         tiles = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
         spans = [spans_of(ids, self.token("image")) for ids in prompts(call, visual)]
@@ -41,7 +41,7 @@ class GraniteDocling(Placeholders):
         side = isqrt(max((length for found in spans for _, length in found), default=0))
         return [joined(side, *shape) for shape in arrangements(tiles.split(counts))]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer, merged."""
         return merge_square(output.last_hidden_state, runs[0].picture[-1].shape[1])
 

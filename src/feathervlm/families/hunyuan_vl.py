@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.layout import Plane
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.patch_merging import merge_pictures
 
 
@@ -23,17 +23,17 @@ class HunYuanVL(Placeholders):
     geometry = "one grid of the picture's own shape; line breaks, begin and end are text"
     limits = "in a batch the model itself counts pictures over all prompts"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One grid per image and the placeholders around its rows."""
         merge = self.model.config.vision_config.spatial_merge_size
         found = []
         for _, high, wide in visual.given["image_grid_thw"].tolist():
             rows, cols = high // merge, wide // merge
             breaks = ((row + 1) * (cols + 1) for row in range(rows))
-            found.append(Run((Plane((1, rows, cols)),), (0, *breaks, rows * (cols + 1) + 1)))
+            found.append(PlaceholderRun((Plane((1, rows, cols)),), (0, *breaks, rows * (cols + 1) + 1)))
         return found
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer in raster order, merged."""
         merge = self.model.config.vision_config.spatial_merge_size
         return merge_pictures(output.last_hidden_state[0], [run.picture[0].shape for run in runs], merge)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Plane
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.patch_merging import merge_blocks
 from feathervlm.families.tiles import Span, arrangements, mosaic, prompts, sketch, spans_of
 
@@ -44,7 +44,7 @@ class Lfm2VL(Placeholders):
         shapes = arguments["spatial_shapes"].tolist()
         return torch.cat([sketch(_whole(tile, *shape)) for tile, shape in zip(patches, shapes, strict=True)])
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One grid per small picture; tiles and thumbnail per large one."""
         factor = self.model.config.downsample_factor
         shapes = [(rows // factor, cols // factor) for rows, cols in visual.given["spatial_shapes"].tolist()]
@@ -65,7 +65,7 @@ class Lfm2VL(Placeholders):
                 _check_likeness(tiles, *shape)
         return [_run(part, *shape) for part, shape in zip(parts, found, strict=True)]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer, tile after tile, merged."""
         factor = self.model.config.downsample_factor
         shapes = [(rows // factor, cols // factor) for rows, cols in visual.given["spatial_shapes"].tolist()]
@@ -101,12 +101,12 @@ def _entries(shapes: Sequence[Shape], length: int) -> int:
     return count
 
 
-def _run(parts: Sequence[Shape], rows: int, cols: int) -> Run:
+def _run(parts: Sequence[Shape], rows: int, cols: int) -> PlaceholderRun:
     *tiles, whole = parts
     if not tiles:
         return grid(*whole)
     high, wide = tiles[0]
-    return Run((Plane((1, rows * high, cols * wide), tiles=(rows, cols)), Plane((1, *whole))))
+    return PlaceholderRun((Plane((1, rows * high, cols * wide), tiles=(rows, cols)), Plane((1, *whole))))
 
 
 def _whole(patches: Tensor, rows: int, cols: int) -> Tensor:

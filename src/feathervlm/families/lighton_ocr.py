@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Visual
-from feathervlm.families.base import Run
+from feathervlm.engine.call import VisualInput
+from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.mistral3 import Mistral3
 from feathervlm.families.patch_merging import merge_pictures
 
@@ -18,7 +18,7 @@ class LightOnOcr(Mistral3):
     model_types = ("lighton_ocr",)
     geometry = "one grid of the picture's own shape"
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer in raster order, merged."""
         merge = self.model.config.spatial_merge_size
         return merge_pictures(output.last_hidden_state.flatten(0, -2), [run.picture[0].shape for run in runs], merge)

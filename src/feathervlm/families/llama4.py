@@ -13,8 +13,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.tiles import Span, joined, prompts, spans_of, up_to_overview
 
 
@@ -28,7 +28,7 @@ class Llama4(Placeholders):
     caches = ("dynamic",)
     limits = "prompts below 8192 tokens; the margin that fills up the tiles counts as picture"
 
-    def layout(self, call: Call) -> VisualLayout:
+    def layout(self, call: ModelCall) -> VisualLayout:
         """Marks between the tiles tell. Prompts so long that queries are tempered by their place are refused."""
         config = self.model.config.get_text_config()
         if config.attn_temperature_tuning and call.shape[1] >= config.floor_scale:
@@ -38,7 +38,7 @@ class Llama4(Placeholders):
             )
         return super().layout(call)
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Tiles and overview of every image."""
         found = []
         for ids in prompts(call, visual):
@@ -48,13 +48,13 @@ class Llama4(Placeholders):
                 spans = spans[count:]
         return found
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """What the tower gives, merged by its own adapter."""
         states: Tensor = output.last_hidden_state
         return states.flatten(0, -2)
 
 
-def _run(ids: Sequence[int], spans: Sequence[Span]) -> Run:
+def _run(ids: Sequence[int], spans: Sequence[Span]) -> PlaceholderRun:
     *tiles, (_, length) = spans
     side = isqrt(length)
     behind = [ids[start + size] for start, size in tiles]

@@ -13,8 +13,8 @@ from torch import Tensor
 from feathervlm.core.boxes import FRACTIONS_OF_SQUARE
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 
 
 class Llava(Placeholders):
@@ -25,18 +25,18 @@ class Llava(Placeholders):
     boxes = FRACTIONS_OF_SQUARE
     """LLaVA 1.5's own; a newer model of this type may have been trained otherwise."""
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One (1, side, side) grid per image."""
         pixels = visual.given["pixel_values"]
         patch = self.model.config.vision_config.patch_size
         rows, cols = (side // patch for side in pixels.shape[-2:])
         return [grid(rows, cols)] * pixels.shape[0]
 
-    def runs_of_features(self, visual: Visual) -> list[Run]:
+    def runs_of_features(self, visual: VisualInput) -> list[PlaceholderRun]:
         """As above, from the number of features."""
         return [square(len(features)) for features in visual.output.pooler_output]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's selected layer, without [CLS]."""
         return selected(output, self.model.config).flatten(0, 1)
 
@@ -74,7 +74,7 @@ def selected(output: Any, config: Any) -> Tensor:
     return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
 
 
-def square(tokens: int) -> Run:
+def square(tokens: int) -> PlaceholderRun:
     """A square grid of so many tokens.
 
     Raises:

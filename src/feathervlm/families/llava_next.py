@@ -13,8 +13,8 @@ from transformers.image_processing_utils import select_best_resolution
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, Plane
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.llava import selected
 
 
@@ -31,7 +31,7 @@ class LlavaNext(Placeholders):
         vision = self.model.config.vision_config
         return int(vision.image_size // vision.patch_size)
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Overview and unpadded view of every image."""
         return [self.run(size) for size in visual.given["image_sizes"].tolist()]
 
@@ -41,20 +41,20 @@ class LlavaNext(Placeholders):
         side = self.model.config.vision_config.image_size
         return high // side, wide // side
 
-    def run(self, size: Sequence[int]) -> Run:
+    def run(self, size: Sequence[int]) -> PlaceholderRun:
         """The placeholders of a picture of (height, width) pixels."""
         down, across = self.tiles(size)
         rows, cols, box = unpadded(size, (down * self.side, across * self.side))
         rows, cols = self.limited(rows, cols)
         overview = Plane((1, self.side, self.side))
         breaks = (overview.size + row * (cols + 1) + cols for row in range(rows))
-        return Run((overview, Plane((1, rows, cols), box)), tuple(breaks))
+        return PlaceholderRun((overview, Plane((1, rows, cols), box)), tuple(breaks))
 
     def limited(self, rows: int, cols: int) -> tuple[int, int]:
         """The sides of the sharper view that is shown of so many rows and columns."""
         return rows, cols
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The selected layer of overview and tiles, the padding cut off."""
         states = selected(output, self.model.config)
         found, first = [], 0

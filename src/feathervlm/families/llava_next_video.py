@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, grid
 from feathervlm.families.llava import selected
 from feathervlm.families.llava_next import LlavaNext
 from feathervlm.families.patch_merging import merge_square
@@ -20,7 +20,7 @@ class LlavaNextVideo(LlavaNext):
     modalities = ("image", "video")
     geometry = "an overview and an unpadded view in tiles; line breaks are text; video frames pooled"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Two planes per image, one with several frames per video."""
         if visual.modality == "image":
             return super().runs(visual, call)
@@ -28,7 +28,7 @@ class LlavaNextVideo(LlavaNext):
         side = self.side // self.model.config.spatial_pool_stride
         return [grid(side, side, frames)] * videos
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The selected layer of the tower; that of frames pooled."""
         if visual.modality == "image":
             return super().features(visual, output, runs)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Plane
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava_next import LlavaNext
 
 
@@ -25,19 +25,19 @@ class LlavaOnevision(LlavaNext):
     modalities = ("image", "video")
     geometry = "an overview and an unpadded, limited view in tiles; line breaks are text; video frames pooled 2x2"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Images in tiles, or as overviews alone; videos frame by frame."""
         if visual.modality == "video":
             videos, frames = visual.given["pixel_values_videos"].shape[:2]
             plane = Plane((frames, ceil(self.side / 2), ceil(self.side / 2)))
-            return [Run((plane,), (plane.size,))] * videos
+            return [PlaceholderRun((plane,), (plane.size,))] * videos
         numbers = visual.given.get("batch_num_images")
         sizes = visual.given["image_sizes"].tolist()
         alone = [True] * len(sizes)
         if numbers is not None:
             alone = [number == 1 for number in numbers.tolist() for _ in range(number)]
         overview = Plane((1, self.side, self.side))
-        single = Run((overview,), (overview.size,))
+        single = PlaceholderRun((overview,), (overview.size,))
         return [self.run(size) if tiled else single for size, tiled in zip(sizes, alone, strict=True)]
 
     def limited(self, rows: int, cols: int) -> tuple[int, int]:
@@ -46,7 +46,7 @@ class LlavaOnevision(LlavaNext):
         ratio = sqrt(rows * cols / (most * self.side**2))
         return (int(rows // ratio), int(cols // ratio)) if ratio > 1.1 else (rows, cols)
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """As LLaVA-NeXT; not of videos and of pictures without tiles."""
         if visual.modality == "video" or any(len(run.picture) == 1 for run in runs):
             raise Unprunable(

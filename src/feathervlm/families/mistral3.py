@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.patch_merging import merge_pictures
 
 
@@ -21,13 +21,13 @@ class Mistral3(Placeholders):
     model_types = ("mistral3",)
     geometry = "one grid of the picture's own shape; row breaks are text"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Rows and columns from the size that the processor chose."""
         config = self.model.config
         pixels = config.vision_config.patch_size * config.spatial_merge_size
         return [grid(height // pixels, width // pixels) for height, width in visual.given["image_sizes"].tolist()]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The selected layer, picture after picture, merged."""
         layer, merge = self.model.config.vision_feature_layer, self.model.config.spatial_merge_size
         if not isinstance(layer, int):

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.layout import Box, Plane
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 
 
 class Molmo2(Placeholders):
@@ -25,7 +25,7 @@ class Molmo2(Placeholders):
     modalities = ("image", "video")
     geometry = "an overview and a view of overlapping crops, joined to one plane; videos one grid per frame"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Two planes per image, one with several frames per video."""
         windows = visual.given[f"{visual.modality}_token_pooling"]
         windows = (windows[(windows >= 0).any(1)] >= 0).cpu()
@@ -37,10 +37,10 @@ class Molmo2(Placeholders):
                 box = covered(windows[start : start + rows * cols], rows, cols)
                 planes.append(Plane((frames, rows, cols), box))
                 start += frames * rows * cols
-            found.append(Run(tuple(planes)))
+            found.append(PlaceholderRun(tuple(planes)))
         return found
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer, the mean over each window."""
         states = output.last_hidden_state.flatten(0, 1)
         windows = visual.given[f"{visual.modality}_token_pooling"].to(states.device)

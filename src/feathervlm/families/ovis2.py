@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.patch_merging import merge_square
 from feathervlm.families.tiles import joined, prompts
 
@@ -22,7 +22,7 @@ class Ovis2(Placeholders):
     model_types = ("ovis2",)
     geometry = "an overview and equal tiles, joined to one plane"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Overview and tiles of every image, from the marks in the prompt."""
         begin, _, col, row, end = self.model.config.visual_indicator_token_ids
         found = []
@@ -34,6 +34,6 @@ class Ovis2(Placeholders):
                 found.append(joined(side, rows if tiles > 1 else 0, tiles // rows, overview_first=True))
         return found
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer, merged."""
         return merge_square(output.last_hidden_state, runs[0].picture[0].shape[1])

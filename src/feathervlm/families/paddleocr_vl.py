@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Visual
-from feathervlm.families.base import Run
+from feathervlm.engine.call import VisualInput
+from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.patch_merging import merge_pictures
 from feathervlm.families.qwen2_vl import Qwen2VL
 
@@ -19,7 +19,7 @@ class PaddleOCRVL(Qwen2VL):
     modalities = ("image",)
     geometry = "one grid of the picture's own shape"
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer in raster order, merged."""
         merge = self.model.config.vision_config.spatial_merge_size
         return merge_pictures(output.last_hidden_state.flatten(0, -2), [run.picture[0].shape for run in runs], merge)

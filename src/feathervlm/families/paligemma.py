@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.boxes import BoxFormat
-from feathervlm.engine.call import Visual
-from feathervlm.families.base import Run
+from feathervlm.engine.call import VisualInput
+from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava import Llava
 
 
@@ -27,7 +27,7 @@ class PaliGemma(Llava):
     """ai.google.dev, PaliGemma prompt and system instructions; that token 1023 is the far edge (others divide by 1024):
     google-research/big_vision, big_vision/evaluators/proj/paligemma/transfers/segmentation.py."""
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer."""
         states: Tensor = output.last_hidden_state
         return states.flatten(0, 1)

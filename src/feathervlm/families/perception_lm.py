@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
-from feathervlm.engine.call import PIXELS, Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import PIXELS, ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.patch_merging import merge_square
 from feathervlm.families.tiles import arrangements, joined, prompts, sketch, spans_of
 
@@ -41,7 +41,7 @@ class PerceptionLM(Placeholders):
         pixels = arguments[PIXELS[modality]]
         return sketch(pixels).unflatten(0, pixels.shape[:2])
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Overview and tiles of every image; one frame after the other of every video."""
         tiles = visual.given[PIXELS[visual.modality]].shape[1]
         token = self.token(visual.modality)
@@ -53,7 +53,7 @@ class PerceptionLM(Placeholders):
         shapes = arrangements(list(seen.roll(-1, 1)))
         return [joined(side, *shape, overview_first=True) for side, shape in zip(sides, shapes, strict=True)]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer without [CLS], pooled."""
         states: Tensor = output.last_hidden_state
         return merge_square(

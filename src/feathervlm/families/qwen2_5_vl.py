@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
-from feathervlm.engine.call import Visual
-from feathervlm.families.base import Run
+from feathervlm.engine.call import VisualInput
+from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.qwen2_vl import Qwen2VL
 
 
@@ -27,7 +27,7 @@ class Qwen25VL(Qwen2VL):
     """Pixels of the resized picture, 14 for each row and column of `image_grid_thw`: its developers in QwenLM/Qwen3-VL
     #676 and #866; the prompt: #991; JSON, without tokens of their own: #733, #1137."""
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer, its windows put back in order."""
         config = self.model.config.vision_config
         order, _ = get_vision_window_index(

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from feathervlm.core.boxes import PAIRS, REGION, BoxFormat
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.patch_merging import merge_groups
 
 
@@ -30,12 +30,12 @@ class Qwen2VL(Placeholders):
     """Thousandths between tokens of their own: arXiv 2409.12191; the prompt: QwenLM/Qwen3-VL#536, #866 (0 to 1000)."""
     geometry = "one grid of the picture's own shape; a video token shows 2 frames"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One grid per image, one with several frames per video."""
         merge = self.model.config.vision_config.spatial_merge_size
         grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
         return [grid(rows // merge, cols // merge, frames) for frames, rows, cols in grids]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's last layer; patches of a token lie together."""
         return merge_groups(output.last_hidden_state, sum(run.length for run in runs))

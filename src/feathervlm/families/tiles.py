@@ -14,8 +14,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Plane
-from feathervlm.engine.call import PIXELS, Call, Visual
-from feathervlm.families.base import Placeholders, Run
+from feathervlm.engine.call import PIXELS, ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.patch_merging import merge_square
 
 SKETCH = 8
@@ -43,7 +43,7 @@ class Tiles(Placeholders):
         """A sketch of every tile: (tiles, channels, 8, 8)."""
         return sketch(arguments[PIXELS[modality]])
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """Tiles and overview of every image."""
         counts = [n for ids in prompts(call, visual) for n in self.count(ids, spans_of(ids, self.token("image")))]
         tiles = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
@@ -59,12 +59,12 @@ class Tiles(Placeholders):
         states: Tensor = output.last_hidden_state
         return states
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's states, merged."""
         return merge_square(self.states(output), self.side)
 
 
-def joined(side: int, rows: int, cols: int, *, overview_first: bool = False) -> Run:
+def joined(side: int, rows: int, cols: int, *, overview_first: bool = False) -> PlaceholderRun:
     """The placeholders of a picture in so many rows and columns of tiles and an overview.
 
     Args:
@@ -75,12 +75,12 @@ def joined(side: int, rows: int, cols: int, *, overview_first: bool = False) -> 
     """
     overview = Plane((1, side, side))
     if not rows:
-        return Run((overview,))
+        return PlaceholderRun((overview,))
     tiled = Plane((1, rows * side, cols * side), tiles=(rows, cols))
-    return Run((overview, tiled) if overview_first else (tiled, overview))
+    return PlaceholderRun((overview, tiled) if overview_first else (tiled, overview))
 
 
-def prompts(call: Call, visual: Visual) -> list[list[int]]:
+def prompts(call: ModelCall, visual: VisualInput) -> list[list[int]]:
     """Token ids of every prompt, each once however many answers are asked for."""
     ids: list[list[int]] = call.ids()[:: visual.repeats].tolist()
     return ids

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.patch_merging import merge_groups
 
 
@@ -18,7 +18,7 @@ class VideoLlama3(Placeholders):
     modalities = ("image", "video")
     geometry = "one grid of the picture's own shape, merged by a factor per image"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One grid per image, one with several frames per video."""
         grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
         merges = visual.given[f"{visual.modality}_merge_sizes"].tolist()
@@ -27,6 +27,6 @@ class VideoLlama3(Placeholders):
             for (frames, rows, cols), merge in zip(grids, merges, strict=True)
         ]
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """What the tower gives, merged by itself."""
         return merge_groups(output.last_hidden_state, sum(run.length for run in runs))

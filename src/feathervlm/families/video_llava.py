@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.core.layout import Plane
-from feathervlm.engine.call import Call, Visual
-from feathervlm.families.base import Placeholders, Run, grid
+from feathervlm.engine.call import ModelCall, VisualInput
+from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.llava import selected
 
 
@@ -23,7 +23,7 @@ class VideoLlava(Placeholders):
     modalities = ("image", "video")
     geometry = "one square grid; videos one per frame, whose [CLS] is text"
 
-    def runs(self, visual: Visual, call: Call) -> list[Run]:
+    def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """One square per image; frames of a video in one plane."""
         config = self.model.config
         side = config.vision_config.image_size // config.vision_config.patch_size
@@ -31,8 +31,8 @@ class VideoLlava(Placeholders):
             return [grid(side, side)] * len(visual.given["pixel_values"])
         videos, frames = visual.given["pixel_values_videos"].shape[:2]
         whole = tuple(frame * (side**2 + 1) for frame in range(frames))
-        return [Run((Plane((frames, side, side)),), whole)] * videos
+        return [PlaceholderRun((Plane((frames, side, side)),), whole)] * videos
 
-    def features(self, visual: Visual, output: Any, runs: Sequence[Run]) -> Tensor:
+    def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's selected layer, without [CLS]."""
         return selected(output, self.model.config).flatten(0, 1)

@@ -19,7 +19,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
 from feathervlm.embedded.questions import BOXES
 from feathervlm.embedded.vocabulary import check_words
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.evaluation.tasks.jsonl import JsonlData
 from feathervlm.evaluation.tasks.study_data import Data, EmbeddedData, Item
@@ -204,7 +204,7 @@ def describe(wanted: Wanted) -> dict[str, Any]:
     with loading.quiet():
         config = loading.load_config(wanted.place)
         embedded = is_embedded(loading.load_processor(wanted.place))
-        depth = len(Anatomy(loading.empty_model(config, wanted.attention)).layers)
+        depth = len(DecoderView(loading.empty_model(config, wanted.attention)).layers)
     device, dtype, longest, batch = wanted.settled(embedded)
     return {
         "name": wanted.model,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.encoder.density_peaks import Anchors
+from feathervlm.core.encoder.density_peaks import DensityPeakMerging
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import Everything
+from feathervlm.core.selectors.fixed import KeepAll
 from feathervlm.methods.base import Method
 
 
@@ -45,5 +45,5 @@ class AiluRus(Method):
 
     def schedule(self) -> Schedule:
         """The encoder, and a stage that keeps everything."""
-        tower = Anchors(self.encoder_layer, self.keep, self.neighbors, self.reach, self.locality)
-        return Schedule(Stage(0, Everything()), tower=tower)
+        encoder = DensityPeakMerging(self.encoder_layer, self.keep, self.neighbors, self.reach, self.locality)
+        return Schedule(Stage(0, KeepAll()), encoder=encoder)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.scoring_pass import LeftBy, Survivors
+from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.methods.base import Method
 from feathervlm.methods.fastv import FastV
 
@@ -32,4 +32,4 @@ class BeforeLLM(Method):
         """One stage at layer 0."""
         if not isinstance(self.method, Method):
             raise PruningError(f"method={self.method!r} is not a method; write before-llm:method=(fastv:keep=0.25).")
-        return Schedule(Stage(0, LeftBy(Survivors(self.method.schedule()))))
+        return Schedule(Stage(0, SurvivorsOf(Survivors(self.method.schedule()))))

@@ -7,7 +7,7 @@ from feathervlm.core.budget import Keep
 from feathervlm.core.criteria.features import KeyNorm
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.redundancy import Far
+from feathervlm.core.selectors.redundancy import FarFromPivots
 from feathervlm.core.signals import TextPart
 from feathervlm.core.validation import check_whole, choose
 from feathervlm.methods.base import Method
@@ -52,5 +52,7 @@ class DART(Method):
         choose(self.text, get_args(TextPart), "text")
         check_whole(self.pivots, "pivots", least=2)
         norm = KeyNorm(self.rope)
-        far = Far(Top(norm, self.pivots), self.keep, "hidden", words=self.words, which=self.text, keys=norm.signal)
+        far = FarFromPivots(
+            Top(norm, self.pivots), self.keep, "hidden", words=self.words, which=self.text, keys=norm.signal
+        )
         return Schedule(Stage(self.layer, far))

@@ -90,12 +90,12 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
 
 def _encoder(schedule: Schedule) -> list[int] | None:
     """Patches of 576 that enter each layer of a vision encoder of 24; None if it is left alone."""
-    if schedule.tower is None:
+    if schedule.encoder is None:
         return None
     entering, left = [], GRID[1] * GRID[2]
-    plan = schedule.tower.plan(ENCODER_DEPTH, left)
+    plan = schedule.encoder.plan(ENCODER_DEPTH, left)
     for layer in range(ENCODER_DEPTH):
-        before = plan.get(layer, left) if schedule.tower.compares == "states" else left
+        before = plan.get(layer, left) if schedule.encoder.compares == "states" else left
         entering.append(before)
         left = plan.get(layer, left)
     return entering

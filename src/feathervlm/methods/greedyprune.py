@@ -6,7 +6,7 @@ from typing import ClassVar
 from feathervlm.core.budget import Keep
 from feathervlm.core.criteria.attention import LastTokenAttention
 from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.redundancy import Greedy
+from feathervlm.core.selectors.redundancy import GreedyThreshold
 from feathervlm.core.signals import FeatureSource, Support
 from feathervlm.methods.base import Method
 
@@ -44,4 +44,4 @@ class GreedyPrune(Method):
     def schedule(self) -> Schedule:
         """One stage."""
         attention = LastTokenAttention(rope=self.rope, over=self.over)
-        return Schedule(Stage(self.layer, Greedy(attention, self.keep, self.tau, self.features)))
+        return Schedule(Stage(self.layer, GreedyThreshold(attention, self.keep, self.tau, self.features)))

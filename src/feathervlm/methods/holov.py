@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from feathervlm.core.budget import Keep
 from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.criteria.variance import Context
+from feathervlm.core.criteria.variance import LocalVariance
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.signals import FeatureSource
@@ -55,6 +55,6 @@ class HoloV(Method):
         check_encoder_layer(self.encoder_layer, "encoder_layer")
         check_whole(self.chunks, "chunks")
         attention = VisionAttention(self.encoder_layer)
-        weight = Context(attention, "chunk", self.chunks, self.alpha, self.features)
+        weight = LocalVariance(attention, "chunk", self.chunks, self.alpha, self.features)
         zones = Zone(attention, self.keep, "chunk", self.chunks, "proportional", weight, spare="weight")
         return Schedule(Stage(self.layer, zones, self.positions))

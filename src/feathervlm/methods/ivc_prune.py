@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feathervlm.core.budget import Keep, check_keep
-from feathervlm.core.criteria.rotary import Rotary
+from feathervlm.core.criteria.rotary import RotaryPhase
 from feathervlm.core.criteria.values import ValueForeground
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors.basic import Top
@@ -48,5 +48,5 @@ class IVCPrune(Method):
     def schedule(self) -> Schedule:
         """One stage."""
         check_keep(self.share, "share")
-        coordinates = Top(Rotary("cos"), self.share) | Top(Rotary("sin"), self.share)
+        coordinates = Top(RotaryPhase("cos"), self.share) | Top(RotaryPhase("sin"), self.share)
         return Schedule(Stage(self.layer, coordinates >> Top(ValueForeground(self.seeds), self.keep), cache="all"))

@@ -9,8 +9,8 @@ from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import Images
-from feathervlm.core.mergers.neighborhood import Surroundings
+from feathervlm.core.image_rows import ImageRows
+from feathervlm.core.mergers.neighborhood import Neighborhood
 from feathervlm.core.partition import ranks, zones
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors.base import Selector
@@ -43,7 +43,7 @@ class Regions(Selector):
 
     def select(self, tokens: Candidates) -> Tensor:
         """The best of the regions."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return tokens.present
         whole = tokens.original().flatten()[:, None]
@@ -111,7 +111,7 @@ class Nuwa(Method):
             raise PruningError(f"layers={self.layers!r} must be two layers, such as 0+16.")
         attention = VisionAttention(self.encoder_layer)
         spread = Regions(attention, self.keep) >> Top(attention, self.keep)
-        surroundings = Surroundings(Features("vision"), attention, pillars=self.pillars)
+        surroundings = Neighborhood(Features("vision"), attention, pillars=self.pillars)
         first, second = self.layers
         return Schedule(
             Stage(first, spread, self.positions, merge=surroundings),

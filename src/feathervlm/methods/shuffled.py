@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import Everything
+from feathervlm.core.selectors.fixed import KeepAll
 from feathervlm.methods.base import Method
 
 
@@ -39,4 +39,4 @@ class ShuffledPositions(Method):
             raise PruningError(
                 f"{self.method} has a stage at layer 0, where positions are shuffled; let it prune at layer 1 or later."
             )
-        return Schedule(Stage(0, Everything(), positions="shuffle", seed=self.seed), *stages)
+        return Schedule(Stage(0, KeepAll(), positions="shuffle", seed=self.seed), *stages)

@@ -5,12 +5,12 @@ from math import log
 from typing import ClassVar, Literal, get_args
 
 from feathervlm.core.budget import Keep, check_fraction, check_keep, is_count
-from feathervlm.core.criteria.attention import Rating
+from feathervlm.core.criteria.attention import TextRaterAttention
 from feathervlm.core.errors import PruningError
 from feathervlm.core.mergers.clusters import Clusters
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.clustering import Recycled
+from feathervlm.core.selectors.clustering import TopAndClusters
 from feathervlm.core.signals import TextPart
 from feathervlm.core.validation import choose
 from feathervlm.methods.base import Method
@@ -76,14 +76,14 @@ class SparseVLM(Method):
         if not isinstance(self.layers, tuple | list) or len(self.layers) != len(keeps):
             raise PruningError(f"layers={self.layers!r} must be {len(keeps)} layers, one for each of {keeps}.")
         positions = self.positions or ("preserve" if self.plus else "renumber")
-        rating = Rating(self.text, HEADS, LEAST) if self.plus else Rating(self.text)
+        rating = TextRaterAttention(self.text, HEADS, LEAST) if self.plus else TextRaterAttention(self.text)
         stages = []
         for layer, keep in zip(self.layers, keeps, strict=True):
             best = Top(rating, keep)
             if self.plus:
                 stages.append(Stage(layer, best, positions))
             else:
-                recycled = Recycled(best)
+                recycled = TopAndClusters(best)
                 stages.append(Stage(layer, recycled, positions, Clusters(recycled)))
         return Schedule(*stages)
 

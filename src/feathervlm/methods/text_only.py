@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import Nothing
+from feathervlm.core.selectors.fixed import KeepNone
 from feathervlm.methods.base import Method
 
 
@@ -21,4 +21,4 @@ class TextOnly(Method):
 
     def schedule(self) -> Schedule:
         """One stage at layer 0."""
-        return Schedule(Stage(0, Nothing()))
+        return Schedule(Stage(0, KeepNone()))

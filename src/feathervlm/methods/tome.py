@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.encoder.bipartite import Bipartite
+from feathervlm.core.encoder.bipartite import BipartiteMerging
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.selectors.groups import OnePerGroup
 from feathervlm.methods.base import Method
@@ -46,5 +46,5 @@ class ToMe(Method):
 
     def schedule(self) -> Schedule:
         """The encoder, and one stage at layer 0."""
-        tower = Bipartite(self.keep, self.start, self.stop, self.proportional)
-        return Schedule(Stage(0, OnePerGroup(self.keep)), tower=tower)
+        encoder = BipartiteMerging(self.keep, self.start, self.stop, self.proportional)
+        return Schedule(Stage(0, OnePerGroup(self.keep)), encoder=encoder)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, Keep
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.transport import Transport
+from feathervlm.core.criteria.transport import OptimalTransport
 from feathervlm.core.schedule import Layer, Schedule, Stage
 from feathervlm.core.selectors.base import Selector, check_operands
 from feathervlm.core.selectors.basic import Top
@@ -88,5 +88,5 @@ class TopV(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        transport = Transport(sigma=self.sigma, epsilon=self.epsilon, iterations=self.iterations)
+        transport = OptimalTransport(sigma=self.sigma, epsilon=self.epsilon, iterations=self.iterations)
         return Schedule(Stage(self.layer, Recovered(Top(transport, self.keep), self.every)))

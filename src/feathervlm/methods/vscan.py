@@ -10,7 +10,7 @@ from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep
 from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import Images
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.mergers.nearest import Nearest
 from feathervlm.core.partition import ranks
 from feathervlm.core.schedule import Layer, Schedule, Stage
@@ -48,7 +48,7 @@ class LocalScan(Selector):
 
     def select(self, tokens: Candidates) -> Tensor:
         """The best of the windows."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return tokens.present
         window = self._windows(images)
@@ -59,7 +59,7 @@ class LocalScan(Selector):
         within = images.present & (ranks(images.present, window, scores) < each)
         return images.put(best([-scores], within, half[:, 0]))
 
-    def _windows(self, images: Images) -> Tensor:
+    def _windows(self, images: ImageRows) -> Tensor:
         """The window of every token, numbered within its image: long (images, n); anything on padding."""
         geometry = images.tokens.geometry
         plane, frame, row, col = (

@@ -10,7 +10,7 @@ from feathervlm.api import prune
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import GridShape
 from feathervlm.diagnosis.rope_prior import NoPrior, heard_tables, prior_layer, prior_map
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.evaluation.tasks.study_data import Data
 from feathervlm.inference import answerer
 from feathervlm.inference.model_spec import Wanted
@@ -36,11 +36,11 @@ def look_at(wanted: Wanted, data: Data) -> Look:
     answering = answerer.load(wanted, data)
     tasks = data.tasks()
     first = next((number for number, task in enumerate(tasks) if data.kinds[task] == "localization"), 0)
-    anatomy = Anatomy(answering.model)
+    decoder = DecoderView(answering.model)
     why, prior = "", None
     layer = -1
     try:
-        layer = prior_layer(anatomy, Plan(len(anatomy.layers), (1, 1, 1)).layer(EARLY))
+        layer = prior_layer(decoder, Plan(len(decoder.layers), (1, 1, 1)).layer(EARLY))
     except NoPrior as error:
         why = str(error)
     with prune(answering.model, "random:keep=0.5") as pruning, torch.inference_mode():
@@ -54,4 +54,4 @@ def look_at(wanted: Wanted, data: Data) -> Look:
                 prior = prior_map(pruning.report.record, heard[layer])
             except NoPrior as error:
                 why = str(error)
-    return Look(len(anatomy.layers), (frames, rows, cols), prior, why.rstrip("."))
+    return Look(len(decoder.layers), (frames, rows, cols), prior, why.rstrip("."))

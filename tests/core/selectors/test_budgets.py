@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from feathervlm.core import Given, LastTokenAttention, PruningError, Top
 from feathervlm.core.budget import kept
-from feathervlm.core.criteria.variance import Context
-from feathervlm.core.image_rows import Images
+from feathervlm.core.criteria.variance import LocalVariance
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.diversity import DPP, MaxMin
-from feathervlm.core.selectors.redundancy import Dedup, Far, Greedy
+from feathervlm.core.selectors.redundancy import Dedup, FarFromPivots, GreedyThreshold
 from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.signals import Features
@@ -24,12 +24,12 @@ EVERY = {
     "max-min": lambda keep: MaxMin(keep),
     "dpp": lambda keep: DPP(keep),
     "dpp-relevance": lambda keep: DPP(keep, ROPE),
-    "greedy": lambda keep: Greedy(ROPE, keep, 0.5),
+    "greedy": lambda keep: GreedyThreshold(ROPE, keep, 0.5),
     "dedup": lambda keep: Dedup(ROPE, keep),
-    "far": lambda keep: Far(Top(ROPE, 3), keep),
+    "far": lambda keep: FarFromPivots(Top(ROPE, 3), keep),
     "zone-window": lambda keep: Zone(ROPE, keep, "window", 2),
     "zone-grid": lambda keep: Zone(ROPE, keep, "grid", 3, "softmax"),
-    "zone-chunk": lambda keep: Zone(ROPE, keep, "chunk", 5, "proportional", Context(ROPE, by=5)),
+    "zone-chunk": lambda keep: Zone(ROPE, keep, "chunk", 5, "proportional", LocalVariance(ROPE, by=5)),
 }
 
 
@@ -134,7 +134,7 @@ def test_nothing_waits_for_the_device(random_tokens, name, monkeypatch):
 @given(st.data())
 def test_rows_are_the_images(batches, data):
     tokens = data.draw(batches())
-    images, numbers = Images(tokens), torch.arange(tokens.present.numel()).view(tokens.present.shape)
+    images, numbers = ImageRows(tokens), torch.arange(tokens.present.numel()).view(tokens.present.shape)
     rows = images.take(numbers)
     assert torch.equal(images.put(images.present), tokens.present)
     assert torch.equal(images.put(images.exists), tokens.geometry.exists)
@@ -168,21 +168,21 @@ def test_helpers_by_hand():
         (lambda: MaxMin(0.5, "pixels"), "features='pixels'"),
         (lambda: MaxMin(0.5, of="all"), "of='all'"),
         (lambda: DPP(0.5, "attention"), "relevance='attention'"),
-        (lambda: Greedy(ROPE, 0.5, tau=1.5), "tau=1.5"),
-        (lambda: Greedy(ROPE, 0.5, tau=True), "tau=True"),
-        (lambda: Greedy(Top, 0.5), "criterion="),
+        (lambda: GreedyThreshold(ROPE, 0.5, tau=1.5), "tau=1.5"),
+        (lambda: GreedyThreshold(ROPE, 0.5, tau=True), "tau=True"),
+        (lambda: GreedyThreshold(Top, 0.5), "criterion="),
         (lambda: Dedup(ROPE, 0.5, per_round=0), "per_round=0"),
         (lambda: Dedup(None, 0.5), "criterion=None"),
-        (lambda: Far(Dilate(Top(ROPE, 0.5)), 0.5), "pivots=Dilate"),
+        (lambda: FarFromPivots(Dilate(Top(ROPE, 0.5)), 0.5), "pivots=Dilate"),
         (lambda: Zone(ROPE, 0.5, "circle"), "cut='circle'"),
         (lambda: Zone(ROPE, 0.5, by=0), "by=0"),
         (lambda: Zone(ROPE, 0.5, share="fair"), "share='fair'"),
         (lambda: Zone(ROPE, 0.5, weight=3), "weight=3"),
         (lambda: Zone(ROPE, 0.5, spare="none"), "spare='none'"),
         (lambda: Zone(0.5, 0.5), "criterion=0.5"),
-        (lambda: Context(ROPE, alpha=-1), "alpha=-1"),
-        (lambda: Context(ROPE, cut="frame"), "cut='frame'"),
-        (lambda: Context(ROPE, features="pixels"), "features='pixels'"),
+        (lambda: LocalVariance(ROPE, alpha=-1), "alpha=-1"),
+        (lambda: LocalVariance(ROPE, cut="frame"), "cut='frame'"),
+        (lambda: LocalVariance(ROPE, features="pixels"), "features='pixels'"),
         (lambda: Dilate(ROPE), "LastTokenAttention"),
         (lambda: Dilate(Top(ROPE, 0.5), ((0, 1.5),)), "offsets=((0, 1.5),)"),
         (lambda: Dilate(Top(ROPE, 0.5), 1), "offsets=1"),

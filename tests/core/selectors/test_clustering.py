@@ -4,7 +4,7 @@ import torch
 
 import reference
 from feathervlm import Grid, LastTokenAttention, PruningError, Top
-from feathervlm.core import Clusters, Recycled
+from feathervlm.core import Clusters, TopAndClusters
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of
 from feathervlm.core.signals import Features
@@ -41,7 +41,7 @@ def test_recycling_by_hand(tokens, levels, count, share, group):
     scores = np.floor(draw.random(79) * levels).astype(np.float32)
     vectors = draw.integers(0, 4, (79, 1)).repeat(4, 1) if levels == 3 else draw.random((79, 8))
     vectors = vectors.astype(np.float32)
-    recycled = Recycled(Top(SCORES, count), share, group)
+    recycled = TopAndClusters(Top(SCORES, count), share, group)
     kept, groups, merged = chosen_by(recycled, tokens(GRIDS, scores, vectors))
     expected, went = [], {}
     for grid, span in zip(GRIDS, SPANS, strict=True):
@@ -61,7 +61,7 @@ def test_recycling_by_hand(tokens, levels, count, share, group):
 
 def test_equals_go_to_the_lower_index(tokens):
     same = tokens([(1, 7, 7)], np.zeros(49, np.float32), np.ones((49, 4), np.float32))
-    kept, groups, _ = chosen_by(Recycled(Top(SCORES, 20)), same)
+    kept, groups, _ = chosen_by(TopAndClusters(Top(SCORES, 20)), same)
     assert kept == list(range(21))
     assert groups == [*range(20), *[20] * 9, *[-1] * 20]  # int(.3 * 29) + 1 of the 29 are recycled
 
@@ -72,7 +72,9 @@ def test_tokens_that_are_gone_have_no_say(tokens):
     index = np.flatnonzero(there)
     stay, nearest = reference.recycled(scores[there], vectors[there].astype(np.float64), 6, group=3)
     scores[~there], vectors[~there] = np.nan, np.nan
-    kept, groups, _ = chosen_by(Recycled(Top(SCORES, 6), group=3), tokens([(1, 7, 7)], scores, vectors, there[None]))
+    kept, groups, _ = chosen_by(
+        TopAndClusters(Top(SCORES, 6), group=3), tokens([(1, 7, 7)], scores, vectors, there[None])
+    )
     went = {index[a]: index[b] for a, b in nearest.items()}
     assert kept == index[stay].tolist()
     assert groups == [went.get(i, i if i in kept else -1) for i in range(49)]
@@ -82,7 +84,7 @@ def test_other_centres_are_given(tokens):
     """A token that stays counts as a centre only if it is one of those to be clustered."""
     draw = np.random.default_rng(1)
     scores, vectors = draw.random(49).astype(np.float32), draw.random((49, 4)).astype(np.float32)
-    here, recycled = tokens([(1, 7, 7)], scores, vectors), Recycled(Top(SCORES, 20))
+    here, recycled = tokens([(1, 7, 7)], scores, vectors), TopAndClusters(Top(SCORES, 20))
     order = sorted(range(49), key=lambda i: -scores[i])
     pool, centre = order[20:29], order[25]
     kept = torch.zeros(1, 49, dtype=torch.bool)
@@ -96,10 +98,10 @@ def test_other_centres_are_given(tokens):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Recycled(Grid(2)),
-        lambda: Recycled(Top(SCORES, 4), share=0),
-        lambda: Recycled(Top(SCORES, 4), group=0),
-        lambda: Recycled(Top(SCORES, 4), features="text"),
+        lambda: TopAndClusters(Grid(2)),
+        lambda: TopAndClusters(Top(SCORES, 4), share=0),
+        lambda: TopAndClusters(Top(SCORES, 4), group=0),
+        lambda: TopAndClusters(Top(SCORES, 4), features="text"),
         lambda: Clusters(Top(SCORES, 4)),
     ],
 )

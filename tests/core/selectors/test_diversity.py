@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 import reference
 from feathervlm.core import Given, LastTokenAttention, Schedule, Stage, Top
 from feathervlm.core.budget import kept
-from feathervlm.core.scoring_pass import LeftBy, Survivors
+from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.core.selectors import diversity as module
 from feathervlm.core.selectors import redundancy
 from feathervlm.core.selectors.diversity import DPP, MaxMin, nearest
-from feathervlm.core.selectors.redundancy import Dedup, Far, Greedy
+from feathervlm.core.selectors.redundancy import Dedup, FarFromPivots, GreedyThreshold
 from feathervlm.core.signals import Attention, Features
 
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -74,7 +74,7 @@ def test_greedy_agrees_with_plain_python(batches, data, keep, tau):
         first,
         lambda scores, features, count, early: reference.greedy(scores, features, count, tau, early),
     )
-    assert sets((Given(first) >> Greedy(ROPE, keep, tau)).select(tokens)) == expected
+    assert sets((Given(first) >> GreedyThreshold(ROPE, keep, tau)).select(tokens)) == expected
 
 
 @relaxed
@@ -102,7 +102,7 @@ def test_far_agrees_with_plain_python(batches, data, keep, pivots):
         return reference.far(set(best), features, count, early)
 
     expected = by_image(tokens, keep, first, expected_of)
-    assert sets((Given(first) >> Far(Top(ROPE, pivots), keep)).select(tokens)) == expected
+    assert sets((Given(first) >> FarFromPivots(Top(ROPE, pivots), keep)).select(tokens)) == expected
 
 
 @relaxed
@@ -126,12 +126,12 @@ def test_a_grid_of_49_tokens_in_exact_indices(random_tokens, name, seed):
     best = set(scores.topk(4).indices.tolist())
     fast, expected = {
         "max-min": (MaxMin(12), reference.max_min(features, 12)),
-        "greedy": (Greedy(ROPE, 12, 0.3), reference.greedy(scores.tolist(), features, 12, 0.3)),
+        "greedy": (GreedyThreshold(ROPE, 12, 0.3), reference.greedy(scores.tolist(), features, 12, 0.3)),
         "dedup": (
             Top(ROPE, 6) >> Dedup(ROPE, 12),
             reference.dedup(scores.tolist(), features, 12, 8, first_six(scores)),
         ),
-        "far": (Far(Top(ROPE, 4), 12), reference.far(best, features, 12)),
+        "far": (FarFromPivots(Top(ROPE, 4), 12), reference.far(best, features, 12)),
         "dpp": (DPP(12, ROPE), reference.dpp(features, 12, scores)),
     }[name]
     assert sets(fast.select(tokens)) == [expected]
@@ -155,9 +155,9 @@ def test_greedy_by_hand(candidates):
     answers = {Attention(): torch.tensor([[5.0, 4, 3, 2, 1]])}
     answers[Features()] = torch.stack([angles.cos(), angles.sin()], -1)[None]
     tokens = candidates([[(1, 1, 5)]], answers=answers)
-    assert sets(Greedy(ROPE, 2, 0.9).select(tokens)) == [{0, 3}]
-    assert sets(Greedy(ROPE, 3, 0.9).select(tokens)) == [{0, 1, 3}]  # nothing else is left, so by score
-    assert sets(Greedy(ROPE, 3, 1).select(tokens)) == [{0, 1, 2}]
+    assert sets(GreedyThreshold(ROPE, 2, 0.9).select(tokens)) == [{0, 3}]
+    assert sets(GreedyThreshold(ROPE, 3, 0.9).select(tokens)) == [{0, 1, 3}]  # nothing else is left, so by score
+    assert sets(GreedyThreshold(ROPE, 3, 1).select(tokens)) == [{0, 1, 2}]
 
 
 def test_dpp_prefers_what_is_relevant_and_new(candidates):
@@ -181,7 +181,7 @@ def test_dpp_beyond_its_rank_keeps_the_most_relevant(random_tokens):
 
 def test_far_counts_are_exact_where_dart_rounds_down(random_tokens):
     tokens = random_tokens([[(1, 24, 24)]])
-    assert int(Far(Top(ROPE, 4), 64).select(tokens).sum()) == 64
+    assert int(FarFromPivots(Top(ROPE, 4), 64).select(tokens).sum()) == 64
     shares = [64 - 4 - 4 * ((64 - 4) // 4), (64 - 4) // 4]
     assert shares == [0, 15]
     assert 8 * (64 // 8) + 4 == 68  # DART's own count at the same ratio
@@ -226,8 +226,8 @@ def test_features_may_be_half_precision(random_tokens):
 def test_signals_and_criteria_are_announced():
     assert list(MaxMin(0.5, "projected").signals()) == [Features("projected")]
     assert list((Top(ROPE, 0.1) >> Dedup(ROPE, 0.5)).signals()) == [Attention(), Attention(), Features()]
-    assert list(Far(Top(ROPE, 4), 0.5).signals()) == [Attention(), Features()]
-    assert list(Far(Top(ROPE, 4), 0.5).criteria()) == [ROPE]
+    assert list(FarFromPivots(Top(ROPE, 4), 0.5).signals()) == [Attention(), Features()]
+    assert list(FarFromPivots(Top(ROPE, 4), 0.5).criteria()) == [ROPE]
     assert list(DPP(0.5).criteria()) == []
     survivors = Survivors(Schedule(Stage(2, MaxMin(0.5))))
-    assert list((LeftBy(survivors) | MaxMin(0.5)).signals()) == [survivors, Features()]
+    assert list((SurvivorsOf(survivors) | MaxMin(0.5)).signals()) == [survivors, Features()]

@@ -4,18 +4,18 @@ from choices import ROPE, relaxed, seeded, sets
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feathervlm.core import Everything, Given, Grid, Nothing, PruningError, Schedule, Stage, Top
+from feathervlm.core import Given, Grid, KeepAll, KeepNone, PruningError, Schedule, Stage, Top
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of
-from feathervlm.core.scoring_pass import LeftBy, Survivors
+from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 
 
 def test_nothing_keeps_nothing(candidates):
     image = ImageTokens(picture_of((1, 2, 2)), 4.0)
     tokens = candidates([[(1, 2, 2)]], present=[[True, False, True, True]])
-    assert not Nothing().select(tokens).any()
-    assert torch.equal(Everything().select(tokens), tokens.present)
-    assert Nothing().size(image) == Nothing().expected(image) == 0
+    assert not KeepNone().select(tokens).any()
+    assert torch.equal(KeepAll().select(tokens), tokens.present)
+    assert KeepNone().size(image) == KeepNone().expected(image) == 0
 
 
 @relaxed
@@ -36,7 +36,7 @@ def test_given_tokens_cannot_be_planned():
 
 def test_left_by_keeps_the_survivors_of_the_other_schedule(candidates):
     other = Schedule(Stage(8, Grid(3)), Stage(16, Top(ROPE, 0.1, of="current")))
-    selector = LeftBy(Survivors(other))
+    selector = SurvivorsOf(Survivors(other))
     answer = torch.tensor([[True, True, False, False]])
     tokens = candidates([[(1, 2, 2)]], present=[[False, True, True, True]], answers={Survivors(other): answer})
     assert sets(selector.select(tokens)) == [{1}]

@@ -12,7 +12,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import PruningError, methods
 from feathervlm.engine.cache.dynamic import PrunedDynamicLayer, PrunedSlidingLayer
-from feathervlm.engine.cache.layer import Attachment, Prefix
+from feathervlm.engine.cache.layer import HookStatus, SlotMap
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from feathervlm.engine.cache.support import restore_static
 from laws import TOLERANCE, frozen, generate
@@ -41,14 +41,14 @@ def make_prefix(generator, logical, ragged=False):
     if ragged:
         valid = torch.ones(BATCH, kept, dtype=torch.bool)
         valid[1, 0] = False
-    return Prefix(index, valid, logical)
+    return SlotMap(index, valid, logical)
 
 
 def filled(kind, seed, ragged=False, logical=15):
     """A pruned layer after its prefill, and an unpruned one of the same history."""
     generator = torch.Generator().manual_seed(seed)
     plain = DynamicSlidingWindowLayer(WINDOW) if kind is PrunedSlidingLayer else DynamicLayer()
-    layer = kind(Attachment(), copy.deepcopy(plain))
+    layer = kind(HookStatus(), copy.deepcopy(plain))
     prefix = make_prefix(generator, logical, ragged)
     layer.pending = prefix
     layer.update(*states(prefix.index))
@@ -109,7 +109,7 @@ def test_any_history_keeps_lengths_and_columns_right(seed, kind, ragged):
 def test_batch_operations_carry_validity_and_shift_along():
     layer, _, _ = filled(PrunedDynamicLayer, 0, ragged=True)
     shift = torch.arange(BATCH)[:, None]
-    layer.prefix = Prefix(layer.prefix.index, layer.prefix.valid, layer.prefix.logical, shift)
+    layer.prefix = SlotMap(layer.prefix.index, layer.prefix.valid, layer.prefix.logical, shift)
     layer.reorder_cache(torch.tensor([1, 1, 0]))
     assert layer.prefix.valid[:, 0].tolist() == [False, False, True]
     assert layer.prefix.shift[:, 0].tolist() == [1, 1, 0]
@@ -186,7 +186,7 @@ def test_ragged_windows_are_not_trimmed():
 def test_a_window_that_slid_before_it_was_pruned_stands_for_its_last_positions():
     plain = DynamicSlidingWindowLayer(WINDOW)
     plain.update(*states(torch.arange(17).expand(BATCH, -1)))
-    layer = PrunedSlidingLayer(Attachment(), copy.deepcopy(plain))
+    layer = PrunedSlidingLayer(HookStatus(), copy.deepcopy(plain))
     agree(layer, plain)
     append(3, layer, plain)
     agree(layer, plain)
@@ -206,7 +206,7 @@ def test_reset_forgets_the_pruning(kind):
 def test_static_layers_report_the_original_capacity_and_length():
     prefix = make_prefix(torch.Generator().manual_seed(0), 15)
     dropped = prefix.logical - prefix.index.shape[1]
-    layer, plain = PrunedStaticLayer(Attachment(), 30, dropped, foreseen=True), StaticLayer(30)
+    layer, plain = PrunedStaticLayer(HookStatus(), 30, dropped, foreseen=True), StaticLayer(30)
     layer.pending = prefix
     layer.update(*states(prefix.index))
     plain.update(*states(torch.arange(15).expand(BATCH, -1)))
@@ -223,7 +223,7 @@ def test_static_layers_report_the_original_capacity_and_length():
 
 def test_emptied_static_layers_get_their_capacity_back():
     past = DynamicCache()
-    layer = PrunedStaticLayer(Attachment(), 30, 10, foreseen=True)
+    layer = PrunedStaticLayer(HookStatus(), 30, 10, foreseen=True)
     layer.pending = make_prefix(torch.Generator().manual_seed(0), 15)
     layer.update(*states(layer.pending.index))
     past.layers = [layer]

@@ -12,11 +12,11 @@ import feathervlm
 import tiny_models as tiny
 from family_cases import SPECIMENS
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, VisualLayout, methods
-from feathervlm.core import Everything, Grid
+from feathervlm.core import Grid, KeepAll
 from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.criteria.features import KNNDensity
-from feathervlm.core.encoder.bipartite import Bipartite
-from feathervlm.core.encoder.density_peaks import Anchors
+from feathervlm.core.encoder.bipartite import BipartiteMerging
+from feathervlm.core.encoder.density_peaks import DensityPeakMerging
 from feathervlm.core.scoring_pass import Survivors
 from feathervlm.core.selectors.groups import OnePerGroup
 from feathervlm.core.spec import from_json, to_json
@@ -215,7 +215,7 @@ def test_repeating_layers_for_gradients_is_refused(method):
 def test_merging_inside_merging_happens_once():
     llava = tiny.llava(depth=4)
     merge, pixels = (
-        EncoderMerge(llava.model, Bipartite(keep=0.5), pytest.fail),
+        EncoderMerge(llava.model, BipartiteMerging(keep=0.5), pytest.fail),
         tiny.batch(PROMPTS[2])["pixel_values"],
     )
     with merge.merging(), merge.merging():
@@ -227,7 +227,7 @@ def test_merging_inside_merging_happens_once():
 @torch.no_grad()
 def test_another_thread_must_wait():
     llava = tiny.llava(depth=4)
-    merge, raised = EncoderMerge(llava.model, Bipartite(keep=0.5), pytest.fail), []
+    merge, raised = EncoderMerge(llava.model, BipartiteMerging(keep=0.5), pytest.fail), []
 
     def other():
         try:
@@ -248,7 +248,7 @@ def test_another_thread_must_wait():
 @torch.no_grad()
 def test_a_tower_goes_with_any_selection_behind_it():
     llava, inputs = tiny.llava(depth=4), tiny.batch(*PROMPTS)
-    schedule = Schedule(Stage(1, Top(KNNDensity(3), 0.5)), tower=Anchors(layer=0, keep=0.75))
+    schedule = Schedule(Stage(1, Top(KNNDensity(3), 0.5)), encoder=DensityPeakMerging(layer=0, keep=0.75))
     with feathervlm.prune(llava, schedule) as pruning:
         llava(**inputs)
     assert pruning.report.encoder_tokens == [[28] * 4]
@@ -258,22 +258,25 @@ def test_a_tower_goes_with_any_selection_behind_it():
 def test_schedules_with_towers_in_writing():
     for schedule in (
         methods.ToMe(keep=0.3, start=2).schedule(),
-        Schedule(Stage(0, Everything()), tower=Anchors(reach=9)),
-        Schedule(Stage(2, Grid(2)), tower=Bipartite(proportional=False)),
+        Schedule(Stage(0, KeepAll()), encoder=DensityPeakMerging(reach=9)),
+        Schedule(Stage(2, Grid(2)), encoder=BipartiteMerging(proportional=False)),
     ):
         assert from_json(to_json(schedule)) == schedule
         assert hash(copy.deepcopy(schedule)) == hash(schedule)
-    assert '"tower"' not in to_json(Schedule(Stage(0, Everything())))
-    assert Schedule(Stage(0, Everything())) != Schedule(Stage(0, Everything()), tower=Anchors())
+    assert '"encoder"' not in to_json(Schedule(Stage(0, KeepAll())))
+    assert Schedule(Stage(0, KeepAll())) != Schedule(Stage(0, KeepAll()), encoder=DensityPeakMerging())
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Schedule(tower=Anchors()), "needs a stage, too"),
+        (lambda: Schedule(encoder=DensityPeakMerging()), "needs a stage, too"),
         (lambda: Schedule(Stage(0, OnePerGroup(0.5))), "needs the groups of a tower"),
-        (lambda: Schedule(Stage(0, Everything()), tower=Grid(2)), "not Grid"),
-        (lambda: Schedule(Stage(0, Top(VisionAttention(), 0.5)), tower=Anchors()), "not those of single patches"),
+        (lambda: Schedule(Stage(0, KeepAll()), encoder=Grid(2)), "not Grid"),
+        (
+            lambda: Schedule(Stage(0, Top(VisionAttention(), 0.5)), encoder=DensityPeakMerging()),
+            "not those of single patches",
+        ),
         (lambda: Survivors(methods.ToMe().schedule()), "can have no tower"),
         (lambda: methods.BeforeLLM(methods.ToMe()), "can have no tower"),
         (lambda: methods.ShuffledPositions(methods.AiluRus()), "has a stage at layer 0"),

@@ -11,8 +11,8 @@ from family_cases import SPECIMENS
 from family_cases.base import build
 from family_cases.qwen import GRIDS, IDS, MROPE, TOWER, shot
 from feathervlm import Unprunable, methods
-from feathervlm.core.encoder.bipartite import Bipartite
-from feathervlm.core.encoder.density_peaks import Anchors
+from feathervlm.core.encoder.bipartite import BipartiteMerging
+from feathervlm.core.encoder.density_peaks import DensityPeakMerging
 from feathervlm.core.encoder.grouping import leaders
 from feathervlm.engine.vision.merging import EncoderMerge
 from laws import traces
@@ -52,7 +52,7 @@ def encode(model, tower, *numbers, **kwargs):
 
 
 def tome(method, shape):
-    left = method.schedule().tower.plan(DEPTH, shape[0] * shape[1])
+    left = method.schedule().encoder.plan(DEPTH, shape[0] * shape[1])
 
     def between(layer, keys, window):
         return matches(keys.detach().float(), len(keys) - left[layer], 0, window) if layer in left else None
@@ -85,7 +85,7 @@ CASES = {
 def compare(model, case, window, full):
     """Hold what a packed encoder makes of three pictures to what each gives by hand; how many tokens saw each layer."""
     method, how = CASES[case]
-    output, run = encode(model, method.schedule().tower, 0, 1, 2)
+    output, run = encode(model, method.schedule().encoder, 0, 1, 2)
     found = output.pooler_output.split([rows * cols // 4 for rows, cols in GRIDS])
     for number, shape in enumerate(GRIDS):
         pixels, _ = pictures(number)
@@ -102,7 +102,7 @@ def compare(model, case, window, full):
 @torch.no_grad()
 def test_the_tower_of_qwen2_5_vl_is_the_one_run_run_packed(case, attention):
     seen = compare(model_of(attention=attention).double(), case, 4, FULL)
-    plan = CASES[case][0].schedule().tower.plan(DEPTH, 144, placed=True)
+    plan = CASES[case][0].schedule().encoder.plan(DEPTH, 144, placed=True)
     assert seen[0][-1] == min(plan.values())  # windows of 16 are in nobody's way
 
 
@@ -120,14 +120,14 @@ def test_where_windows_are_small_as_many_patches_merge_as_can(case):
         model_of(window=2, full=[1]).double(), case, 2, [1]
     )  # 36 windows of 4 patches, and the last layer's, too
     assert 36 <= seen[0][-1] <= 40
-    assert min(CASES[case][0].schedule().tower.plan(DEPTH, 144, placed=True).values()) == 28
+    assert min(CASES[case][0].schedule().encoder.plan(DEPTH, 144, placed=True).values()) == 28
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize("method", BOTH, ids=str)
 @torch.no_grad()
 def test_two_pictures_in_one_sequence_are_as_each_alone(name, method):
-    model, tower = model_of(name), method.schedule().tower
+    model, tower = model_of(name), method.schedule().encoder
     together, run = encode(model, tower, 1, 2)
     parts = together.pooler_output.split([rows * cols // 4 for rows, cols in GRIDS[1:]])
     for number, part in enumerate(parts):
@@ -142,7 +142,7 @@ def test_two_pictures_in_one_sequence_are_as_each_alone(name, method):
 def test_keeping_everything_changes_no_bit(name, attention):
     model, pixels = model_of(name, attention=attention), pictures(0, 1, 2)
     plain = model.model.visual(*pixels, output_hidden_states=True)
-    for tower in (Bipartite(keep=1.0), Anchors(layer=0, keep=1.0)):
+    for tower in (BipartiteMerging(keep=1.0), DensityPeakMerging(layer=0, keep=1.0)):
         found, run = encode(model, tower, 0, 1, 2, output_hidden_states=True)
         assert torch.equal(found.pooler_output, plain.pooler_output)
         assert all(map(torch.equal, found.hidden_states, plain.hidden_states))
@@ -152,7 +152,7 @@ def test_keeping_everything_changes_no_bit(name, attention):
 @pytest.mark.parametrize("method", BOTH, ids=str)
 @torch.no_grad()
 def test_states_that_are_handed_on_have_every_patch_where_it_was(method):
-    output, run = encode(model_of(), method.schedule().tower, 0, 2, output_hidden_states=True)
+    output, run = encode(model_of(), method.schedule().encoder, 0, 2, output_hidden_states=True)
     assert {len(states) for states in output.hidden_states} == {144 + 96}
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     for states, source in zip(output.hidden_states, run.sources, strict=True):
@@ -205,7 +205,7 @@ def test_nothing_is_left_on_the_model(method, place):
 @torch.no_grad()
 def test_segments_that_are_not_foreseen_are_refused_before_a_merge_and_raise_behind_it(method):
     model, refused = model_of(), []
-    merge, (pixels, grids) = EncoderMerge(model.model, method.schedule().tower, refused.append), pictures(0, 2)
+    merge, (pixels, grids) = EncoderMerge(model.model, method.schedule().encoder, refused.append), pictures(0, 2)
     bounds = torch.tensor([0, 100, 240], dtype=torch.int32)  # instead of those of the pictures
     model.model.visual.fullatt_block_indexes = [0]
     with merge.merging():

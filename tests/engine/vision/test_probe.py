@@ -13,10 +13,10 @@ import feathervlm
 import tiny_models as tiny
 from family_cases import SPECIMENS
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, methods
-from feathervlm.core import Everything
+from feathervlm.core import KeepAll
 from feathervlm.core.criteria.attention import VisionAttention
 from feathervlm.core.signals import EncoderAttention, EncoderKeys
-from feathervlm.engine.vision.probe import EncoderTap, received
+from feathervlm.engine.vision.probe import EncoderProbe, received
 from laws import traces
 
 PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3)]
@@ -127,7 +127,7 @@ def test_received_attention_by_hand(mask, from_first):
 
 
 @dataclass(frozen=True)
-class Reading(Everything):
+class Reading(KeepAll):
     """Keeps everything, and what it read of the encoder."""
 
     signal: EncoderAttention | EncoderKeys
@@ -273,7 +273,9 @@ def test_the_pooling_head_of_a_tower_is_no_layer():
     specimen = SPECIMENS["lfm2_vl"]
     tower = specimen.model().model.vision_tower
     assert any("AttentionPooling" in type(part).__name__ and hasattr(part, "config") for part in tower.modules())
-    attention = [type(part).__name__ for part in EncoderTap(specimen.model().model, [EncoderKeys(-1)]).modules.values()]
+    attention = [
+        type(part).__name__ for part in EncoderProbe(specimen.model().model, [EncoderKeys(-1)]).modules.values()
+    ]
     assert attention == ["Siglip2Attention"]
 
 

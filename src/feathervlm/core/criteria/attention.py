@@ -103,7 +103,7 @@ class VisionAttention(Criterion):
 
 
 @dataclass(frozen=True)
-class Rating(Criterion):
+class TextRaterAttention(Criterion):
     """Attention from the words that the pictures are about, mean over these and heads (SparseVLM, arXiv 2410.04417).
 
     That of the last layer that saw all tokens, with RoPE, softmax over all keys. With `least` it is divided by what

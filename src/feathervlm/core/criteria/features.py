@@ -12,7 +12,7 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import BLOCK, Images
+from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.signals import Features, FeatureSource, IsText, Keys, ScoreLayer, Signal, Text, TextPart
 from feathervlm.core.tensor_ops import density_peaks, widened
 from feathervlm.core.validation import check_whole, choose
@@ -46,7 +46,9 @@ class KNNDensity(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """rho * delta: (batch, visual)."""
-        images = Images(tokens)  # pairs across images mean nothing, and the distance matrix is the memory that counts
+        images = ImageRows(
+            tokens
+        )  # pairs across images mean nothing, and the distance matrix is the memory that counts
         features = images.take(tokens.signals.read(Features(self.features)).float())
         return images.put(density_peaks(features, images.present, self.neighbors))
 
@@ -111,7 +113,7 @@ class TextSimilarity(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """The cosines: (batch, visual)."""
-        images, read = Images(tokens), tokens.signals.read
+        images, read = ImageRows(tokens), tokens.signals.read
         mean = widened(read(Text(Features(self.features))), read(IsText(self.which))).sum(1)  # its length is no matter
         mean = torch.nn.functional.normalize(mean, dim=-1).repeat_interleave(tokens.geometry.images, 0)
         return images.put((images.directions(self.features) @ mean[..., None])[..., 0].float())
@@ -153,7 +155,7 @@ class FeatureAttention(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """Logarithms of the means: (batch, visual)."""
-        images, read = Images(tokens), tokens.signals.read
+        images, read = ImageRows(tokens), tokens.signals.read
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
         keys = images.vectors(self.features)

@@ -16,7 +16,7 @@ from feathervlm.core.validation import choose
 
 
 @dataclass(frozen=True)
-class Rotary(Criterion):
+class RotaryPhase(Criterion):
     """Mean over the channels of the cosines, or the sines, that rotate a token (IVC-Prune, arXiv 2602.03060).
 
     Positions where the cosines are large together are rotated least (the real axis), those with large sines by a

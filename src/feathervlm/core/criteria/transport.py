@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import BLOCK, Images
+from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.signals import LayerStates, Signal
 from feathervlm.core.tensor_ops import widened
 from feathervlm.core.validation import check_whole
@@ -20,7 +20,7 @@ STATES = LayerStates("entry"), LayerStates("middle")
 
 
 @dataclass(frozen=True)
-class Transport(Criterion):
+class OptimalTransport(Criterion):
     """What each token sends in an entropic transport plan between uniform marginals, times the number of tokens.
 
     Costs are the distance of states |s_i - t_j| and the distance of cells 1 - exp(-d_ij^2 / (2 sigma^2)), each brought
@@ -63,7 +63,7 @@ class Transport(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """Row sums of the plan: (batch, visual)."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
         sources, targets = (widened(images.take(tokens.signals.read(states)), images.present) for states in STATES)
@@ -76,7 +76,7 @@ class Transport(Criterion):
             sent.append(sent_by(cost, images.present[some], self.epsilon, self.iterations))
         return images.put(torch.cat(sent))
 
-    def _cells(self, images: Images) -> Tensor:
+    def _cells(self, images: ImageRows) -> Tensor:
         """(plane, frame, row, column) of every token: long (images, longest, 4)."""
         place = images.tokens.geometry
         return images.take(torch.stack([place.plane, place.frame, place.row, place.col], -1))

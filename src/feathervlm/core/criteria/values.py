@@ -10,7 +10,7 @@ from torch import Tensor
 from feathervlm.core.budget import check_fraction, kept, kept_tensor
 from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.criteria.features import log_received
-from feathervlm.core.image_rows import Images
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.signals import IsText, Signal, Text, TextPart, Values
 from feathervlm.core.tensor_ops import ordered, widened
 from feathervlm.core.validation import choose
@@ -45,7 +45,7 @@ class ValueForeground(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """G of text and seeds: (batch, visual)."""
-        images, read = Images(tokens), tokens.signals.read
+        images, read = ImageRows(tokens), tokens.signals.read
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
         values = images.take(read(Values())).transpose(1, 2)  # (images, heads, n, dim)

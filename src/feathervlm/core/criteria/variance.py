@@ -8,7 +8,7 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import BLOCK, Images
+from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.partition import Cut, zones
 from feathervlm.core.signals import Features, FeatureSource, Signal
 from feathervlm.core.tensor_ops import cosines
@@ -19,7 +19,7 @@ NOISE = 2.0**-44
 
 
 @dataclass(frozen=True)
-class Context(Criterion):
+class LocalVariance(Criterion):
     """A score plus the variety of a token's surroundings: score + alpha * variance (HoloV, arXiv 2510.02912).
 
     The variance is that of the cosines to the other tokens of its zone, brought to the scale of the score by the
@@ -60,7 +60,7 @@ class Context(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """The sum: (batch, visual)."""
-        images, inner = Images(tokens), self.criterion.score(tokens).float()
+        images, inner = ImageRows(tokens), self.criterion.score(tokens).float()
         if not images.longest:
             return inner
         scores = images.take(inner).masked_fill(~images.present, 0)

@@ -13,7 +13,7 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import encoder_layer_index
 
 
-class Tower(ABC):
+class EncoderMerging(ABC):
     """Base of what may happen inside the vision encoder: a frozen dataclass whose fields are its parameters.
 
     Attributes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.budget import check_fraction, kept
-from feathervlm.core.encoder.base import Tower, encoder_layer
+from feathervlm.core.encoder.base import EncoderMerging, encoder_layer
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.tensor_ops import cosines, widened
 from feathervlm.core.validation import check_encoder_layer
@@ -64,7 +64,7 @@ def _by_window(place: Tensor, window: Tensor, count: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bipartite(Tower):
+class BipartiteMerging(EncoderMerging):
     """Merge the most similar tokens a few at a time, by the keys of each layer (ToMe, arXiv 2210.09461).
 
     As many leave in every layer, but never more than half, and in the last what remains; see
@@ -74,7 +74,7 @@ class Bipartite(Tower):
         keep: fraction of the patches that is left in the end.
         start: first layer that merges, counted from the first (0) or from the last (-1), or a fraction of the depth.
         stop: last layer that merges, likewise. Behind -2 LLaVA takes its features.
-        proportional: see `Tower`.
+        proportional: see `EncoderMerging`.
     """
 
     compares: ClassVar[Literal["states", "keys"]] = "keys"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.budget import check_fraction, kept
-from feathervlm.core.encoder.base import Tower, encoder_layer
+from feathervlm.core.encoder.base import EncoderMerging, encoder_layer
 from feathervlm.core.encoder.grouping import firsts
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.tensor_ops import peaks, widened
@@ -16,7 +16,7 @@ from feathervlm.core.validation import check_encoder_layer, check_whole
 
 
 @dataclass(frozen=True)
-class Anchors(Tower):
+class DensityPeakMerging(EncoderMerging):
     """Merge patches into the density peaks of a picture, once (AiluRus, arXiv 2311.01197).
 
     The distance of a patch to another is that of their features, |z_i - z_j| / sqrt(dim), times a weight that grows
@@ -32,7 +32,7 @@ class Anchors(Tower):
         neighbors: k of the density, the patch itself included.
         reach: how many patches around one count as its neighbours.
         locality: weight of the nearest of these, in (0, 1]; 1 is none.
-        proportional: see `Tower`.
+        proportional: see `EncoderMerging`.
     """
 
     compares: ClassVar[Literal["states", "keys"]] = "states"

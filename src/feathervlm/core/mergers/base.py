@@ -18,7 +18,7 @@ class Merger(ABC):
     """Base of all mergers: a frozen dataclass whose fields are its parameters.
 
     A subclass says where tokens go (`targets`) and, unless it takes means, with which `shares`. One in which a token
-    may enter several others is a `Mixer`.
+    may enter several others is a `AdditiveMerger`.
     """
 
     def signals(self) -> Sequence[Signal]:
@@ -74,7 +74,7 @@ class Merger(ABC):
         return sums.view(batch, visual + 1, dim)[:, :visual].to(states.dtype)
 
 
-class Mixer(Merger):
+class AdditiveMerger(Merger):
     """A merger whose kept tokens add parts of others to themselves: x_i + sum_j w_ij x_j.
 
     Other kept tokens may be among them, with what they were before. A token may enter several kept ones, or none;

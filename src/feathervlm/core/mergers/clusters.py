@@ -8,7 +8,7 @@ from torch import Tensor
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
 from feathervlm.core.mergers.base import Merger
-from feathervlm.core.selectors.clustering import Recycled
+from feathervlm.core.selectors.clustering import TopAndClusters
 from feathervlm.core.signals import Signal
 
 
@@ -23,11 +23,11 @@ class Clusters(Merger):
         PruningError: if it is none.
     """
 
-    of: Recycled
+    of: TopAndClusters
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, Recycled):
-            raise PruningError(f"of={self.of!r} must be Recycled(...), which says what is clustered.")
+        if not isinstance(self.of, TopAndClusters):
+            raise PruningError(f"of={self.of!r} must be TopAndClusters(...), which says what is clustered.")
 
     def signals(self) -> Sequence[Signal]:
         """What the selector reads."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.mergers.base import Merger, Mixer, group_sizes
+from feathervlm.core.mergers.base import AdditiveMerger, Merger, group_sizes
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.signals import EncoderKeys, Features, Signal
 from feathervlm.core.validation import check_whole, choose
@@ -98,7 +98,7 @@ class Nearest(Merger):
 
 
 @dataclass(frozen=True)
-class Neighbors(Mixer):
+class Neighbors(AdditiveMerger):
     """Each kept token takes up its nearest neighbours in the image: x_i + sum_j w_j x_j (PruMerge, arXiv 2403.15388).
 
     Kept tokens are neighbours, too, with what they were before. Of those that took a token, reports name the most
@@ -128,7 +128,7 @@ class Neighbors(Mixer):
         return (self.by, *self.weights.signals())
 
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The weights of the nearest, and their cosines; see `Mixer`."""
+        """The weights of the nearest, and their cosines; see `AdditiveMerger`."""
         index = torch.arange(kept.shape[1], device=kept.device)
         weights = torch.where(tokens.present, tokens.score(self.weights), 0)
         for rows, cosine in similarities(tokens.signals.read(self.by), tokens):

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import Images
-from feathervlm.core.mergers.base import Mixer
+from feathervlm.core.image_rows import ImageRows
+from feathervlm.core.mergers.base import AdditiveMerger
 from feathervlm.core.mergers.nearest import Vectors, check_vectors, similarities
 from feathervlm.core.signals import Signal
 from feathervlm.core.tensor_ops import quantile
 
 
 @dataclass(frozen=True)
-class Surroundings(Mixer):
+class Neighborhood(AdditiveMerger):
     """Each kept token takes up its surroundings: x_i + sum_{j != i} (W_ij / sum_k W_ik) x_j (Nuwa, arXiv 2602.02951).
 
     W_ij = max(0, cos_ij) * max(0, 1 - distance_ij / R), over all tokens of the plane and frame; i itself counts in the
@@ -56,7 +56,7 @@ class Surroundings(Mixer):
         return (self.by, *self.score.signals())
 
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The normed weights of the surroundings; see `Mixer`."""
+        """The normed weights of the surroundings; see `AdditiveMerger`."""
         place, takes = tokens.geometry, kept & ~self._pillars(tokens, kept)
         index, radius = torch.arange(kept.shape[1], device=kept.device), self._radius(tokens)
         for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
@@ -72,7 +72,7 @@ class Surroundings(Mixer):
 
     def _pillars(self, tokens: Candidates, kept: Tensor) -> Tensor:
         """The kept tokens that take up nothing: bool (batch, visual)."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return kept
         scores, there = images.take(tokens.score(self.score)), images.mark(kept)
@@ -80,7 +80,7 @@ class Surroundings(Mixer):
 
     def _radius(self, tokens: Candidates) -> Tensor:
         """R in cells for every token, float32 (batch, visual); that of a plane of one cell is any above 0."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return torch.ones_like(tokens.present, dtype=torch.float32)
         plane, row, col = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from feathervlm.core.budget import ImageTokens, check_fraction, truncated
 from feathervlm.core.candidates import Candidates, top
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import Images
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.base import Ranked, Selector
 from feathervlm.core.signals import Features, FeatureSource, Signal
 from feathervlm.core.tensor_ops import best, density_peaks, distances
@@ -21,7 +21,7 @@ from feathervlm.core.validation import check_whole, choose
 
 
 @dataclass(frozen=True)
-class Recycled(Selector):
+class TopAndClusters(Selector):
     """What `first` keeps, and the centres of the clusters of the next best (SparseVLM, arXiv 2410.04417).
 
     Of the R tokens that `first` leaves in an image the best int(share * R) + 1, n of them, form int(n / group) + 1
@@ -102,7 +102,7 @@ class Shortlist:
     """
 
     def __init__(self, tokens: Candidates, chosen: Tensor, most: int, features: FeatureSource) -> None:
-        self.images = images = Images(tokens)
+        self.images = images = ImageRows(tokens)
         marked = images.mark(chosen)
         # In their own order, so that the lower index stays the lower one.
         self.place = torch.sort((~marked).to(torch.uint8), dim=1, stable=True).indices[:, :most]

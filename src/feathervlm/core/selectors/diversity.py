@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feathervlm.core.budget import Keep, kept
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
-from feathervlm.core.image_rows import BLOCK, Images
+from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.selectors.base import Base, ByFeatures
 from feathervlm.core.signals import FeatureSource
 from feathervlm.core.tensor_ops import cosines
@@ -29,7 +29,7 @@ class Picks:
         budget: long (images,).
     """
 
-    def __init__(self, images: Images, first: Tensor, budget: Tensor) -> None:
+    def __init__(self, images: ImageRows, first: Tensor, budget: Tensor) -> None:
         self.open, self.first, self.left = images.present, first, budget
         self.chosen = torch.zeros_like(self.open)
 
@@ -87,7 +87,7 @@ class MaxMin(ByFeatures):
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The farthest from what is there, the given tokens before all others."""
-        images, steps = Images(tokens), kept(self.keep, tokens.geometry.longest)
+        images, steps = ImageRows(tokens), kept(self.keep, tokens.geometry.longest)
         directions = images.directions(self.features)
         picks = Picks(images, images.mark(first), self.budget(tokens).flatten())
         distance = 1 - nearest(directions, images.present) if steps else directions.new_zeros(0)
@@ -128,7 +128,7 @@ class DPP(ByFeatures):
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The largest gains, the given tokens before all others."""
-        images, steps = Images(tokens), kept(self.keep, tokens.geometry.longest)
+        images, steps = ImageRows(tokens), kept(self.keep, tokens.geometry.longest)
         relevance = self._relevance(images)
         vectors = images.directions(self.features)
         vectors = vectors * relevance.to(vectors)[..., None]  # inner products of these are the kernel
@@ -150,7 +150,7 @@ class DPP(ByFeatures):
             volume = volume - row.square()
         return images.put(picks.chosen)
 
-    def _relevance(self, images: Images) -> Tensor:
+    def _relevance(self, images: ImageRows) -> Tensor:
         """r in [0, 1], float32 (images, longest)."""
         if self.relevance is None:
             return images.present.float()

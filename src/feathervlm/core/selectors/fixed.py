@@ -16,7 +16,7 @@ from feathervlm.core.selectors.base import Selector
 
 
 @dataclass(frozen=True)
-class Everything(Selector):
+class KeepAll(Selector):
     """Keep every visual token: for stages that only move positions."""
 
     def select(self, tokens: Candidates) -> Tensor:
@@ -33,7 +33,7 @@ class Everything(Selector):
 
 
 @dataclass(frozen=True)
-class Nothing(Selector):
+class KeepNone(Selector):
     """Keep no visual token: the text-only control."""
 
     def select(self, tokens: Candidates) -> Tensor:

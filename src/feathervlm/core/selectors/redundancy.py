@@ -14,7 +14,7 @@ from torch import Tensor
 from feathervlm.core.budget import Keep, kept
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import BLOCK, Images
+from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.selectors.base import Base, Budgeted, ByFeatures
 from feathervlm.core.selectors.diversity import Picks, row_at
 from feathervlm.core.signals import Features, FeatureSource, IsText, Keys, Signal, Text, TextPart
@@ -25,7 +25,7 @@ KEYS = Keys()
 
 
 @dataclass(frozen=True)
-class Greedy(ByFeatures):
+class GreedyThreshold(ByFeatures):
     """Keep the best token again and again, and leave out those more similar to it than tau (GreedyPrune, 2506.13166).
 
     When only tokens are left that are too similar to a kept one, the best of these fill the budget.
@@ -55,7 +55,7 @@ class Greedy(ByFeatures):
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The best that are not too similar to each other, the given tokens before all others."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         directions = images.directions(self.features)
         picks = Picks(images, images.mark(first), self.budget(tokens).flatten())
         order = torch.sort(images.take(tokens.score(self.criterion)), dim=1, descending=True, stable=True).indices
@@ -101,7 +101,7 @@ class Dedup(ByFeatures):
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """What is left after all rounds, besides the given tokens."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return first
         held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
@@ -143,7 +143,7 @@ class Dedup(ByFeatures):
 
 
 @dataclass(frozen=True)
-class Far(ByFeatures):
+class FarFromPivots(ByFeatures):
     """Keep some pivots and the tokens least similar to each of them (DART, arXiv 2502.11494).
 
     Pivots are taken in the order of their indices, text tokens behind all others. Each in turn takes the tokens of
@@ -190,7 +190,7 @@ class Far(ByFeatures):
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The given tokens, then pivots, then those far from pivots."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         directions = images.directions(self.features)
         held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
         pivots = images.mark(self.pivots.select(tokens))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, check_fraction
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
-from feathervlm.core.image_rows import Images
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.tensor_ops import best, quantile
 from feathervlm.core.validation import check_number
@@ -39,7 +39,7 @@ class Bounded(Selector):
 
     def select(self, tokens: Candidates) -> Tensor:
         """All above the bound."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return tokens.present
         scores = images.take(tokens.score(self.criterion)).masked_fill(~images.present, float("-inf"))

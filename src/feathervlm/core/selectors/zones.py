@@ -12,7 +12,7 @@ from torch import Tensor
 
 from feathervlm.core.budget import Keep
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
-from feathervlm.core.image_rows import Images
+from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.partition import Cut, per_zone, ranks, zones
 from feathervlm.core.selectors.base import Base, Budgeted
 from feathervlm.core.tensor_ops import best, split
@@ -109,7 +109,7 @@ class Zone(Budgeted):
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The best of every zone; given tokens before all others, and the rest of the budget shared out."""
-        images = Images(tokens)
+        images = ImageRows(tokens)
         if not images.longest:
             return first
         held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
@@ -118,7 +118,7 @@ class Zone(Budgeted):
         quota = quotas(torch.minimum(wanted, pool.sum(1)), self._weights(images, pool, zone, sizes), sizes, self.spare)
         return images.put(held | (pool & (ranks(pool, zone, scores) < quota.gather(1, zone))))
 
-    def _weights(self, images: Images, pool: Tensor, zone: Tensor, sizes: Tensor) -> Tensor:
+    def _weights(self, images: ImageRows, pool: Tensor, zone: Tensor, sizes: Tensor) -> Tensor:
         """Weight of every zone, at least 0: (images, n)."""
         if self.share == "equal":
             return torch.ones_like(sizes, dtype=torch.float32)

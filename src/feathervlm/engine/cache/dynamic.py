@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from feathervlm.core.errors import PruningError
-from feathervlm.engine.cache.layer import Attachment, Prefix, PrunedLayer, slots_of
+from feathervlm.engine.cache.layer import HookStatus, PrunedCacheLayer, SlotMap, slots_of
 
 
-class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
+class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):
     """A growing layer; slots after the prefix stand for the positions after it, one by one."""
 
     keys: Any
@@ -19,7 +19,7 @@ class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
     trimmed = 0
     """Slots already forgotten on the left; only sliding layers forget."""
 
-    def __init__(self, attachment: Attachment, layer: Any) -> None:
+    def __init__(self, attachment: HookStatus, layer: Any) -> None:
         super().__init__()
         self.attachment = attachment
         if layer.is_initialized and layer.keys is not None:
@@ -34,11 +34,11 @@ class PrunedDynamicLayer(PrunedLayer, DynamicLayer):
         return self._slots() - (0 if self.prefix is None else self.prefix.index.shape[1])
 
     def columns(self, new: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """See `PrunedLayer.columns`."""
+        """See `PrunedCacheLayer.columns`."""
         index, valid = self._columns(self._tail() + new, device)
         return index[:, self.trimmed :], None if valid is None else valid[:, self.trimmed :]
 
-    def keep(self, order: Tensor, prefix: Prefix) -> None:
+    def keep(self, order: Tensor, prefix: SlotMap) -> None:
         """Store the slots `order` (batch, n) alone; `prefix` is what they stand for."""
         self.keys, self.values = slots_of(self.keys, order), slots_of(self.values, order)
         self.prefix, self.trimmed = prefix, 0
@@ -113,7 +113,7 @@ class PrunedSlidingLayer(PrunedDynamicLayer):
 
     is_sliding = True
 
-    def __init__(self, attachment: Attachment, layer: DynamicSlidingWindowLayer) -> None:
+    def __init__(self, attachment: HookStatus, layer: DynamicSlidingWindowLayer) -> None:
         super().__init__(attachment, layer)
         self.sliding_window = layer.sliding_window
         self.record_past = layer.record_past
@@ -121,7 +121,7 @@ class PrunedSlidingLayer(PrunedDynamicLayer):
         stored = self._slots()
         if layer.cumulative_length > stored:  # the window has slid: slots stand for the last positions
             index = torch.arange(layer.cumulative_length - stored, layer.cumulative_length, device=self.keys.device)
-            self.prefix = Prefix(index.expand(self.keys.shape[0], -1), None, layer.cumulative_length)
+            self.prefix = SlotMap(index.expand(self.keys.shape[0], -1), None, layer.cumulative_length)
 
     def activate_past_recording(self) -> None:
         """Keep old states until the next `crop`, so that assisted decoding can take tokens back."""

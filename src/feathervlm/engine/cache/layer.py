@@ -16,13 +16,13 @@ from torch import Tensor
 from feathervlm.core.errors import PruningError
 
 
-class Attachment:
+class HookStatus:
     """Whether the hooks that a pruned cache depends on are still there; shared by copies of the cache."""
 
     def __init__(self) -> None:
         self.alive = True
 
-    def __deepcopy__(self, memo: object) -> "Attachment":
+    def __deepcopy__(self, memo: object) -> "HookStatus":
         return self
 
     def check(self) -> None:
@@ -35,7 +35,7 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class SlotMap:
     """Which positions the stored slots stand for, up to the end of the last pruned forward.
 
     Attributes:
@@ -52,7 +52,7 @@ class Prefix:
     shift: Tensor | None = None
     left: bool = False
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Prefix":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "SlotMap":
         """The prefix with `change` applied to every per-sample tensor."""
         valid = None if self.valid is None else change(self.valid)
         shift = None if self.shift is None else change(self.shift)
@@ -64,12 +64,12 @@ class Prefix:
         return self.valid is None and self.shift is None
 
 
-class PrunedLayer(ABC):
+class PrunedCacheLayer(ABC):
     """What all pruned layers share; mixed into transformers' layer classes."""
 
-    attachment: Attachment
-    prefix: Prefix | None = None
-    pending: Prefix | None = None
+    attachment: HookStatus
+    prefix: SlotMap | None = None
+    pending: SlotMap | None = None
     """The prefix that becomes true when the next keys and values arrive."""
 
     @abstractmethod

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import StaticLayer
 
-from feathervlm.engine.cache.layer import Attachment, PrunedLayer
+from feathervlm.engine.cache.layer import HookStatus, PrunedCacheLayer
 
 BUCKET = 64
 """Steps in which the size of a static layer changes where the number of tokens that it saves depends on the picture."""
 
 
-class PrunedStaticLayer(PrunedLayer, StaticLayer):
+class PrunedStaticLayer(PrunedCacheLayer, StaticLayer):
     """A preallocated layer with room for the surviving tokens only.
 
     The slots after the prefix have fixed positions, so one map serves every decode step and compiled graph. The map
@@ -25,7 +25,7 @@ class PrunedStaticLayer(PrunedLayer, StaticLayer):
         foreseen: whether that number follows from shapes alone; if not, it is saved in whole buckets.
     """
 
-    def __init__(self, attachment: Attachment, logical_capacity: int, dropped: int, foreseen: bool) -> None:
+    def __init__(self, attachment: HookStatus, logical_capacity: int, dropped: int, foreseen: bool) -> None:
         spare = dropped if foreseen else dropped // BUCKET * BUCKET
         super().__init__(max_cache_len=logical_capacity - spare)
         self.attachment = attachment

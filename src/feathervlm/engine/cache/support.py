@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.cache.dynamic import PrunedDynamicLayer, PrunedSlidingLayer
-from feathervlm.engine.cache.layer import Attachment, PrunedLayer
+from feathervlm.engine.cache.layer import HookStatus, PrunedCacheLayer
 from feathervlm.engine.cache.static import PrunedStaticLayer
 
 SUPPORTED = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer)
@@ -30,7 +30,7 @@ def check_cache(cache: Cache, pruned: Sequence[int]) -> None:
     present = [cache.layers[index] for index in pruned if index < len(cache.layers)]
     kinds = [type(layer) for layer in present] + ([replicated] if replicated is not None else [])
     for kind in kinds:
-        if kind not in SUPPORTED and not issubclass(kind, PrunedLayer):
+        if kind not in SUPPORTED and not issubclass(kind, PrunedCacheLayer):
             raise Unprunable(
                 f"A cache with {kind.__name__} cannot be pruned (quantized, indexed and sliding static caches are not "
                 "supported); use a DynamicCache, or a StaticCache on a model without sliding windows."
@@ -40,7 +40,7 @@ def check_cache(cache: Cache, pruned: Sequence[int]) -> None:
             raise Unprunable("A static cache that already holds tokens cannot take a new image; use a DynamicCache.")
 
 
-def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int, foreseen: bool) -> PrunedLayer:
+def pruned_layer(cache: Cache, layer: int, attachment: HookStatus, dropped: int, foreseen: bool) -> PrunedCacheLayer:
     """The pruned form of `cache.layers[layer]`, put in its place if it is not there yet.
 
     Args:
@@ -54,7 +54,7 @@ def pruned_layer(cache: Cache, layer: int, attachment: Attachment, dropped: int,
     while replicated is not None and len(cache.layers) <= layer:  # a DynamicCache without a config grows on demand
         cache.layers.append(replicated())
     current: Any = cache.layers[layer]
-    if isinstance(current, PrunedLayer):
+    if isinstance(current, PrunedCacheLayer):
         current.attachment.check()
         return current
     if type(current) is StaticLayer:
@@ -74,7 +74,7 @@ def restore_static(cache: Cache) -> None:
             cache.layers[index] = StaticLayer(max_cache_len=layer.logical_capacity)
 
 
-def pruned_layers(cache: object) -> dict[int, PrunedLayer]:
+def pruned_layers(cache: object) -> dict[int, PrunedCacheLayer]:
     """The layers of `cache` that are pruned and hold something, by their index."""
     layers = enumerate(getattr(cache, "layers", ()))
-    return {index: layer for index, layer in layers if isinstance(layer, PrunedLayer) and layer.prefix is not None}
+    return {index: layer for index, layer in layers if isinstance(layer, PrunedCacheLayer) and layer.prefix is not None}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
-from feathervlm.engine.cache.layer import Attachment, Prefix, slots_of
+from feathervlm.engine.cache.layer import HookStatus, SlotMap, slots_of
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from feathervlm.engine.cache.support import pruned_layer
-from feathervlm.engine.rows import Remaining
+from feathervlm.engine.rows import RowTracker
 
 
 class EarlierLayers:
@@ -27,10 +27,10 @@ class EarlierLayers:
         attachment: what the cut layers depend on.
     """
 
-    def __init__(self, cache: Cache, left: Remaining, past: int, attachment: Attachment) -> None:
+    def __init__(self, cache: Cache, left: RowTracker, past: int, attachment: HookStatus) -> None:
         self.cache, self.left, self.past, self.attachment = cache, left, past, attachment
         self.device = left.positions.device
-        self.memo: dict[Hashable, tuple[Tensor, Prefix]] = {}
+        self.memo: dict[Hashable, tuple[Tensor, SlotMap]] = {}
         real = torch.ones_like(left.positions, dtype=torch.bool) if left.valid is None else left.valid
         stays = torch.ones(left.batch, past + left.sequence, dtype=torch.bool, device=self.device)
         stays[:, past:] = False
@@ -70,8 +70,8 @@ class EarlierLayers:
         return smaller
 
     def _order(
-        self, stored: tuple[Tensor, Tensor | None], rows: int, before: Prefix | None, slid: bool
-    ) -> tuple[Tensor, Prefix]:
+        self, stored: tuple[Tensor, Tensor | None], rows: int, before: SlotMap | None, slid: bool
+    ) -> tuple[Tensor, SlotMap]:
         """The slots to keep, long (batch, n), and what they then stand for.
 
         Args:
@@ -92,6 +92,6 @@ class EarlierLayers:
         exact = self.left.valid is None and valid is None and not slid
         logical = self.past + self.left.sequence
         shift = None if before is None else before.shift
-        return order, Prefix(
+        return order, SlotMap(
             columns.gather(1, order), None if exact else keep.gather(1, order), logical, shift, left=True
         )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 
 
 @dataclass(eq=False)
-class Row:
+class RowView:
     """Where things are in the tensor that a scoring layer sees.
 
     Attributes:
@@ -27,21 +27,21 @@ class Row:
     valid: Tensor | None
 
 
-class Tap(ABC):
+class Probe(ABC):
     """Captures something of a layer.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         layer: which.
         where: tells where things are when the layer runs.
     """
 
-    def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
-        self.anatomy, self.layer, self.where = anatomy, layer, where
-        self.row: Row | None = None  # as the layer saw it
+    def __init__(self, decoder: DecoderView, layer: int, where: Callable[[], RowView]) -> None:
+        self.decoder, self.layer, self.where = decoder, layer, where
+        self.row: RowView | None = None  # as the layer saw it
 
     @property
-    def seen(self) -> Row:
+    def seen(self) -> RowView:
         """Where things were when the layer ran."""
         assert self.row is not None
         return self.row

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.signals import IsText
-from feathervlm.engine.call import Call
+from feathervlm.engine.call import ModelCall
 
 
 class PromptText:
@@ -48,7 +48,7 @@ class PromptText:
             found = found & (self.places >= (self.layout.mask * index).amax(1, keepdim=True))
         return found
 
-    def start(self, call: Call) -> Tensor:
+    def start(self, call: ModelCall) -> Tensor:
         """Long (batch,), the position of the first token that is no padding."""
         attended, mask = self.attended, call.arguments.get("attention_mask")
         if isinstance(mask, dict):

@@ -1,6 +1,6 @@
 """Attention scores of a few query rows, and keys, from q and k that a layer computes anyway.
 
-`QueryKeyTap` listens to a layer's own projections (after its q/k norms, before its rotation), so a score costs no
+`QueryKeyProbe` listens to a layer's own projections (after its q/k norms, before its rotation), so a score costs no
 second projection and never asks the model for eager attention.
 """
 
@@ -13,21 +13,21 @@ from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import Attention, Keys, RaterAttention
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.gather import rows, tree_rows
-from feathervlm.engine.probes.base import Row, Tap
+from feathervlm.engine.probes.base import Probe, RowView
 from feathervlm.engine.rotary import rotation
 
 BLOCK = 2**24
 """Logits made at a time."""
 
 
-class QueryKeyTap(Tap):
+class QueryKeyProbe(Probe):
     """Captures q of the rows that ask and all k of a layer while it runs."""
 
-    def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
-        super().__init__(anatomy, layer, where)
-        self.heads, self.kv_heads, self.dim = anatomy.head_counts(layer)
+    def __init__(self, decoder: DecoderView, layer: int, where: Callable[[], RowView]) -> None:
+        super().__init__(decoder, layer, where)
+        self.heads, self.kv_heads, self.dim = decoder.head_counts(layer)
         self.query: Tensor | None = None  # (batch, heads, queries, dim)
         self.keys: Tensor | None = None  # (batch, kv heads, sequence, dim)
         self.tables: Any = None
@@ -39,14 +39,14 @@ class QueryKeyTap(Tap):
         Raises:
             Unprunable: if the layer has no projections under a known name.
         """
-        module = self.anatomy.attention_module(self.layer)
-        handles = [self.anatomy.layers[self.layer].register_forward_pre_hook(self._enter, with_kwargs=True)]
+        module = self.decoder.attention_module(self.layer)
+        handles = [self.decoder.layers[self.layer].register_forward_pre_hook(self._enter, with_kwargs=True)]
         if hasattr(module, "qkv_proj"):
             return [*handles, module.qkv_proj.register_forward_hook(self._see_fused)]
         query, key = (_projection(module, name) for name in "qk")
         if query is None or key is None:
             raise Unprunable(
-                f"Layer {self.layer} of {type(self.anatomy.model).__name__} has none of q_norm/k_norm, "
+                f"Layer {self.layer} of {type(self.decoder.model).__name__} has none of q_norm/k_norm, "
                 "q_layernorm/k_layernorm, q_proj/k_proj, qkv_proj to read attention scores from."
             )
         see_query = query.register_forward_hook(lambda m, a, out: self._see_query(out))
@@ -56,8 +56,8 @@ class QueryKeyTap(Tap):
     def project(self, hidden: Tensor, tables: Any, mask: Any) -> None:
         """Fill the tap from a hidden state that the layer has not run on yet: a projection of its own."""
         self.row, self.tables, self.mask = self.where(), tables, mask
-        module = self.anatomy.attention_module(self.layer)
-        normed = self.anatomy.input_norm(self.layer)(hidden)
+        module = self.decoder.attention_module(self.layer)
+        normed = self.decoder.input_norm(self.layer)(hidden)
         if hasattr(module, "qkv_proj"):
             self._see_fused(module, (), module.qkv_proj(normed))
             return
@@ -145,7 +145,7 @@ class QueryKeyTap(Tap):
         assert self.keys is not None
         query, keys = self.query, self.keys
         if rope:
-            rotate = rotation(self.anatomy, self.layer)
+            rotate = rotation(self.decoder, self.layer)
             query, keys = rotate(query, tree_rows(self.tables, self.seen.query)), rotate(keys, self.tables)
         return self._normed_behind("query", query).float(), self._normed_behind("key", keys).float()
 
@@ -171,7 +171,7 @@ class QueryKeyTap(Tap):
 
         The cosine of vectors of ones after rotation, 1 at the same place: the mean of cos(distance * frequency).
         """
-        rotate, row = rotation(self.anatomy, self.layer), self.seen
+        rotate, row = rotation(self.decoder, self.layer), self.seen
         ones = torch.ones(*row.positions.shape, self.dim, device=row.positions.device)[:, None]
         turned = torch.nn.functional.normalize(rotate(ones, self.tables)[:, 0].float(), dim=-1)
         return rows(turned, index, -2) @ rows(turned, row.slots, -2).transpose(1, 2)
@@ -184,16 +184,16 @@ class QueryKeyTap(Tap):
             index: rows of the tensor that the layer saw.
         """
         assert self.keys is not None
-        keys = rotation(self.anatomy, self.layer)(self.keys, self.tables) if signal.rope else self.keys
+        keys = rotation(self.decoder, self.layer)(self.keys, self.tables) if signal.rope else self.keys
         return rows(self._normed_behind("key", keys).transpose(1, 2).flatten(2), index, -2)
 
     def _normed_behind(self, name: str, states: Tensor) -> Tensor:
         """By the norm that HunYuan has behind its rotation."""
-        norm = getattr(self.anatomy.attention_module(self.layer), f"{name}_layernorm", None)
+        norm = getattr(self.decoder.attention_module(self.layer), f"{name}_layernorm", None)
         return states if norm is None else norm(states)  # type: ignore[no-any-return]  # a submodule by name
 
     def _scaling(self) -> float:
-        return float(getattr(self.anatomy.attention_module(self.layer), "scaling", self.dim**-0.5))
+        return float(getattr(self.decoder.attention_module(self.layer), "scaling", self.dim**-0.5))
 
     def _allowed(self, index: Tensor, asked: Tensor) -> Tensor:
         """The keys that queries may see, in the rows `index` at positions `asked`: bool (batch, n, sequence)."""

@@ -27,25 +27,25 @@ from feathervlm.core.signals import (
     Text,
     Values,
 )
-from feathervlm.engine.call import Call
-from feathervlm.engine.decoder import Anatomy
+from feathervlm.engine.call import ModelCall
+from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import rows
 from feathervlm.engine.masks import pruned_mask
-from feathervlm.engine.probes.base import Row
-from feathervlm.engine.probes.hidden_states import StateTap
+from feathervlm.engine.probes.base import RowView
+from feathervlm.engine.probes.hidden_states import HiddenStateProbe
 from feathervlm.engine.probes.prompt_text import PromptText
-from feathervlm.engine.probes.query_key import QueryKeyTap
-from feathervlm.engine.probes.values import ValueTap
+from feathervlm.engine.probes.query_key import QueryKeyProbe
+from feathervlm.engine.probes.values import ValueProbe
 from feathervlm.engine.rotary import rotary_rows
-from feathervlm.engine.rows import Remaining
+from feathervlm.engine.rows import RowTracker
 
 
-class Sources:
+class SignalReader:
     """The signals of one forward; see `feathervlm.core.signals.Signals`.
 
     Args:
-        anatomy: of the decoder.
+        decoder: view of the decoder.
         family: that knows the features of the vision encoder.
         call: the call that is about to run.
         left: the rows that are left.
@@ -53,14 +53,19 @@ class Sources:
     """
 
     def __init__(
-        self, anatomy: Anatomy, family: Family, call: Call, left: Remaining, survivors: dict[Survivors, Tensor]
+        self,
+        decoder: DecoderView,
+        family: Family,
+        call: ModelCall,
+        left: RowTracker,
+        survivors: dict[Survivors, Tensor],
     ) -> None:
-        self.anatomy, self.family, self.call, self.left, self.survivors = anatomy, family, call, left, survivors
+        self.decoder, self.family, self.call, self.left, self.survivors = decoder, family, call, left, survivors
         # The places of rows before anything has left are original positions.
         self.text = PromptText(left.layout, left.valid, left.query)
-        self.taps: dict[tuple[int, bool], QueryKeyTap] = {}  # by layer, and whether the text asks
-        self.states: dict[tuple[int, LayerStates], StateTap] = {}
-        self.values: dict[int, ValueTap] = {}
+        self.taps: dict[tuple[int, bool], QueryKeyProbe] = {}  # by layer, and whether the text asks
+        self.states: dict[tuple[int, LayerStates], HiddenStateProbe] = {}
+        self.values: dict[int, ValueProbe] = {}
         self.embedded: dict[Signal, Tensor] = {}  # (batch, visual or texts, dim), of what enters the language model
 
     def arm(self, signal: Signal, at: int) -> list[RemovableHandle]:
@@ -71,9 +76,9 @@ class Sources:
         """
         source = signal.measured
         if isinstance(source, Values):
-            layer, _ = self.anatomy.scoring_layer(at - 1)
+            layer, _ = self.decoder.scoring_layer(at - 1)
             if layer not in self.values:
-                self.values[layer] = ValueTap(self.anatomy, layer, self.left.row)
+                self.values[layer] = ValueProbe(self.decoder, layer, self.left.row)
                 return self.values[layer].attach()
         elif isinstance(source, LayerSignal) and source.layer == "K-1":
             key = self._key(source, at)
@@ -83,7 +88,7 @@ class Sources:
         elif isinstance(source, LayerStates):
             point = at - 1, source
             if point not in self.states:
-                self.states[point] = StateTap(self.anatomy, at - 1, self.left.row, source)
+                self.states[point] = HiddenStateProbe(self.decoder, at - 1, self.left.row, source)
                 return self.states[point].attach()
         elif isinstance(source, Features) and source.source == "projected":
 
@@ -94,7 +99,7 @@ class Sources:
                     self.embedded[signal] = rows(hidden.detach(), places, -2)
 
             # Ahead of the pruning hook, which may drop rows at this very layer.
-            return [self.anatomy.layers[0].register_forward_pre_hook(see, with_kwargs=True, prepend=True)]
+            return [self.decoder.layers[0].register_forward_pre_hook(see, with_kwargs=True, prepend=True)]
         return []
 
     def enter(self, at: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
@@ -116,7 +121,7 @@ class Sources:
         found = []
         for signal in (signal.measured for signal in stage.signals()):
             if isinstance(signal, LayerSignal) and signal.layer == "K-1":
-                found.append(self.anatomy.scoring_layer(self.at - 1)[1])
+                found.append(self.decoder.scoring_layer(self.at - 1)[1])
         return [note for note in dict.fromkeys(found) if note]
 
     def read(self, signal: Signal) -> Tensor:
@@ -145,10 +150,10 @@ class Sources:
             return self.embedded[signal]
         if isinstance(source, RotaryTable):
             tables = self.entering[1].get("position_embeddings")
-            table = rotary_rows(self.anatomy, self.at, tables, source.of, self.text.start(self.call))
+            table = rotary_rows(self.decoder, self.at, tables, source.of, self.text.start(self.call))
             return rows(self.left.tables(table), self.left.slots, -2)
         if isinstance(source, Values):
-            values = self.values[self.anatomy.scoring_layer(self.at - 1)[0]]
+            values = self.values[self.decoder.scoring_layer(self.at - 1)[0]]
             return values.vectors(self.text.rows(values.seen.positions) if text else values.seen.slots)
         if isinstance(source, Keys):
             tap = self._tap(source)
@@ -158,18 +163,18 @@ class Sources:
 
     def _key(self, signal: LayerSignal, at: int) -> tuple[int, bool]:
         """Which tap a stage before layer `at` reads."""
-        return self.anatomy.scoring_layer(at - 1)[0], isinstance(signal, RaterAttention)
+        return self.decoder.scoring_layer(at - 1)[0], isinstance(signal, RaterAttention)
 
-    def _new_tap(self, signal: LayerSignal, layer: int) -> QueryKeyTap:
+    def _new_tap(self, signal: LayerSignal, layer: int) -> QueryKeyProbe:
         where = self._text_row if isinstance(signal, RaterAttention) else self.left.row
-        return QueryKeyTap(self.anatomy, layer, where)
+        return QueryKeyProbe(self.decoder, layer, where)
 
-    def _text_row(self) -> Row:
+    def _text_row(self) -> RowView:
         """Where things are now, all text asking."""
         row = self.left.row()
         return replace(row, query=self.text.rows(row.positions))
 
-    def _tap(self, signal: LayerSignal) -> QueryKeyTap:
+    def _tap(self, signal: LayerSignal) -> QueryKeyProbe:
         """The tap of the layer that has run, or one of the layer that is about to."""
         hidden, kwargs = self.entering
         if signal.layer == "K-1":
@@ -177,7 +182,7 @@ class Sources:
         tap = self._new_tap(signal, self.at)
         mask = None
         if isinstance(signal, Attention) and signal.over == "all":  # the layer's own, still of the unpruned sequence
-            place, attention = self.left.positions, self.anatomy.attention
+            place, attention = self.left.positions, self.decoder.attention
             given = kwargs.get("attention_mask")
             mask = pruned_mask(given, place, place, place, self.left.valid, 0, attention, hidden.dtype)
         tap.project(hidden, self.left.tables(kwargs.get("position_embeddings")), mask)

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.engine.decoder import Anatomy
-from feathervlm.engine.probes.base import Row, Tap
+from feathervlm.engine.decoder import DecoderView
+from feathervlm.engine.probes.base import Probe, RowView
 
 
-class ValueTap(Tap):
+class ValueProbe(Probe):
     """Captures the values of a layer."""
 
-    def __init__(self, anatomy: Anatomy, layer: int, where: Callable[[], Row]) -> None:
-        super().__init__(anatomy, layer, where)
-        self.heads, self.kv_heads, self.dim = anatomy.head_counts(layer)
+    def __init__(self, decoder: DecoderView, layer: int, where: Callable[[], RowView]) -> None:
+        super().__init__(decoder, layer, where)
+        self.heads, self.kv_heads, self.dim = decoder.head_counts(layer)
         self.values: Tensor | None = None  # (batch, sequence, kv heads, dim)
 
     def attach(self) -> list[RemovableHandle]:
@@ -26,14 +26,14 @@ class ValueTap(Tap):
         Raises:
             Unprunable: if the layer has no projection under a known name.
         """
-        module = self.anatomy.attention_module(self.layer)
+        module = self.decoder.attention_module(self.layer)
         names = "v_norm", "v_proj", "qkv_proj"
         for name in names:
             found = getattr(module, name, None)
             if isinstance(found, nn.Module):
                 return [found.register_forward_hook(self._see)]
         raise Unprunable(
-            f"Layer {self.layer} of {type(self.anatomy.model).__name__} has none of {', '.join(names)} to read values "
+            f"Layer {self.layer} of {type(self.decoder.model).__name__} has none of {', '.join(names)} to read values "
             "from; choose a method that does not compare values."
         )
 

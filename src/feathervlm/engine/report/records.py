@@ -37,7 +37,7 @@ class Stopwatch:
         return read
 
 
-class Later:
+class PendingFlag:
     """A flag on its way from the device: reading it waits for the flag alone, not for work queued after it."""
 
     def __init__(self, flag: Tensor) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feathervlm.core.encoder.base import Tower
+from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.encoder.grouping import fold, folded_sizes
 from feathervlm.engine.report.records import EncoderRun
 
 
-class Run:
+class MergeState:
     """One run of the encoder.
 
     Args:
@@ -36,7 +36,7 @@ class Run:
         Unprunable: if pictures of that size cannot be merged.
     """
 
-    def __init__(self, tower: Tower, depth: int, rows: Tensor, protected: int) -> None:
+    def __init__(self, tower: EncoderMerging, depth: int, rows: Tensor, protected: int) -> None:
         images, tokens, _ = rows.shape
         self.tower, self.protected = tower, protected
         self._plan(depth, tokens - protected)

@@ -4,7 +4,7 @@ Between the attention and the MLP of a layer a hook cannot shorten what is added
 the merged states, the MLP runs on them, what it gives out is unfolded, and the sum is merged behind the layer: the mean
 of a group plus what all of it got alike is exactly the merged state plus that. Behind the last layer, and in every
 layer's states that are handed on, each patch gets a copy of its group. Knows no decoder and no method, nor how
-pictures lie in the states (`Run`).
+pictures lie in the states (`MergeState`).
 """
 
 import inspect
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from feathervlm.core.encoder.base import Tower
+from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.encoder.grouping import firsts, fold, unfold
 from feathervlm.core.errors import PruningError, Unprunable
-from feathervlm.engine.vision.merge_state import Run
+from feathervlm.engine.vision.merge_state import MergeState
 from feathervlm.engine.vision.packed import ARGUMENTS, Packed, Packing, packs
 from feathervlm.engine.vision.probe import attention_modules, find_encoder, has_class_token, lent
 
@@ -44,7 +44,7 @@ class EncoderMerge:
             does, or its parts are not found.
     """
 
-    def __init__(self, base: nn.Module, tower: Tower, refuse: Callable[[Unprunable], None]) -> None:
+    def __init__(self, base: nn.Module, tower: EncoderMerging, refuse: Callable[[Unprunable], None]) -> None:
         self.tower, self.refuse, self.name = tower, refuse, type(base).__name__
         self.encoder = find_encoder(base)
         attentions = attention_modules(self.encoder)
@@ -59,8 +59,8 @@ class EncoderMerge:
                 f"{', not in one line' if paths else ''}; choose a method that does not merge inside it."
             )
         self._check_layer(self.layers[0])
-        self.runs: list[Run] = []
-        self._run: Run | None = None
+        self.runs: list[MergeState] = []
+        self._run: MergeState | None = None
         self._packing: Packing | None = None
         self._lock, self._active = threading.RLock(), False
 
@@ -165,12 +165,12 @@ class EncoderMerge:
             if packing is not None:
                 self._run = Packed(self.tower, depth, hidden[None], packing)
             else:
-                self._run = Run(self.tower, depth, hidden, self.protected)
+                self._run = MergeState(self.tower, depth, hidden, self.protected)
         except Unprunable as error:
             self._run = None
             self.refuse(error)
 
-    def _check(self, index: int, kwargs: dict[str, Any]) -> Run | None:
+    def _check(self, index: int, kwargs: dict[str, Any]) -> MergeState | None:
         """The run, unless a layer is given what it has not foreseen."""
         run = self._run
         try:
@@ -255,7 +255,7 @@ class EncoderMerge:
             )
         self.runs.append(run)
 
-    def _whole(self, run: Run, state: Tensor, source: Tensor) -> Tensor:
+    def _whole(self, run: MergeState, state: Tensor, source: Tensor) -> Tensor:
         """A state of all patches."""
         rows = run.rows(state)
         return run.back(unfold(rows, source)) if rows.shape[1] < source.shape[1] else state

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from feathervlm.core.encoder.base import Tower
+from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.encoder.grouping import leaders
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.report.records import EncoderRun
-from feathervlm.engine.vision.merge_state import Run
+from feathervlm.engine.vision.merge_state import MergeState
 
 ARGUMENTS = {"cu_seqlens", "max_seqlen", "position_embeddings"}
 """Arguments of a layer that say where packed patches are."""
@@ -65,7 +65,7 @@ class Packing:
         return self._windows if layer in self.windowed else self._bounds
 
 
-class Packed(Run):
+class Packed(MergeState):
     """One run of such an encoder: its pictures are one row, and each has a plan of its own.
 
     Args:
@@ -78,7 +78,7 @@ class Packed(Run):
         Unprunable: if pictures of these sizes cannot be merged, or are not all.
     """
 
-    def __init__(self, tower: Tower, depth: int, rows: Tensor, packing: Packing) -> None:
+    def __init__(self, tower: EncoderMerging, depth: int, rows: Tensor, packing: Packing) -> None:
         if rows.shape[1] != sum(packing.pictures):
             raise Unprunable(f"The vision encoder has {rows.shape[1]} patches for pictures of {packing.pictures}.")
         self.packing, self.left = packing, list(packing.pictures)

@@ -89,7 +89,7 @@ def _function(usual: str, module: Any) -> Any:
     return ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
 
 
-class EncoderTap:
+class EncoderProbe:
     """Looks at some attention layers of the vision encoder while it runs.
 
     Args:

@@ -14,22 +14,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from feathervlm.core.signals import EncoderMeasure, EncoderSignal, Representatives
-from feathervlm.engine.call import PIXELS, Encoding
+from feathervlm.engine.call import PIXELS, EncoderOutput
 from feathervlm.engine.family import Family
 from feathervlm.engine.vision.merging import EncoderMerge
-from feathervlm.engine.vision.probe import EncoderTap
+from feathervlm.engine.vision.probe import EncoderProbe
 
-Heard = Callable[[Encoding, Any], None]
+Heard = Callable[[EncoderOutput, Any], None]
 """Is told of an encoding and of what the encoder returned."""
 
 
 class _ThreadState(threading.local):
     """What one thread has had encoded."""
 
-    encodings: Sequence[Encoding] = ()
+    encodings: Sequence[EncoderOutput] = ()
 
 
-class Listener:
+class EncoderRecorder:
     """Listens to the encoders of a model for images and videos until it is removed.
 
     Args:
@@ -60,7 +60,7 @@ class Listener:
             if original is not None:
                 self._wrap(modality, f"get_{modality}_features", original)
 
-    def recent(self) -> list[Encoding]:
+    def recent(self) -> list[EncoderOutput]:
         """What this thread has had encoded and still uses."""
         return list(self._own.encodings)
 
@@ -75,7 +75,7 @@ class Listener:
 
     def _wrap(self, modality: str, name: str, original: Callable[..., Any]) -> None:
         signature = inspect.signature(original)
-        tap = EncoderTap(self.base, self.signals) if self.signals else None  # one each: videos may go through images
+        tap = EncoderProbe(self.base, self.signals) if self.signals else None  # one each: videos may go through images
 
         @functools.wraps(original)  # generate() reads the signature
         def listening(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ class Listener:
                 if groups is not None:
                     inside[Representatives()] = groups
                 merged = [record for run in merge.runs for record in run.records()] if merge else []
-                encoding = Encoding.of(modality, given, output, self.family.look(modality, given), inside, merged)
+                encoding = EncoderOutput.of(modality, given, output, self.family.look(modality, given), inside, merged)
                 alive = [known for known in self._own.encodings if known.output() is not None]
                 self._own.encodings = [*alive, encoding]
                 self.heard(encoding, output)
