@@ -10,6 +10,7 @@ comparison.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,11 +117,11 @@ def record(out: Path) -> None:
     for name, words in commands(out).items():
         done = subprocess.run(
             [sys.executable, "-m", "feathervlm", *words], capture_output=True, text=True, check=False, cwd=ROOT,
-            env={**__import__("os").environ, "PYTHONPATH": str(ROOT / "src")},
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         )  # fmt: skip
         if done.returncode:
             print(f"{name} failed: {done.stderr.strip()}", file=sys.stderr)
-        (out / f"{name}.json").write_text(done.stdout)
+        (out / f"{name}.json").write_text(done.stdout.replace(str(ROOT), "ROOT"))
 
 
 def stable(value: Any) -> Any:
