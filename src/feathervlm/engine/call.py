@@ -138,6 +138,13 @@ class ModelCall:
         """Whether the vision encoder will run during the call."""
         return any(self.arguments.get(name) is not None for name in PIXELS.values())
 
+    def caches(self, config: Any) -> bool:
+        """Return whether the call fills a cache, by its arguments or else the decoder's config."""
+        if self.arguments.get("past_key_values") is not None:
+            return True
+        use = self.arguments.get("use_cache")
+        return bool(getattr(config, "use_cache", True) if use is None else use)
+
     def visual(self, modality: str) -> VisualInput | None:
         """The images or videos that the call brings; None if it brings none."""
         if self.arguments.get(PIXELS[modality]) is not None:

@@ -17,7 +17,7 @@ from feathervlm.core.errors import PruningError, Unprunable
 
 
 class _ThreadState(threading.local):
-    turned_away = False
+    refused = False
 
 
 class ForwardLock:
@@ -26,10 +26,10 @@ class ForwardLock:
     def __init__(self) -> None:
         self._running = threading.Lock()  # held from before a forward until after it
         self._owner: int | None = None
-        self._own = _ThreadState()
+        self._thread = _ThreadState()
 
     @property
-    def mine(self) -> bool:
+    def held_here(self) -> bool:
         """Whether the forward that is under way is one of this thread."""
         return self._owner == threading.get_ident()
 
@@ -42,8 +42,8 @@ class ForwardLock:
         if self._running.acquire(blocking=False):
             self._owner = threading.get_ident()
             return
-        self._own.turned_away = True
-        if not self.mine:
+        self._thread.refused = True
+        if not self.held_here:
             raise PruningError(
                 "A pruned model runs one forward at a time, and another thread is in one; use one copy per thread."
             )
@@ -52,10 +52,10 @@ class ForwardLock:
             ".remove() and prune again."
         )
 
-    def was_turned_away(self) -> bool:
+    def was_refused(self) -> bool:
         """Whether the forward of this thread that ends now is not the one that was let through."""
-        turned_away, self._own.turned_away = self._own.turned_away, False
-        return turned_away
+        refused, self._thread.refused = self._thread.refused, False
+        return refused
 
     def leave(self) -> None:
         """End the forward."""

@@ -160,11 +160,11 @@ def test_nothing_is_measured_that_is_not_asked_for(llava):
         handle = (
             llava.get_decoder()
             .layers[4]
-            .register_forward_pre_hook(lambda *_: seen.append(pruning._forward.sources.embedded))
+            .register_forward_pre_hook(lambda *_: seen.append(list(pruning._hooks._state.hooks.reader.forward.recorders)))
         )
         llava(**tiny.batch(PROMPTS[0]))
         handle.remove()
-    assert seen == [{}]
+    assert seen == [[("query and key", 1, None)]]
 
 
 @pytest.mark.parametrize("signal", [Keys(), Text(Keys(rope=False))])

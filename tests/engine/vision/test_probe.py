@@ -284,7 +284,7 @@ def test_what_was_seen_is_let_go_with_the_encoder_s_output():
     llava, inputs = tiny.llava(), tiny.batch(PROMPTS[2])
     with feathervlm.prune(llava, "visionzip") as pruning:
         output = llava.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
-        (encoding,) = pruning._listener.recent()
+        (encoding,) = pruning._hooks._recorder.recent()
         llava(**inputs, mm_encoder_outputs={"image": output})
         assert set(encoding.inside) == {EncoderAttention(-2), EncoderKeys(-2)}
         del output, inputs

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.signals import EncoderAttention, EncoderKeys, EncoderMeasure, EncoderSignal, encoder_layer_index
+from feathervlm.core.signals import EncoderMeasure, EncoderSignal, encoder_layer_index
+from feathervlm.engine.probes.registry import probe_class
 
 TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder")
 CLASS_TOKENS = ("class_embedding", "cls_token")
@@ -111,40 +112,32 @@ class EncoderProbe:
             )
         self.modules = {signal: modules[encoder_layer_index(signal.layer, depth)] for signal in signals}
         self.first = has_class_token(tower)
-        self.found: dict[EncoderSignal, list[Tensor]] = {}
+        self._parts: dict[EncoderSignal, list[Tensor]] = {}
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look while this lasts."""
-        self.found = {signal: [] for signal in self.modules}
-        with lent(self.modules.values(), self._look):
+    def recording(self) -> Iterator[None]:
+        """Record while this lasts."""
+        self._parts = {signal: [] for signal in self.modules}
+        with lent(self.modules.values(), self._record):
             yield
 
-    def seen(self) -> dict[EncoderSignal, Tensor]:
+    def recorded(self) -> dict[EncoderSignal, Tensor]:
         """Every signal, float32, laid out as the encoder's states: (batch, patches), keys (batch, patches, dim).
 
         Not those of layers that the encoder leaves out.
         """
-        return {signal: torch.cat(parts, 1) for signal, parts in self.found.items() if parts}
+        return {signal: torch.cat(parts, 1) for signal, parts in self._parts.items() if parts}
 
-    def _look(
+    def _record(
         self, usual: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kw: Any
     ) -> Any:
         scaling = kw.get("scaling") or query.shape[-1] ** -0.5
         with torch.no_grad():
             for signal, known in self.modules.items():
                 if known is module:
-                    self.found[signal].append(self._measure(signal, query, key, attention_mask, scaling))
+                    states = probe_class(signal).measure(signal, query, key, attention_mask, scaling, self.first)
+                    self._parts[signal].append(states)
         return usual(module, query, key, value, attention_mask, **kw)
-
-    def _measure(self, signal: EncoderMeasure, query: Tensor, key: Tensor, mask: Any, scaling: float) -> Tensor:
-        if isinstance(signal, EncoderKeys):
-            return (undivided(key) if signal.heads == "joint" else key).float().mean(1)
-        if signal.heads == "joint":
-            query, key = undivided(query), undivided(key.repeat_interleave(query.shape[1] // key.shape[1], 1))
-            scaling = query.shape[-1] ** -0.5
-        assert isinstance(signal, EncoderAttention)
-        return received(query, key, mask, scaling, self.first and signal.source == "cls")
 
 
 def undivided(heads: Tensor) -> Tensor:
