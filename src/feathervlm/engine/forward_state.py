@@ -32,12 +32,6 @@ class ForwardState:
         if self.hooks is not None:
             self.hooks.remove()
 
-    def finished_prefill(self) -> tuple[Prefill, ModelCall] | None:
-        """Return the pruned prefill and its call; None if this forward was none, or was abandoned."""
-        if not isinstance(self.hooks, Prefill) or self.hooks.abandoned or self.call is None:
-            return None
-        return self.hooks, self.call
-
 
 class ThreadState(threading.local):
     """What one thread tells the hooks of a pruned model.

@@ -1,4 +1,4 @@
-"""The hooks of a pruned model, and what happens before and after each of its forwards.
+"""The hooks of a pruned model: they guard its forwards, and begin and end each of them.
 
 Between calls there are three hooks only: before and after the base model, and one that reads the arguments of the head.
 Hooks on decoder layers exist for the length of one forward.
@@ -12,27 +12,21 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
-from transformers.cache_utils import StaticCache
 
 from feathervlm.core.errors import PruningError, Unprunable, UnprunedWarning
 from feathervlm.core.schedule import Schedule
 from feathervlm.engine.cache.layer import HookStatus
-from feathervlm.engine.cache.support import pruned_layers, restore_static
 from feathervlm.engine.call import EncoderOutput, ModelCall
-from feathervlm.engine.compatibility import check_call, check_schedule
-from feathervlm.engine.decode import Decode, needs_hooks
+from feathervlm.engine.compatibility import check_schedule
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.forward_guard import ForwardLock, guard_generate
+from feathervlm.engine.forward_runner import ForwardRunner
 from feathervlm.engine.forward_state import ForwardState, ThreadState
-from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report.report import Report
-from feathervlm.engine.reused_selection import ReusedSelection
-from feathervlm.engine.scoring_pass import survivors
 from feathervlm.engine.vision.recorder import EncoderRecorder
 
 logger = logging.getLogger(__name__)
@@ -71,11 +65,10 @@ class ModelHooks:
         self.status, self.thread = HookStatus(), ThreadState()
         self.handles: list[RemovableHandle] = []
         self.decoder = DecoderView(model)
-        self.starts = list(schedule.at_layers(len(self.decoder.layers)))
+        self._runner = ForwardRunner(schedule, self.decoder, family, self.status)
+        self.starts = self._runner.starts
         self._recorder: EncoderRecorder | None = None
         self._lock, self._state = ForwardLock(), ForwardState()
-        self._lasting: Decode | None = None  # hooks that stay, for decoding on a static cache
-        self._reused: ReusedSelection | None = None
         check_schedule(schedule, self.decoder, family)
         if not self.starts:
             return
@@ -111,8 +104,8 @@ class ModelHooks:
 
     def remove(self) -> None:
         self._state.remove_hooks()
-        self._remove_lasting()
-        self._state, self._reused = ForwardState(), None
+        self._runner.remove()
+        self._state = ForwardState()
         for handle in self.handles:
             handle.remove()
         if self.handles:
@@ -159,15 +152,11 @@ class ModelHooks:
             self._refuse(error)
 
     def _read_head_arguments(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._compiled_step():
+        if not self._runner.compiles_step():
             self.thread.head_arguments = (kwargs.get("logits_to_keep", 0), kwargs.get("labels"))
 
-    def _compiled_step(self) -> bool:
-        """Return whether a decoding step on a static cache is being compiled, with the lasting hooks in its graph."""
-        return self._lasting is not None and torch.compiler.is_compiling()
-
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._compiled_step():
+        if self._runner.compiles_step():
             return
         self._lock.enter()
         self._state = ForwardState()
@@ -181,57 +170,15 @@ class ModelHooks:
             if prunes and call.shape[1] > 1:
                 source = self.family.visual_source(call)
                 if source:
-                    self._begin_prefill(call, source)
+                    refuse = None if self.strict else self._refuse_stage
+                    self._runner.begin_prefill(self._state, call, source, refuse)
                     return
         except Unprunable as error:
             self._state = ForwardState()
             self._refuse(error)
             prunes = False
-        self._begin_unpruned(call, prunes)
-
-    def _begin_prefill(self, call: ModelCall, source: tuple[Tensor, ...]) -> None:
-        check_call(call, self.schedule, self.decoder)
-        if call.arguments.get("past_key_values") is not None:
-            restore_static(call.arguments["past_key_values"])
-        self._remove_lasting()
-        layout = self.family.layout(call)
-        if not layout.width:
-            return
-        cached = call.caches(self.decoder.config)
-        reused = self._reused if not cached and self._reused and self._reused.covers(call, source) else None
-        self._state.call = call
-        context = self.decoder, self.family, self.status
-        scored = {} if reused else survivors(self.schedule, call, layout, *context)
-        kept, refuse = reused.kept if reused else None, None if self.strict else self._refuse_stage
-        self._state.hooks = Prefill(
-            self.decoder, self.family, self.schedule, call, layout, self.status, kept, scored, refuse
-        ).install()
-        self._state.source = None if reused or cached else source
-
-    def _begin_unpruned(self, call: ModelCall, prunes: bool) -> None:
-        """Begin a forward without new images: a prompt of text, or the continuation of a cache.
-
-        Args:
-            call: The call.
-            prunes: Whether images would have been pruned, so that the report tells that there are none.
-        """
-        cache, new = call.arguments.get("past_key_values"), call.shape[1]
-        if not pruned_layers(cache):
-            if new > 1 and (cache is None or not int(cache.get_seq_length())):
-                if prunes:
-                    self.report = Report(self.name, None, "there was no image in the input")
-                if cache is not None:
-                    restore_static(cache)
-        elif needs_hooks(cache, call.arguments.get("attention_mask"), new, self.decoder):
-            if self._lasting is not None and isinstance(cache, StaticCache):
-                return  # the lasting hooks suffice
-            self._remove_lasting()
-            self._state.hooks = Decode(self.decoder, self.starts, lasting=False).install(cache)
-
-    def _remove_lasting(self) -> None:
-        if self._lasting is not None:
-            self._lasting.remove()
-            self._lasting = None
+        if self._runner.begin_unpruned(self._state, call) and prunes:
+            self.report = Report(self.name, None, "there was no image in the input")
 
     def _end_forward(self) -> ForwardState:
         state, self._state = self._state, ForwardState()
@@ -243,31 +190,14 @@ class ModelHooks:
         self._lock.leave()
 
     def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._compiled_step() or self._lock.was_refused():
+        if self._runner.compiles_step() or self._lock.was_refused():
             return
         try:
             state = self._end_forward()
-            if output is not None:
-                self._record_forward(state)
+            record = None if output is None else self._runner.finish(state)
+            if record is not None:
+                self.report = Report(self.name, record)
+                for note in record.notes:
+                    logger.info("%s: %s", self.name, note)
         finally:
             self._release()
-
-    def _record_forward(self, state: ForwardState) -> None:
-        """Keep what later forwards and the report need to know of a finished forward."""
-        finished = state.finished_prefill()
-        if finished is None:
-            return
-        prefill, call = finished
-        prefill.rows.check()
-        record = prefill.record
-        record.encoder = call.encoder_runs()
-        unmerged = self.schedule.encoder and not record.encoder  # the report tells why
-        if prefill.reused is None and not unmerged:
-            self.report = Report(self.name, record)
-            for note in record.notes:
-                logger.info("%s: %s", self.name, note)
-        if state.source is not None:
-            self._reused = ReusedSelection(call.tokens, state.source, [stage.kept for stage in record.stages])
-        cache = call.arguments.get("past_key_values")
-        if isinstance(cache, StaticCache):
-            self._lasting = Decode(self.decoder, self.starts, lasting=True).install(cache)

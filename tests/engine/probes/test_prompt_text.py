@@ -160,7 +160,9 @@ def test_nothing_is_measured_that_is_not_asked_for(llava):
         handle = (
             llava.get_decoder()
             .layers[4]
-            .register_forward_pre_hook(lambda *_: seen.append(list(pruning._hooks._state.hooks.reader.forward.recorders)))
+            .register_forward_pre_hook(
+                lambda *_: seen.append(list(pruning._hooks._state.hooks.reader.forward.recorders))
+            )
         )
         llava(**tiny.batch(PROMPTS[0]))
         handle.remove()

@@ -218,7 +218,7 @@ def test_merging_inside_merging_happens_once():
         EncoderMerge(llava.model, BipartiteMerging(keep=0.5), pytest.fail),
         tiny.batch(PROMPTS[2])["pixel_values"],
     )
-    with merge.merging(), merge.merging():
+    with merge.active(), merge.active():
         llava.model.vision_tower(pixels)
     assert [run.entered for run in merge.runs] == [[37, 31, 25, 19]]
     assert merge.representatives().sum(-1)[:, 0].tolist() == [37, 31, 25, 19, 19]
@@ -231,13 +231,13 @@ def test_another_thread_must_wait():
 
     def other():
         try:
-            with merge.merging():
+            with merge.active():
                 raised.append(None)
         except PruningError as error:
             raised.append(str(error))
 
     for _ in range(2):
-        with merge.merging() if not raised else nullcontext():
+        with merge.active() if not raised else nullcontext():
             thread = threading.Thread(target=other)
             thread.start()
             thread.join()

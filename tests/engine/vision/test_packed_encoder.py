@@ -46,7 +46,7 @@ def encode(model, tower, *numbers, **kwargs):
     """What an encoder that merges returns for pictures, and its run."""
     merge = EncoderMerge(model.model, tower, pytest.fail)
     pixels, grids = pictures(*numbers)
-    with merge.merging():
+    with merge.active():
         output = model.model.visual(pixels.to(model.dtype), grids, **kwargs)
     return output, merge.runs[0]
 
@@ -208,15 +208,15 @@ def test_segments_that_are_not_foreseen_are_refused_before_a_merge_and_raise_beh
     merge, (pixels, grids) = EncoderMerge(model.model, method.schedule().encoder, refused.append), pictures(0, 2)
     bounds = torch.tensor([0, 100, 240], dtype=torch.int32)  # instead of those of the pictures
     model.model.visual.fullatt_block_indexes = [0]
-    with merge.merging():
+    with merge.active():
         found = model.model.visual(pixels, grids, cu_seqlens=bounds).pooler_output
-    assert "Layer 0 of the vision encoder looks at other parts" in str(refused[0])
+    assert "Layer 0 of the vision encoder attends to parts" in str(refused[0])
     assert not merge.runs
     assert torch.equal(found, model.model.visual(pixels, grids, cu_seqlens=bounds).pooler_output)
     model.model.visual.fullatt_block_indexes = [3]
-    with pytest.raises(Unprunable, match="Layer 3 of the vision encoder looks at other parts"), merge.merging():
+    with pytest.raises(Unprunable, match="Layer 3 of the vision encoder attends to parts"), merge.active():
         model.model.visual(pixels, grids, cu_seqlens=bounds)
-    with merge.merging():
+    with merge.active():
         model.model.visual(pixels, grids)
     assert merge.runs[0].merged
     assert len(refused) == 1

@@ -80,8 +80,8 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):
             intact = slot_map.index.shape[1] >= mapped and bool((slot_map.index[:, kept:] == expected).all())
             if not intact or (slot_map.valid is not None and not bool(slot_map.valid[:, kept:].all())):
                 raise PruningError(
-                    f"Cannot remove {count} tokens from a pruned cache, for some of them were dropped; start the prompt "
-                    "again with a new cache."
+                    f"Cannot remove {count} tokens from a pruned cache, for some of them were dropped; start the "
+                    "prompt again with a new cache."
                 )
             self.slot_map = replace(
                 slot_map,

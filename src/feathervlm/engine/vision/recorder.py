@@ -82,7 +82,7 @@ class EncoderRecorder:
         @functools.wraps(original)  # generate() reads the signature
         def recording(*args: Any, **kwargs: Any) -> Any:
             probe, merge = (own_probe, self.merge) if self.enabled() else (None, None)
-            with probe.recording() if probe else nullcontext(), merge.merging() if merge else nullcontext():
+            with probe.recording() if probe else nullcontext(), merge.active() if merge else nullcontext():
                 output = original(*args, **kwargs)
             if hasattr(output, "pooler_output"):
                 inputs = signature.bind(*args, **kwargs).arguments
