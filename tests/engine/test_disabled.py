@@ -1,4 +1,4 @@
-"""Running unpruned inside a block, the handle's state in words, and what is a warning and what is a log message."""
+"""Unpruned runs inside a block, the repr of the handle, warnings and log messages."""
 
 import logging
 import threading
@@ -79,7 +79,7 @@ def test_a_block_holds_for_its_thread_alone():
 @pytest.mark.parametrize("image", [False, True])
 @torch.no_grad()
 def test_a_pruned_cache_is_continued_as_pruned(text, image):
-    """A later turn inside the block runs on the pruned cache; nothing of its own image is dropped."""
+    """A later turn inside the block runs on the pruned cache, and no token of its own image is dropped."""
     llava, first = tiny.llava(text), tiny.batch(PROMPTS[1])
     later = tiny.prompt(int(image), seed=5)
     with feathervlm.prune(llava, FEATHER) as pruning:

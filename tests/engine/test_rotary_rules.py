@@ -1,4 +1,4 @@
-"""Which layers rotate, and what they norm afterwards, is known of text models by themselves, without any images."""
+"""Text models rotate and norm by the rules of the family that knows them, with or without images."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pruned cache layers answer for the original sequence while they store what is left of it."""
+"""Pruned cache layers report the lengths of the original sequence while they store the kept tokens only."""
 
 import copy
 from functools import cache, partial
@@ -27,13 +27,13 @@ def model(text="llama", attention="sdpa"):
 
 
 def states(positions):
-    """Keys and values (batch, 1, n, 1) that hold the position that they stand for."""
+    """Return keys and values (batch, 1, n, 1) whose numbers are the positions that they stand for."""
     keys = positions[:, None, :, None].double()
     return keys, -keys
 
 
 def make_prefix(generator, logical, ragged=False):
-    """Slots for some of `logical` positions, the last two of every sample among them."""
+    """Return slots for some of `logical` positions, the last two of every sample among them."""
     kept = max(logical // 2, 2)
     index = torch.stack([torch.randperm(logical - 2, generator=generator)[: kept - 2].sort().values] * BATCH)
     index = torch.cat([index, torch.arange(logical - 2, logical).expand(BATCH, -1)], 1)
@@ -45,7 +45,7 @@ def make_prefix(generator, logical, ragged=False):
 
 
 def filled(kind, seed, ragged=False, logical=15):
-    """A pruned layer after its prefill, and an unpruned one of the same history."""
+    """Return a pruned layer after its prefill, and an unpruned one of the same history."""
     generator = torch.Generator().manual_seed(seed)
     plain = DynamicSlidingWindowLayer(WINDOW) if kind is PrunedSlidingLayer else DynamicLayer()
     layer = kind(HookStatus(), copy.deepcopy(plain))
@@ -57,7 +57,7 @@ def filled(kind, seed, ragged=False, logical=15):
 
 
 def stands_for(layer):
-    """The positions that the stored keys hold, which `columns` must tell."""
+    """Compare the positions in the stored keys with those that `columns` returns."""
     index, valid = layer.columns(0, torch.device("cpu"))
     stored = layer.keys[:, 0, :, 0].long()
     assert torch.equal(index.expand_as(stored), stored)
@@ -123,7 +123,7 @@ def test_crop_takes_back_text_but_not_dropped_tokens():
     for seed in range(5):
         layer, plain, _ = filled(PrunedDynamicLayer, seed)
         append(4, layer, plain)
-        for count in (0, 3, 2):  # the last one reaches into the text at the prefix's end
+        for count in (0, 3, 2):  # the last one reaches into the mapped text at the end of the prompt
             layer.crop(-count)
             plain.crop(-count)
             agree(layer, plain)
@@ -236,7 +236,7 @@ def test_emptied_static_layers_get_their_capacity_back():
 
 
 def steps(llava, inputs, count):
-    """Forced decoding of the same words, step by step."""
+    """Decode the same words step by step."""
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits, past = [], None

@@ -1,4 +1,4 @@
-"""Static caches hold the surviving tokens only, and one compiled graph decodes them all."""
+"""Static caches store the kept tokens only, and one compiled graph decodes them all."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Merging inside the vision encoder: what its layers see, what it leaves on the model, and what it refuses."""
+"""Merging inside the vision encoder: tokens per layer, traces on the model, and refusals."""
 
 import copy
 import threading
@@ -42,7 +42,7 @@ def test_nothing_is_left_on_the_model(tower, method):
     with feathervlm.prune(llava, method):
         merged = llava(**inputs).logits
         inside = [part._forward_hooks for part in llava.model.vision_tower.modules()]
-        llava.model.vision_tower(inputs["pixel_values"])  # by itself it is as it was
+        llava.model.vision_tower(inputs["pixel_values"])  # outside a prompt it is unchanged
     assert not torch.equal(merged, plain)
     assert traces(llava) == before
     assert [len(hooks) for hooks in inside] == [hooks for *_, hooks in traces(llava.model.vision_tower)]

@@ -1,4 +1,4 @@
-"""Attention inside the vision encoder: equal to what eager attention gives, and gone without a trace."""
+"""Attention inside the vision encoder equals eager attention, and leaves no trace on the model."""
 
 import gc
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3
 
 
 def expected(llava, pixels, layer):
-    """Per image the attention that its patches get, by the tower's own eager attention."""
+    """Return the attention that the patches of every image receive in the encoder's own eager attention."""
     weights = []
     module = llava.model.vision_tower.encoder.layers[layer].self_attn
     handle = module.register_forward_hook(lambda module, args, output: weights.append(output[1]))
@@ -128,7 +128,7 @@ def test_received_attention_by_hand(mask, from_first):
 
 @dataclass(frozen=True)
 class Reading(KeepAll):
-    """Keeps everything, and what it read of the encoder."""
+    """Keeps every token, and records the signals of the encoder."""
 
     signal: EncoderAttention | EncoderKeys
     read: list
@@ -142,7 +142,7 @@ class Reading(KeepAll):
 
 
 def seen(model, inputs, *signals, way="forward"):
-    """What each signal is during a prompt: (batch, visual, ...)."""
+    """Return each signal of a prompt, (batch, visual, ...)."""
     read = [[] for _ in signals]
     stages = [Stage(at, Reading(*each)) for at, each in enumerate(zip(signals, read, strict=True))]
     with feathervlm.prune(model, Schedule(*stages)), torch.no_grad():
@@ -154,7 +154,7 @@ def seen(model, inputs, *signals, way="forward"):
 
 
 def projections(llava, pixels, layer):
-    """What the q and k projections of a layer of the tower make: (images, 1 + patches, dim) each."""
+    """Return the outputs of a layer's q and k projections, (images, 1 + patches, dim) each."""
     found, module = {}, llava.model.vision_tower.encoder.layers[layer].self_attn
     handles = [
         part.register_forward_hook(lambda module, args, output, name=name: found.update({name: output}))
