@@ -103,6 +103,7 @@ class ModelHooks:
         _pruned.add(self.decoder.decoder)
 
     def remove(self) -> None:
+        """Remove all hooks and wrappers from the model."""
         self._state.remove_hooks()
         self._runner.remove()
         self._state = ForwardState()
@@ -165,9 +166,9 @@ class ModelHooks:
             self.thread.head_arguments = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
         recent = self._recorder.recent() if self._recorder else []
         call = ModelCall(arguments, *self.thread.head_arguments, recent)
-        prunes = not self.thread.disabled
+        prunes, (_, new) = not self.thread.disabled, call.shape
         try:
-            if prunes and call.shape[1] > 1:
+            if prunes and new > 1:
                 source = self.family.visual_source(call)
                 if source:
                     refuse = None if self.strict else self._refuse_stage

@@ -108,7 +108,7 @@ class Probe(ABC, Generic[S]):
         tokens: The tokens whose vectors to return.
     """
 
-    in_encoder: ClassVar[bool] = False
+    hooks_encoder: ClassVar[bool] = False
     """Whether the signal is recorded in a layer of the vision encoder while that runs."""
 
     def __init__(self, signal: S, at: int, forward: ForwardContext, tokens: Tokens = "visual") -> None:

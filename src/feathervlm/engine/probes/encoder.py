@@ -25,7 +25,7 @@ class EncoderSignalProbe(Probe[E]):
 class EncoderMeasureProbe(EncoderSignalProbe[M]):
     """Base of the probes that record an attention layer of the vision encoder; see `vision.probe.EncoderProbe`."""
 
-    in_encoder = True
+    hooks_encoder = True
 
     @classmethod
     @abstractmethod

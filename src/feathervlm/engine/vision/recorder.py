@@ -53,7 +53,7 @@ class EncoderRecorder:
         enabled: Callable[[], bool],
     ) -> None:
         self.base, self.family, self.recorded, self.enabled = base, family, recorded, enabled
-        self.signals: list[Any] = [signal for signal in schedule.signals() if probe_class(signal).in_encoder]
+        self.signals: list[Any] = [signal for signal in schedule.signals() if probe_class(signal).hooks_encoder]
         self.merge = EncoderMerge(base, schedule.encoder, refuse) if schedule.encoder else None
         self._thread = _ThreadState()
         self._replaced: dict[str, Any] = {}
