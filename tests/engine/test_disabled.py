@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from transformers import StaticCache
 
 import feathervlm
 import tiny_models as tiny
@@ -109,6 +110,33 @@ def test_a_cache_filled_in_a_block_is_not_pruned():
             cache = llava(**inputs, use_cache=True).past_key_values
         assert torch.equal(llava(input_ids=step, past_key_values=cache).logits, expected)
         assert pruning.report.reason == "no prompt has been run yet"
+
+
+@torch.no_grad()
+def test_static_caches_in_a_block():
+    """One that was pruned is decoded as pruned, beside one that is not."""
+    llava, inputs = tiny.llava(), tiny.batch(PROMPTS[0])
+
+    def static():
+        return StaticCache(config=llava.config.get_text_config(), max_cache_len=120)
+
+    def steps(cache):
+        words = [torch.tensor([[word]]) for word in (7, 8, 9)]
+        return torch.cat([llava(input_ids=word, past_key_values=cache).logits for word in words], 1)
+
+    unpruned = static()
+    first = llava(**inputs, past_key_values=unpruned).logits
+    expected = torch.cat([first, steps(unpruned)], 1)
+    with feathervlm.prune(llava, FEATHER) as pruning:
+        caches = static(), static()
+        for cache in caches:
+            llava(**inputs, past_key_values=cache)
+        pruned = steps(caches[0])
+        with pruning.disabled():
+            plain = static()
+            assert torch.equal(llava(**inputs, past_key_values=plain).logits, first)
+            torch.testing.assert_close(steps(caches[1]), pruned)
+            assert torch.equal(torch.cat([first, steps(plain)], 1), expected)
 
 
 def test_chunked_prefill_is_allowed_in_a_block():
