@@ -5,7 +5,7 @@ import warnings
 from transformers import PreTrainedModel
 
 from feathervlm import families
-from feathervlm.core.errors import PruningError, Unprunable
+from feathervlm.core.errors import PruningError, Unprunable, UnprunedWarning
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule
 from feathervlm.engine.pruning import Pruning
@@ -53,6 +53,6 @@ def prune(
     except Unprunable as error:
         if strict:
             raise
-        warnings.warn(f"feathervlm runs unpruned: {error}", stacklevel=2)
+        warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=2)
         return Pruning(model, schedule, None, name, strict, str(error))
     return Pruning(model, schedule, family, name, strict)

@@ -63,7 +63,7 @@ def behind(bad: Callable[[int], bool], says: str) -> dict[str, str]:
 
 def halfway() -> dict[str, str]:
     """Refuses the rows of the shared table that read what is between the attention of a layer and what follows."""
-    return reading(lambda signal: signal == LayerStates("middle"), "has no norm behind its attention")
+    return reading(lambda signal: signal == LayerStates("middle"), "has no norm after its attention")
 
 
 def reading(which: Callable[[Signal], bool], says: str) -> dict[str, str]:

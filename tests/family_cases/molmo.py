@@ -125,7 +125,7 @@ SPECIMENS = [
         molmo2_shot,
         join=pooled_after,
         finish=molmo2_types,
-        refuses=RENUMBER | ahead("no norm in front"),
+        refuses=RENUMBER | ahead("no norm before their attention"),
     ),
     Specimen(
         "molmo2-video", molmo2, molmo2_video, join=pooled_after, finish=molmo2_types, refuses=RENUMBER, several=False

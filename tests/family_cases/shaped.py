@@ -217,8 +217,8 @@ NO_KEYS = {
 SPECIMENS = [
     Specimen("paddleocr_vl", paddleocr_vl, stacked, finish=mark_types, refuses=RENUMBER),
     Counting("hunyuan_vl", hunyuan_vl, framed, finish=mark_types, refuses=RENUMBER),
-    Specimen("exaone4_5", exaone4_5, shot, layers=(4, 6), static=False, refuses=ahead("no norm in front")),
-    Specimen("exaone4_5-video", exaone4_5, video, layers=(4, 6), static=False, refuses=ahead("no norm in front")),
+    Specimen("exaone4_5", exaone4_5, shot, layers=(4, 6), static=False, refuses=ahead("no norm before their attention")),
+    Specimen("exaone4_5-video", exaone4_5, video, layers=(4, 6), static=False, refuses=ahead("no norm before their attention")),
     Specimen("lfm3_vl", lfm3_vl, shot, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),
     Specimen("lfm3_vl-video", lfm3_vl, timed_video, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),
     Specimen("hyperclovax_vision_v2", hyperclovax, shot),

@@ -7,3 +7,7 @@ class PruningError(ValueError):
 
 class Unprunable(PruningError):  # noqa: N818 - reads as what it says: `except Unprunable`
     """A valid request that this model or this input cannot serve; `strict=False` turns it into a warning."""
+
+
+class UnprunedWarning(UserWarning):
+    """A model or an input that cannot be pruned runs unpruned, because of `strict=False`."""

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.family import Family, GivenLayout
+from feathervlm.engine.rotary import RotaryRules
 from feathervlm.families.generic import Generic
 from feathervlm.families.unsupported import REFUSED
 
 
-def _discover() -> dict[str, type[Family]]:
+def _discover(types: str) -> dict[str, type[Family]]:
+    """Return the families by each entry of their own class attribute `types`."""
     found: dict[str, type[Family]] = {}
     for info in pkgutil.iter_modules(__path__, f"{__name__}."):
         if info.name.endswith(".describe"):  # describes families and imports this table
@@ -23,12 +25,14 @@ def _discover() -> dict[str, type[Family]]:
         module = importlib.import_module(info.name)
         for part in vars(module).values():
             if isinstance(part, type) and issubclass(part, Family) and part.__module__ == info.name:
-                found |= dict.fromkeys(part.__dict__.get("model_types", ()), part)
+                found |= dict.fromkeys(part.__dict__.get(types, ()), part)
     return found
 
 
-FAMILIES: dict[str, type[Family]] = _discover()
+FAMILIES: dict[str, type[Family]] = _discover("model_types")
 """The family of every `config.model_type` that is known."""
+TEXT_FAMILIES: dict[str, type[Family]] = _discover("text_types")
+"""The family that knows the rotation of each text model, by the `config.model_type` of that."""
 
 
 def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
@@ -39,6 +43,19 @@ def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
     Raises:
         Unprunable: if the model cannot be pruned, or nothing tells where its visual tokens are.
     """
+    family = _find(model, layout)
+    family.rotary = rotary_rules(model)
+    return family
+
+
+def rotary_rules(model: PreTrainedModel) -> RotaryRules:
+    """Return the rules of the family that knows the model's text part, else of the model's family, else the usual."""
+    text, kind = str(model.config.get_text_config(decoder=True).model_type), str(model.config.model_type)
+    rules: type[RotaryRules] = TEXT_FAMILIES.get(text) or FAMILIES.get(kind) or RotaryRules
+    return rules(model)
+
+
+def _find(model: PreTrainedModel, layout: VisualLayout | None) -> Family:
     kind = str(getattr(model.config, "model_type", None))
     known = FAMILIES[kind](model) if kind in FAMILIES else None
     if layout is not None:
