@@ -9,7 +9,7 @@ from family_cases import SPECIMENS
 from feathervlm import PruningError, Unprunable, methods
 from feathervlm.families import FAMILIES, find
 from feathervlm.families.generic import Generic
-from feathervlm.families.unsupported import REFUSED
+from feathervlm.families.unsupported import UNSUPPORTED
 
 PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3)]
 
@@ -58,7 +58,7 @@ def test_squares_that_are_not_the_features_are_an_error(way):
         model(**inputs) if way == "forward" else model.generate(**inputs, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_models_that_cannot_be_pruned_are_refused_by_name(kind):
     model = tiny.llava()
     model.config.model_type = kind
@@ -67,8 +67,8 @@ def test_models_that_cannot_be_pruned_are_refused_by_name(kind):
 
 
 def test_no_model_is_both_known_and_refused():
-    assert not set(FAMILIES) & set(REFUSED)
-    assert all(not reason.endswith(".") for reason in REFUSED.values())
+    assert not set(FAMILIES) & set(UNSUPPORTED)
+    assert all(not reason.endswith(".") for reason in UNSUPPORTED.values())
 
 
 def test_a_given_layout_keeps_what_the_family_knows_of_the_decoder():

@@ -7,7 +7,7 @@ arguments). Hooks on decoder layers live as long as one forward. Knows no method
 import inspect
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,7 @@ from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
 from feathervlm.engine.call import EncoderOutput, ModelCall
 from feathervlm.engine.compatibility import check_call, check_schedule
+from feathervlm.engine.compiled import Uncompiled
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
@@ -56,6 +57,8 @@ class Pruning:
         family: that knows the model's images; None makes a handle that prunes nothing, for `reason`.
         name: of the method, for reports.
         strict: raise where the model or an input cannot be pruned; otherwise warn and run unpruned.
+        reason: why nothing has been pruned, for the report before the first prompt.
+        wrappers: modules around the model that callers may call in its place (PEFT, `torch.compile`).
 
     Raises:
         PruningError: if the model is being pruned already, or a layer is beyond its depth.
@@ -72,8 +75,10 @@ class Pruning:
         name: str,
         strict: bool = True,
         reason: str = "no prompt has been run yet",
+        wrappers: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.schedule, self.name, self.strict = model, schedule, name, strict
+        self._wrappers = wrappers
         self.attachment = HookStatus()
         self._handles: list[RemovableHandle] = []
         self._listener: EncoderRecorder | None = None
@@ -134,8 +139,11 @@ class Pruning:
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, always_call=True),
         ]
-        if self.model is not base:
-            self._handles.append(self.model.register_forward_pre_hook(self._overhear, with_kwargs=True))
+        # PEFT calls `forward` of the model itself, so only a hook on the wrapper sees the arguments.
+        for outer in (self.model, *self._wrappers):
+            if outer is not base:
+                self._handles.append(outer.register_forward_pre_hook(self._overhear, with_kwargs=True))
+        self._uncompiled = Uncompiled((*self._wrappers, *self.model.modules()))
         inside = [signal for signal in self.schedule.signals() if isinstance(signal, EncoderMeasure)]
         merge = EncoderMerge(base, self.schedule.encoder, self._refuse) if self.schedule.encoder else None
         self._listener = EncoderRecorder(base, self.family, inside, self._hear, merge)
@@ -152,6 +160,7 @@ class Pruning:
             handle.remove()
         if self._handles:
             self._handles = []
+            self._uncompiled.remove()
             _pruned.discard(self.decoder.decoder)
             self.model.__dict__.pop("generate", None)
             if self._listener is not None:
