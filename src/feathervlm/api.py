@@ -1,6 +1,7 @@
 """`prune`, which joins a method, a model and the family that knows the model."""
 
 import warnings
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -73,8 +74,9 @@ def unwrap(model: nn.Module) -> tuple[PreTrainedModel, list[nn.Module]]:
     while isinstance(inner, nn.Module) and not isinstance(inner, PreTrainedModel):
         # A compiled module passes every attribute on to the module inside, so this has to be asked first.
         base: object = compiled_module(inner)
-        if base is None and hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
-            base = inner.get_base_model()
+        get_base_model: Any = getattr(inner, "get_base_model", None)
+        if base is None and hasattr(inner, "peft_config") and callable(get_base_model):
+            base = get_base_model()
         if base is None or base is inner:
             break
         wrappers.append(inner)

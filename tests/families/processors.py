@@ -51,9 +51,9 @@ def without_video(cls):
     return Quiet
 
 
-def llava():
+def llava(images=None):
     return tf.LlavaProcessor(
-        tf.CLIPImageProcessorPil(size={"height": 48, "width": 48}, do_center_crop=False),
+        images or tf.CLIPImageProcessorPil(size={"height": 48, "width": 48}, do_center_crop=False),
         tokenizer(image_token=("<image>", IMAGE)),
         patch_size=8,
         vision_feature_select_strategy="default",
@@ -227,7 +227,7 @@ def video_llama_3():
 class ByHand:
     """Stands in for a processor that needs torchvision: as its code says, from a picture to a `Shot`."""
 
-    image_token = "<image>"
+    image_token, do_pad = "<image>", False
 
     def __init__(self, name, shot):
         self.name, self.shot = name, shot
@@ -276,6 +276,19 @@ class Pixtral(ByHand):
 
     def pixels(self, image):
         return self.images([image], return_tensors="pt")
+
+
+class Padding(ByHand):
+    """The image processor is the real one, which pads to a square; the text is made by hand."""
+
+    image_processor = tf.DeepseekVLImageProcessorPil(size={"height": 48, "width": 48}, min_size=1)
+
+    def pixels(self, image):
+        return self.image_processor([image], return_tensors="pt")
+
+
+def padded_shot(found):
+    return Shot([IMAGE] * 36, {"pixel_values": found["pixel_values"]})
 
 
 def pixtral_shot(found):

@@ -31,7 +31,7 @@ from feathervlm.engine.gather import rows
 from feathervlm.engine.layer_inputs import LayerArguments
 from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.query_position import check_labels, query_position
-from feathervlm.engine.report.records import Record, StageRecord, Stopwatch
+from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker
 
 
@@ -84,6 +84,7 @@ class Prefill:
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
         self.record = Record(layout, self.attended, self.sequence, decoder.costs, self.past)
+        self.record.shown, self.record.crops = family.shown, family.crops
         self.record.notes += family.notes
         check_labels(call, layout)
         if survivors:
@@ -186,7 +187,7 @@ class Prefill:
         self.stage += 1
         self.sources.enter(index, hidden, kwargs)
         with torch.no_grad():
-            watch = Stopwatch(hidden.device)
+            watch = Timer(hidden.device)
             tokens = Candidates(self.left.geometry, self.left.present, self.sources)
             if self.given is None:
                 chosen = stage.select.select(tokens) & tokens.present

@@ -19,6 +19,7 @@ class DeepseekVL(Placeholders):
 
     title = "DeepSeek-VL, Janus"
     model_types = ("deepseek_vl", "deepseek_vl_hybrid", "janus")
+    crops = True
     limits = "the margin that fills up the square counts as picture"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:

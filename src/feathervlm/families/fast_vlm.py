@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
 from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.llava import Llava
 
 
 class FastVLM(Placeholders):
@@ -18,6 +20,7 @@ class FastVLM(Placeholders):
 
     title = "FastVLM"
     model_types = ("fast_vlm",)
+    crops = True
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
         """As many tokens as the config says."""
@@ -28,3 +31,7 @@ class FastVLM(Placeholders):
         """The tower's last feature map."""
         maps: Tensor = output.last_hidden_state  # (images, dim, rows, cols)
         return maps.flatten(2).transpose(1, 2).flatten(0, 1)
+
+    @classmethod
+    def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
+        return Llava.shown(processor, size)

@@ -8,9 +8,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
 from feathervlm.families.base import PlaceholderRun, Placeholders
 from feathervlm.families.llava import square
+from feathervlm.families.placement import center_crop
 from feathervlm.families.tiles import prompts, spans_of
 
 
@@ -18,6 +20,7 @@ class Generic(Placeholders):
     """A model that no family knows."""
 
     title = "any other"
+    crops = True
     geometry = "every run of placeholders one square grid"
     limits = "refused where a run is no square"
     notes = ("no family knows this model: each run of image placeholders counts as a picture of its own",)
@@ -26,6 +29,10 @@ class Generic(Placeholders):
         """One square per run."""
         spans = [span for ids in prompts(call, visual) for span in spans_of(ids, self.token(visual.modality))]
         return [square(length) for _, length in spans]
+
+    @classmethod
+    def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
+        return center_crop(processor, size)
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:

@@ -15,6 +15,7 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
 from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.placement import center_crop, padded_square, pads
 
 
 class Llava(Placeholders):
@@ -22,6 +23,7 @@ class Llava(Placeholders):
 
     title = "LLaVA 1.5"
     model_types = ("llava",)
+    crops = True
     boxes = FRACTIONS_OF_SQUARE
     """LLaVA 1.5's own; a newer model of this type may have been trained otherwise."""
 
@@ -42,23 +44,7 @@ class Llava(Placeholders):
 
     @classmethod
     def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
-        """The whole picture where the processor squeezes it to a square; the centre where it crops; more than the
-        picture where it pads."""
-        image_processor = getattr(processor, "image_processor", processor)
-        if getattr(image_processor, "do_pad", False):
-            side = max(size)
-            left, top = -((side - size[0]) // 2), -((side - size[1]) // 2)
-            return float(left), float(top), float(left + side), float(top + side)
-        if not getattr(image_processor, "do_center_crop", False):
-            return super().shown(processor, size)
-        (width, height), crop, resized = size, image_processor.crop_size, image_processor.size
-        shortest = resized.get("shortest_edge")
-        if shortest is None:
-            scale_x, scale_y = width / resized["width"], height / resized["height"]
-        else:
-            scale_x = scale_y = min(width, height) / shortest
-        wide, high = crop["width"] * scale_x, crop["height"] * scale_y
-        return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
+        return padded_square(size) if pads(processor) else center_crop(processor, size)
 
 
 def selected(output: Any, config: Any) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from feathervlm.core.layout import Plane
+from feathervlm.core.layout import Box, Plane
 from feathervlm.engine.call import ModelCall, VisualInput
 from feathervlm.families.base import PlaceholderRun, Placeholders, grid
 from feathervlm.families.llava import selected
+from feathervlm.families.placement import center_crop
 
 
 class VideoLlava(Placeholders):
@@ -20,6 +21,7 @@ class VideoLlava(Placeholders):
 
     title = "Video-LLaVA"
     model_types = ("video_llava",)
+    crops = True
     modalities = ("image", "video")
     geometry = "one square grid; videos one per frame, whose [CLS] is text"
 
@@ -36,3 +38,7 @@ class VideoLlava(Placeholders):
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """The tower's selected layer, without [CLS]."""
         return selected(output, self.model.config).flatten(0, 1)
+
+    @classmethod
+    def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
+        return center_crop(processor, size)
