@@ -5,7 +5,7 @@ import torch
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import PruningError, Unprunable, methods
 from feathervlm.families import FAMILIES, find
 from feathervlm.families.generic import Generic
@@ -72,8 +72,8 @@ def test_no_model_is_both_known_and_refused():
 
 
 def test_a_given_layout_keeps_what_the_family_knows_of_the_decoder():
-    model = SPECIMENS["qwen3_vl"].model()
-    inputs = SPECIMENS["qwen3_vl"].inputs(SPECIMENS["qwen3_vl"].prompt(0))
+    model = FAMILY_CASES["qwen3_vl"].model()
+    inputs = FAMILY_CASES["qwen3_vl"].inputs(FAMILY_CASES["qwen3_vl"].prompt(0))
     with feathervlm.prune(model, "feather:layers=1+2") as pruning, torch.no_grad():
         expected = model(**inputs).logits
     layout = pruning.report.record.layout

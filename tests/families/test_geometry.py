@@ -12,22 +12,21 @@ import transformers as tf
 from PIL import Image
 
 import feathervlm
-from families import more_processors, processors
-from family_cases import SPECIMENS
+from families.processors import PROCESSORS, square
+from family_cases import FAMILY_CASES
 from feathervlm import PlacementWarning, Schedule, Stage, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.core.layout import tokens_of
 from feathervlm.engine.decoder import DecoderView
 
 SIZES = {"portrait": (61, 103), "landscape": (150, 70), "tiny": (23, 31), "huge": (640, 410), "square": (96, 96)}
-PROCESSORS = processors.PROCESSORS | more_processors.MORE_PROCESSORS
 EDGE = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
 PLACING = {
-    "llava-cropping": lambda: processors.llava(tf.CLIPImageProcessorPil(**EDGE)),
-    "llava-closer": lambda: processors.llava(tf.CLIPImageProcessorPil(**{**EDGE, "size": {"shortest_edge": 60}})),
-    "llava-padding": lambda: processors.llava(tf.LlavaImageProcessorPil(**EDGE, do_pad=True)),
-    "fast_vlm-padding": lambda: processors.llava(tf.LlavaImageProcessorPil(**EDGE, do_pad=True)),
-    "deepseek_vl-padding": lambda: processors.Padding("deepseek_vl", processors.padded_shot),
+    "llava-cropping": lambda: square.llava(tf.CLIPImageProcessorPil(**EDGE)),
+    "llava-closer": lambda: square.llava(tf.CLIPImageProcessorPil(**{**EDGE, "size": {"shortest_edge": 60}})),
+    "llava-padding": lambda: square.llava(tf.LlavaImageProcessorPil(**EDGE, do_pad=True)),
+    "fast_vlm-padding": lambda: square.llava(tf.LlavaImageProcessorPil(**EDGE, do_pad=True)),
+    "deepseek_vl-padding": lambda: square.Padding("deepseek_vl", square.padded_picture),
 }
 """Processors that show the model a part of a picture, or more than the picture."""
 CAPTION = 24
@@ -38,8 +37,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @cache
 def model(name):
-    """The specimen with weights so small that features stay near their patch."""
-    vlm = copy.deepcopy(SPECIMENS[name.partition("-")[0]].model())
+    """The case with weights so small that features stay near their patch."""
+    vlm = copy.deepcopy(FAMILY_CASES[name.partition("-")[0]].model())
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in vlm.parameters():

@@ -6,8 +6,8 @@ frames are merged two by two behind the vision tower.
 
 from feathervlm.core.boxes import THOUSANDTHS_JSON
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, grid
 from feathervlm.families.qwen2_vl import Qwen2VL
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class Ernie45VL(Qwen2VL):

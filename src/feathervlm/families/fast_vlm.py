@@ -11,8 +11,9 @@ from torch import Tensor
 
 from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.llava import Llava
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class FastVLM(Placeholders):

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class Gemma3(Placeholders):

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
-from feathervlm.families.llava import square
+from feathervlm.families.base import Placeholders
 from feathervlm.families.placement import center_crop
+from feathervlm.families.runs import PlaceholderRun, square
 from feathervlm.families.tiles import prompts, spans_of
 
 

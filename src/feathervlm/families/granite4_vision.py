@@ -12,8 +12,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava_next import LlavaNext
+from feathervlm.families.runs import PlaceholderRun
 
 
 class Granite4Vision(LlavaNext):

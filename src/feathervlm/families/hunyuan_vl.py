@@ -11,8 +11,9 @@ from torch import Tensor
 
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_pictures
+from feathervlm.families.runs import PlaceholderRun
 
 
 class HunYuanVL(Placeholders):

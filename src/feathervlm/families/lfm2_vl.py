@@ -15,8 +15,9 @@ from torch import Tensor
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_blocks
+from feathervlm.families.runs import PlaceholderRun, grid
 from feathervlm.families.tiles import Span, arrangements, mosaic, prompts, sketch, spans_of
 
 UNLIKE = 0.25

@@ -14,7 +14,8 @@ from torch import Tensor
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
+from feathervlm.families.runs import PlaceholderRun
 from feathervlm.families.tiles import Span, joined, prompts, spans_of, up_to_overview
 
 

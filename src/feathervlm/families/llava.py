@@ -5,7 +5,6 @@ the original crops the centre of the picture, which is then all that the grid co
 """
 
 from collections.abc import Sequence
-from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +13,9 @@ from feathervlm.core.boxes import FRACTIONS_OF_SQUARE
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.placement import center_crop, padded_square, pads
+from feathervlm.families.runs import PlaceholderRun, grid, square
 
 
 class Llava(Placeholders):
@@ -58,18 +58,3 @@ def selected(output: Any, config: Any) -> Tensor:
         raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
     chosen: Tensor = states[layer]
     return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
-
-
-def square(tokens: int) -> PlaceholderRun:
-    """A square grid of so many tokens.
-
-    Raises:
-        Unprunable: if there is none.
-    """
-    side = isqrt(tokens)
-    if side * side != tokens:
-        raise Unprunable(
-            f"An image of {tokens} tokens is not a square grid; tell prune() the shape with "
-            "layout=VisualLayout(mask, grids)."
-        )
-    return grid(side, side)

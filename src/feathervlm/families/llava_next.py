@@ -14,8 +14,9 @@ from transformers.image_processing_utils import select_best_resolution
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
 from feathervlm.families.llava import selected
+from feathervlm.families.runs import PlaceholderRun
 
 
 class LlavaNext(Placeholders):

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, grid
 from feathervlm.families.llava import selected
 from feathervlm.families.llava_next import LlavaNext
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class LlavaNextVideo(LlavaNext):

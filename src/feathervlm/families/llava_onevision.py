@@ -13,8 +13,8 @@ from torch import Tensor
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava_next import LlavaNext
+from feathervlm.families.runs import PlaceholderRun
 
 
 class LlavaOnevision(LlavaNext):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_pictures
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class Mistral3(Placeholders):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from feathervlm.core.layout import Box, Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
+from feathervlm.families.runs import PlaceholderRun
 
 
 class Molmo2(Placeholders):

@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.patch_merging import merge_pictures
 from feathervlm.families.qwen2_vl import Qwen2VL
+from feathervlm.families.runs import PlaceholderRun
 
 
 class PaddleOCRVL(Qwen2VL):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from feathervlm.core.boxes import BoxFormat
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava import Llava
+from feathervlm.families.runs import PlaceholderRun
 
 
 class PaliGemma(Llava):

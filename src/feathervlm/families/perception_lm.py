@@ -13,8 +13,9 @@ from torch import Tensor
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.engine.call import PIXELS, ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun, grid
 from feathervlm.families.tiles import arrangements, joined, prompts, sketch, spans_of
 
 

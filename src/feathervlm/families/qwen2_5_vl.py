@@ -9,8 +9,8 @@ from transformers.vision_utils import get_vision_window_index
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.qwen2_vl import Qwen2VL
+from feathervlm.families.runs import PlaceholderRun
 
 
 class Qwen25VL(Qwen2VL):

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from feathervlm.core.boxes import PAIRS, REGION, BoxFormat
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_groups
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class Qwen2VL(Placeholders):

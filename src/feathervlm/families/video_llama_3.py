@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_groups
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class VideoLlama3(Placeholders):

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from feathervlm.core.layout import Box, Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.llava import selected
 from feathervlm.families.placement import center_crop
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class VideoLlava(Placeholders):
