@@ -137,7 +137,7 @@ def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
 
 WITHOUT_FEATURES = {
     "vipllava": "patch features cannot be read",
-    "granite4_vision": "several layers of its tower",
+    "granite4_vision": "several layers of its encoder",
 }
 
 

@@ -150,7 +150,7 @@ FAMILY_CASES = [
         llava_onevision,
         onevision_video,
         several=False,
-        refuses=refuses_encoder_signals("known of pictures in tiles only"),
+        refuses=refuses_encoder_signals("known for pictures in tiles only"),
     ),
     FamilyCase("paligemma", paligemma, plain_picture, finish=prefix_types),
     FamilyCase("gemma3", gemma3, gemma3_picture, finish=image_types, layers=(4, 7), refuses=RENUMBER, static=False),

@@ -1,7 +1,7 @@
-"""Any other decoder-only model whose prompts hold one placeholder per feature: what can be inferred, and is checked.
+"""Any other decoder-only model whose prompts have one placeholder per feature: its geometry is inferred and checked.
 
-Every run of placeholders is taken for a picture of its own (a tile, where a model cuts pictures) in a square grid. A
-run that is no square is refused, as is a prompt whose runs do not add up to the features that the encoder makes.
+Every run of placeholders counts as a picture of its own (a tile, if a model cuts pictures) in a square grid. A run that
+is not a square is refused, as is a prompt whose runs do not add up to the features that the encoder makes.
 """
 
 from typing import Any
@@ -26,7 +26,6 @@ class Generic(Placeholders):
     notes = ("no family knows this model: each run of image placeholders counts as a picture of its own",)
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One square per run."""
         spans = [span for ids in prompts(call, visual) for span in spans_of(ids, self.token(visual.modality))]
         return [square(length) for _, length in spans]
 
@@ -36,7 +35,7 @@ class Generic(Placeholders):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Whether a model has what this needs."""
+        """Return whether a model has the config and the methods that this family reads."""
         config: Any = model.config
         has_token = any(hasattr(config, name) for name in ("image_token_id", "image_token_index"))
         return has_token and hasattr(model.base_model, "get_image_features") and not config.is_encoder_decoder

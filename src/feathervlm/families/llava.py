@@ -1,7 +1,7 @@
-"""LLaVA 1.5 and its kin: a ViT's patch features through an MLP, one square grid of tokens per image.
+"""LLaVA 1.5 and similar models: a ViT's patch features through an MLP, one square grid of tokens per image.
 
 Visual tokens are the `<image>` placeholders, in raster order, with nothing between the rows. The CLIP processor of
-the original crops the centre of the picture, which is then all that the grid covers.
+the original crops the center of the picture, so the grid covers no more than that.
 """
 
 from collections.abc import Sequence
@@ -19,27 +19,25 @@ from feathervlm.families.runs import PlaceholderRun, grid, square
 
 
 class Llava(Placeholders):
-    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower and any text model."""
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP encoder and any text model."""
 
     title = "LLaVA 1.5"
     model_types = ("llava",)
     crops = True
     boxes = FRACTIONS_OF_SQUARE
-    """LLaVA 1.5's own; a newer model of this type may have been trained otherwise."""
+    """The boxes of LLaVA 1.5; a newer model of this type may have been trained with others."""
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One (1, side, side) grid per image."""
         pixels = visual.given["pixel_values"]
         patch = self.model.config.vision_config.patch_size
         rows, cols = (side // patch for side in pixels.shape[-2:])
         return [grid(rows, cols)] * pixels.shape[0]
 
     def runs_of_features(self, visual: VisualInput) -> list[PlaceholderRun]:
-        """As above, from the number of features."""
         return [square(len(features)) for features in visual.output.pooler_output]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's selected layer, without [CLS]."""
+        """Return the states of the layer that the config selects, without [CLS]."""
         return selected(output, self.model.config).flatten(0, 1)
 
     @classmethod
@@ -48,10 +46,14 @@ class Llava(Placeholders):
 
 
 def selected(output: Any, config: Any) -> Tensor:
-    """The layer of the tower that the config names, without [CLS]: (images, patches, dim).
+    """Return the states of the layer that the config selects, without [CLS], of shape (images, patches, dim).
+
+    Args:
+        output: The output of the vision encoder.
+        config: The config of the model.
 
     Raises:
-        Unprunable: if it names several, or the tower's layers were not kept.
+        Unprunable: If the config selects several layers, or the output has no states of its layers.
     """
     states, layer = getattr(output, "hidden_states", None), getattr(config, "vision_feature_layer", None)
     if states is None or not isinstance(layer, int):

@@ -28,6 +28,6 @@ class PaliGemma(Llava):
     google-research/big_vision, big_vision/evaluators/proj/paligemma/transfers/segmentation.py."""
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer."""
+        """Return the states of the last layer."""
         states: Tensor = output.last_hidden_state
         return states.flatten(0, 1)

@@ -20,7 +20,7 @@ class VideoLlama3(Placeholders):
     geometry = "one grid of the picture's own shape, merged by a factor per image"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One grid per image, one with several frames per video."""
+        """Return one grid per image, and one with several frames per video."""
         grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
         merges = visual.given[f"{visual.modality}_merge_sizes"].tolist()
         return [
@@ -29,5 +29,5 @@ class VideoLlama3(Placeholders):
         ]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """What the tower gives, merged by itself."""
+        """Return the output of the encoder, which it has merged itself."""
         return merge_groups(output.last_hidden_state, sum(run.length for run in runs))
