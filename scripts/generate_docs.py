@@ -244,7 +244,7 @@ def count_line() -> str:
 def refused_table() -> str:
     """What cannot be pruned, and why."""
     lines = ["| `model_type` | why not |", "| --- | --- |"]
-    return "\n".join([*lines, *(f"| `{kind}` | {reason} |" for kind, reason in sorted(describe.REFUSED.items()))])
+    return "\n".join([*lines, *(f"| `{kind}` | {reason} |" for kind, reason in sorted(describe.UNSUPPORTED.items()))])
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -65,7 +65,7 @@ def commands(out: Path) -> dict[str, list[str]]:
 def forwards() -> dict[str, Any]:
     """Kept tokens and last logits of every method on every recorded model."""
     import feathervlm
-    from family_cases import SPECIMENS
+    from family_cases import FAMILY_CASES
     from feathervlm.core.errors import PruningError
     from method_cases import METHODS
 
@@ -80,8 +80,8 @@ def forwards() -> dict[str, Any]:
     )  # fmt: skip
     subjects = {"embedded": (model, dict(inputs))}
     for name in FAMILIES:
-        specimen = SPECIMENS[name]
-        subjects[name] = (specimen.model(), specimen.inputs(*specimen.prompts()))
+        case = FAMILY_CASES[name]
+        subjects[name] = (case.model(), case.inputs(*case.prompts()))
     found: dict[str, Any] = {}
     for name, (model, inputs) in subjects.items():
         for method, made in {"unpruned": None, **METHODS}.items():

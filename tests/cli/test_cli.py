@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import feathervlm
 from families.processors import PROCESSORS
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import methods
 from feathervlm.cli.main import app
 from feathervlm.cli.options import split_specs
@@ -178,7 +178,7 @@ def test_two_images_and_their_overlay(demo: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_cuts_pictures_into_tiles(tmp_path: Path) -> None:
-    processor, model = PROCESSORS["llava_next"](), SPECIMENS["llava_next"].model()
+    processor, model = PROCESSORS["llava_next"](), FAMILY_CASES["llava_next"].model()
     processor.chat_template = (
         "{% for message in messages %}{% for part in message.content %}"
         "{% if part.type == 'image' %}<image> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from families.processors import PROCESSORS
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import Schedule, Stage, Top, embedded
 from feathervlm.cli.main import app
 from feathervlm.core.candidates import Criterion
@@ -326,7 +326,7 @@ def test_other_tokens_for_every_picture_are_well(loaded, pictures):
 def test_pictures_of_other_shapes_on_other_families(name, has_prior, pictures):
     """Tiles, grids of the picture's own shape, no chat template, layers without rotation."""
     shapes = [pictures[0], pictures[1].rotate(90, expand=True)]
-    model, processor = SPECIMENS[name].model(), PROCESSORS[name]()
+    model, processor = FAMILY_CASES[name].model(), PROCESSORS[name]()
     found = diagnose("fastv:layer=2", images=shapes, model=model, processor=processor)
     stage = found.stages[0]
     assert (stage.prior is not None) == has_prior

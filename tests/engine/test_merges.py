@@ -9,7 +9,7 @@ import torch
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import Grid, KNNDensity, LastTokenAttention, Random, Schedule, Stage, Top, Unprunable, VisualLayout
 from feathervlm.core import Merger, Pool
 from feathervlm.core.signals import Features
@@ -191,12 +191,12 @@ def test_tokens_without_a_target_are_dropped():
 
 @pytest.mark.parametrize(("name", "last"), [("qwen3_vl", 2), ("granite4_vision", 4)])
 def test_features_added_later_refuse_merged_tokens_before(name, last):
-    specimen = SPECIMENS[name]
-    llm = specimen.model()
+    case = FAMILY_CASES[name]
+    llm = case.model()
     with pytest.raises(Unprunable, match=f"until after layer {last}.*merge at layer {last + 1} or later") as refusal:
         feathervlm.prune(llm, AveragePool(layer=last))
     assert "\n" not in str(refusal.value)
-    inputs = specimen.inputs(specimen.prompts()[0])
+    inputs = case.inputs(case.prompts()[0])
     with feathervlm.prune(llm, AveragePool(layer=last + 1)) as pruning, torch.no_grad():
         llm(**inputs)
     assert pruning.report.pruned

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import Grid, LastTokenAttention, Schedule, Stage, Top, Unprunable, VisualLayout, methods
 from feathervlm.core import KeepAll
 from laws import TOLERANCE, generate, layout_of
@@ -87,8 +87,8 @@ def test_shuffling_a_padded_batch_is_giving_permuted_position_ids(side):
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl-video", "qwen3_vl", "glm4v"])
 def test_shuffling_exchanges_all_axes_of_a_position(name):
-    specimen = SPECIMENS[name]
-    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
+    case = FAMILY_CASES[name]
+    model, inputs = case.model(), case.inputs(case.prompts()[0])
     seen = []
     rotary = model.get_decoder().rotary_emb
     handle = rotary.register_forward_pre_hook(
@@ -107,7 +107,7 @@ def test_shuffling_exchanges_all_axes_of_a_position(name):
         start += len(here)
     with torch.no_grad():
         expected = model(**inputs, position_ids=ids[..., taken]).logits
-    torch.testing.assert_close(found, expected, atol=specimen.tolerance, rtol=1e-3)
+    torch.testing.assert_close(found, expected, atol=case.tolerance, rtol=1e-3)
     assert (found - model(**inputs).logits).abs().max() > 1e-3
 
 
@@ -242,7 +242,7 @@ def test_decoding_after_a_shuffle_has_no_hooks():
 @pytest.mark.parametrize("policy", ["renumber", "stretch"])
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "ernie4_5_vl_moe", "cohere_compass"])
 def test_positions_of_several_axes_are_no_line(policy, name):
-    model = SPECIMENS[name].model()
+    model = FAMILY_CASES[name].model()
     for schedule in (
         Schedule(Stage(2, Grid(2), policy)),
         methods.BeforeLLM(methods.FasterVLM(layer=2, positions=policy)),
@@ -261,8 +261,8 @@ def test_learned_positions_cannot_be_moved():
 
 
 def test_a_stretch_of_two_kinds_of_tables_generates():
-    specimen = SPECIMENS["gemma3"]
-    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
+    case = FAMILY_CASES["gemma3"]
+    model, inputs = case.model(), case.inputs(case.prompts()[0])
     with feathervlm.prune(model, Schedule(Stage(4, feathervlm.Random(0.5), "stretch"))):
         stretched = generate(model, inputs, tokens=3)[1]
     with feathervlm.prune(model, Schedule(Stage(4, feathervlm.Random(0.5)))):

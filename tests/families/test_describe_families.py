@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from feathervlm.cli.main import app
-from feathervlm.families import FAMILIES, REFUSED
+from feathervlm.families import FAMILIES
+from feathervlm.families.unsupported import UNSUPPORTED
 
 
 def cli(*arguments: str) -> Result:
@@ -16,11 +17,11 @@ def cli(*arguments: str) -> Result:
 def test_models_lists_every_family_and_what_is_refused() -> None:
     shown = cli("models")
     assert shown.exit_code == 0
-    for kind in (*FAMILIES, *REFUSED):
+    for kind in (*FAMILIES, *UNSUPPORTED):
         assert kind in shown.stdout
     document = json.loads(cli("models", "--json").stdout)
     assert {kind for family in document["families"] for kind in family["model_types"]} == set(FAMILIES)
-    assert document["refused"] == REFUSED
+    assert document["refused"] == UNSUPPORTED
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "Qwen2.5-VL", "qwen2.5-vl"])
@@ -37,7 +38,7 @@ def test_one_family_in_words_and_as_json(name: str) -> None:
     [
         ("martian", "no model family 'martian'; `feathervlm models` lists all"),
         ("qwen3", "did you mean qwen3_5 or"),
-        ("mllama", "mllama cannot be pruned: pictures enter by cross-attention"),
+        ("mllama", "mllama cannot be pruned: images enter by cross-attention"),
     ],
 )
 def test_models_refuses_in_one_sentence(name: str, said: str) -> None:

@@ -8,31 +8,31 @@ import torch
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.families import FAMILIES
 from method_cases import METHODS
 
-CASES = [(name, attention) for name, specimen in SPECIMENS.items() for attention in specimen.attention]
+CASES = [(name, attention) for name, case in FAMILY_CASES.items() for attention in case.attention]
 TOKENS = 3
 
 
 @pytest.fixture(params=CASES, ids="-".join)
-def case(request):
+def case_and_attention(request):
     name, attention = request.param
-    return SPECIMENS[name], attention
+    return FAMILY_CASES[name], attention
 
 
-@pytest.fixture(params=SPECIMENS.values(), ids=SPECIMENS)
-def specimen(request):
+@pytest.fixture(params=FAMILY_CASES.values(), ids=FAMILY_CASES)
+def case(request):
     return request.param
 
 
-def ways(specimen):
+def ways(case):
     """Methods that ask for scores, that do not, that merge, that move positions; some before the first layer."""
-    first, second = specimen.layers
+    first, second = case.layers
     return {
         "feather": methods.Feather(layers=(first, second), keep=0.5, stride=2),
         "uniform-0": methods.Uniform(layer=0, stride=2),
@@ -56,56 +56,56 @@ def run(model, inputs, tokens=0):
 
 
 @cache
-def unpruned(specimen, attention):
-    model = specimen.model(attention)
-    inputs = specimen.inputs(*specimen.prompts())
+def unpruned(case, attention):
+    model = case.model(attention)
+    inputs = case.inputs(*case.prompts())
     return run(model, inputs), *run(model, inputs, TOKENS)
 
 
 @cache
-def pruned(specimen, attention, way):
-    model = specimen.model(attention)
-    inputs = specimen.inputs(*specimen.prompts())
-    with feathervlm.prune(model, ways(specimen)[way]) as pruning:
+def pruned(case, attention, way):
+    model = case.model(attention)
+    inputs = case.inputs(*case.prompts())
+    with feathervlm.prune(model, ways(case)[way]) as pruning:
         logits, first = run(model, inputs), pruning.report
         return logits, first, *run(model, inputs, TOKENS), pruning.report
 
 
-def attended(specimen):
-    return specimen.inputs(*specimen.prompts())["attention_mask"].bool()
+def attended(case):
+    return case.inputs(*case.prompts())["attention_mask"].bool()
 
 
 @pytest.mark.parametrize("keep", ["feather", "uniform-0"])
-def test_keeping_everything_changes_no_bit(case, keep):
-    specimen, attention = case
+def test_keeping_everything_changes_no_bit(case_and_attention, keep):
+    case, attention = case_and_attention
     whole = {
-        "feather": methods.Feather(layers=specimen.layers, keep=1.0),
+        "feather": methods.Feather(layers=case.layers, keep=1.0),
         "uniform-0": methods.Uniform(layer=0, stride=1),
     }
-    model, inputs = specimen.model(attention), specimen.inputs(*specimen.prompts())
-    logits, sequences, scores = unpruned(specimen, attention)
+    model, inputs = case.model(attention), case.inputs(*case.prompts())
+    logits, sequences, scores = unpruned(case, attention)
     with feathervlm.prune(model, whole[keep]):
-        assert torch.equal(run(model, inputs)[attended(specimen)], logits[attended(specimen)])
+        assert torch.equal(run(model, inputs)[attended(case)], logits[attended(case)])
         again, steps = run(model, inputs, TOKENS)
     assert torch.equal(again, sequences)
     assert torch.equal(steps, scores)
 
 
 @pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool"])
-def test_pruning_changes_logits_and_counts_hold(case, way):
-    specimen, attention = case
-    logits, report, _, _, generated = pruned(specimen, attention, way)
-    full = unpruned(specimen, attention)[0]
-    with_pictures = [i for i, (_, shots) in enumerate(specimen.prompts()) if shots]
+def test_pruning_changes_logits_and_counts_hold(case_and_attention, way):
+    case, attention = case_and_attention
+    logits, report, _, _, generated = pruned(case, attention, way)
+    full = unpruned(case, attention)[0]
+    with_pictures = [i for i, (_, pictures) in enumerate(case.prompts()) if pictures]
     for sample in with_pictures:
         assert (logits[sample, -1] - full[sample, -1]).abs().max() > 1e-3
-    for sample, (ids, shots) in enumerate(specimen.prompts()):
-        placeholders = sum(shot.ids.count(shot.token) for shot in shots)
+    for sample, (ids, pictures) in enumerate(case.prompts()):
+        placeholders = sum(picture.ids.count(picture.token) for picture in pictures)
         assert report.record.layout.counts[sample] <= placeholders
         assert ids.count(tiny.IMAGE) <= placeholders
-        assert len(report.record.layout.pictures[sample]) == len(shots)
-        if not shots:
-            torch.testing.assert_close(logits[sample, -1], full[sample, -1], atol=specimen.tolerance, rtol=1e-3)
+        assert len(report.record.layout.pictures[sample]) == len(pictures)
+        if not pictures:
+            torch.testing.assert_close(logits[sample, -1], full[sample, -1], atol=case.tolerance, rtol=1e-3)
     for one, two in zip(report.stages, generated.stages, strict=True):
         assert [kept.tolist() for kept in one.kept] == [kept.tolist() for kept in two.kept]
         assert all(
@@ -114,20 +114,20 @@ def test_pruning_changes_logits_and_counts_hold(case, way):
 
 
 @pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool", "shuffled", "cut", "ivc-prune"])
-def test_a_batch_is_the_same_as_one_by_one(case, way):
-    specimen, attention = case
-    if way == "ivc-prune" and "lfm3" in specimen.name:
-        pytest.skip("the layer behind the cut carries a state and is given no rotation")
-    model = specimen.model(attention)
-    logits, report, sequences, scores, _ = pruned(specimen, attention, way)
-    for sample, prompt in enumerate(specimen.prompts()):
-        inputs = specimen.inputs(prompt)
-        with feathervlm.prune(model, ways(specimen)[way]) as pruning:
+def test_a_batch_is_the_same_as_one_by_one(case_and_attention, way):
+    case, attention = case_and_attention
+    if way == "ivc-prune" and "lfm3" in case.name:
+        pytest.skip("the layer after the cut carries a state and is given no rotation")
+    model = case.model(attention)
+    logits, report, sequences, scores, _ = pruned(case, attention, way)
+    for sample, prompt in enumerate(case.prompts()):
+        inputs = case.inputs(prompt)
+        with feathervlm.prune(model, ways(case)[way]) as pruning:
             alone = run(model, inputs)
             tokens, steps = run(model, inputs, TOKENS)
-        torch.testing.assert_close(alone[0], logits[sample, -alone.shape[1] :], atol=specimen.tolerance, rtol=1e-3)
+        torch.testing.assert_close(alone[0], logits[sample, -alone.shape[1] :], atol=case.tolerance, rtol=1e-3)
         assert torch.equal(tokens[0], sequences[sample])
-        torch.testing.assert_close(steps[0], scores[sample], atol=specimen.tolerance, rtol=1e-3)
+        torch.testing.assert_close(steps[0], scores[sample], atol=case.tolerance, rtol=1e-3)
         if prompt[1]:
             for one, many in zip(pruning.report.stages, report.stages, strict=True):
                 assert one.kept[0].tolist() == many.kept[sample].tolist()
@@ -139,15 +139,15 @@ def frozen(report, method):
 
 
 @pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool", "shuffled"])
-def test_decoding_with_a_cache_is_a_prefill_of_everything(case, way):
-    specimen, attention = case
-    model = specimen.model(attention)
-    _, _, sequences, scores, report = pruned(specimen, attention, way)
+def test_decoding_with_a_cache_is_a_prefill_of_everything(case_and_attention, way):
+    case, attention = case_and_attention
+    model = case.model(attention)
+    _, _, sequences, scores, report = pruned(case, attention, way)
     extra = sequences[:, :-1].tolist()
-    inputs = specimen.inputs(*specimen.prompts(), extra=extra)
-    with feathervlm.prune(model, frozen(report, ways(specimen)[way])), torch.no_grad():
+    inputs = case.inputs(*case.prompts(), extra=extra)
+    with feathervlm.prune(model, frozen(report, ways(case)[way])), torch.no_grad():
         logits = model(**inputs, use_cache=False).logits
-    torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=specimen.tolerance, rtol=1e-3)
+    torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=case.tolerance, rtol=1e-3)
 
 
 def hide(model, visual, report, attended, answer=None):
@@ -183,34 +183,34 @@ def hide(model, visual, report, attended, answer=None):
 
 
 @pytest.mark.parametrize("way", ["feather", "random"])
-def test_pruning_is_hiding_tokens_from_later_layers(case, way):
-    specimen, attention = case
-    if specimen.state:
+def test_pruning_is_hiding_tokens_from_later_layers(case_and_attention, way):
+    case, attention = case_and_attention
+    if case.state:
         pytest.skip("a layer that carries a state has no mask to hide a token with")
-    model = specimen.model(attention)
-    logits, report, *_ = pruned(specimen, attention, way)
-    layout, there = report.record.layout, attended(specimen)
-    if attention == "eager" and "llama4" in specimen.name:
+    model = case.model(attention)
+    logits, report, *_ = pruned(case, attention, way)
+    layout, there = report.record.layout, attended(case)
+    if attention == "eager" and "llama4" in case.name:
         pytest.skip("the mask of its eager attention is made inside")
     handles = hide(model, layout.mask, report, there)
     try:
-        expected = run(model, specimen.inputs(*specimen.prompts()))
+        expected = run(model, case.inputs(*case.prompts()))
     finally:
         for handle in handles:
             handle.remove()
     text = there & ~layout.mask
-    torch.testing.assert_close(logits[text], expected[text], atol=specimen.tolerance, rtol=1e-3)
+    torch.testing.assert_close(logits[text], expected[text], atol=case.tolerance, rtol=1e-3)
 
 
-def test_what_early_layers_forget_is_hidden_from_the_answer(case):
-    specimen, attention = case
-    if specimen.state:
+def test_what_early_layers_forget_is_hidden_from_the_answer(case_and_attention):
+    case, attention = case_and_attention
+    if case.state:
         pytest.skip("a layer that carries a state has no mask to hide a token with")
-    if attention == "eager" and "llama4" in specimen.name:
+    if attention == "eager" and "llama4" in case.name:
         pytest.skip("the mask of its eager attention is made inside")
-    model = specimen.model(attention)
-    _, _, sequences, scores, report = pruned(specimen, attention, "cut")
-    inputs = specimen.inputs(*specimen.prompts(), extra=sequences[:, :-1].tolist())
+    model = case.model(attention)
+    _, _, sequences, scores, report = pruned(case, attention, "cut")
+    inputs = case.inputs(*case.prompts(), extra=sequences[:, :-1].tolist())
     visual = torch.nn.functional.pad(report.record.layout.mask, (0, TOKENS - 1))
     handles = hide(model, visual, report, inputs["attention_mask"].bool(), answer=visual.shape[1] - TOKENS + 1)
     try:
@@ -218,7 +218,7 @@ def test_what_early_layers_forget_is_hidden_from_the_answer(case):
     finally:
         for handle in handles:
             handle.remove()
-    torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=specimen.tolerance, rtol=1e-3)
+    torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=case.tolerance, rtol=1e-3)
 
 
 def exchange(model, taken):
@@ -234,8 +234,8 @@ def exchange(model, taken):
     return [part.register_forward_pre_hook(hook, with_kwargs=True) for part in parts]
 
 
-def test_shuffled_positions_are_permuted_position_ids(specimen):
-    model, (logits, report, *_) = specimen.model(), pruned(specimen, "sdpa", "shuffled")
+def test_shuffled_positions_are_permuted_position_ids(case):
+    model, (logits, report, *_) = case.model(), pruned(case, "sdpa", "shuffled")
     layout, slots = report.record.layout, report.record.layout.positions()
     taken = torch.arange(layout.mask.shape[1]).repeat(len(slots), 1)
     draws = torch.rand(layout.width, generator=torch.Generator().manual_seed(0))
@@ -247,26 +247,26 @@ def test_shuffled_positions_are_permuted_position_ids(specimen):
             taken[sample, slots[sample, takers]] = slots[sample, list(here)]
     handles = exchange(model, taken)
     try:
-        expected = run(model, specimen.inputs(*specimen.prompts()))
+        expected = run(model, case.inputs(*case.prompts()))
     finally:
         for handle in handles:
             handle.remove()
-    there = attended(specimen)
-    torch.testing.assert_close(logits[there], expected[there], atol=specimen.tolerance, rtol=1e-3)
-    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-3
-    assert changed == specimen.rotates
+    there = attended(case)
+    torch.testing.assert_close(logits[there], expected[there], atol=case.tolerance, rtol=1e-3)
+    changed = (logits[0, -1] - unpruned(case, "sdpa")[0][0, -1]).abs().max() > 1e-3
+    assert changed == case.rotates
 
 
 @pytest.mark.parametrize("rope", [True, False])
-def test_scores_are_those_of_eager_attention(specimen, rope):
+def test_scores_are_those_of_eager_attention(case, rope):
     """With rotation as the model has it; without, as if every rotation were by nothing."""
-    model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
-    method = methods.FastV(layer=specimen.layers[0], keep=0.5, rope=rope, over="all")
+    model, inputs = case.model("eager"), case.inputs(*case.prompts())
+    method = methods.FastV(layer=case.layers[0], keep=0.5, rope=rope, over="all")
     with feathervlm.prune(model, method) as pruning:
         run(model, inputs)
     report, seen = pruning.report, []
     at = next((int(word) for note in report.notes for word in note.replace(",", " ").split() if word.isdigit()), None)
-    layer = specimen.layers[0] - 1 if at is None else at
+    layer = case.layers[0] - 1 if at is None else at
     module = pruning.decoder.attention_module(layer)
     unrotated = [] if rope else [module.register_forward_pre_hook(still, with_kwargs=True)]
     handle = module.register_forward_hook(lambda module, args, output: seen.append(output[1]))
@@ -280,11 +280,11 @@ def test_scores_are_those_of_eager_attention(specimen, rope):
         torch.testing.assert_close(report.stages[0].scores[sample], weights[sample][mask], atol=1e-5, rtol=1e-3)
 
 
-def test_scores_of_the_layer_about_to_run_are_its_own(specimen):
+def test_scores_of_the_layer_about_to_run_are_its_own(case):
     """They are made from its projections before it runs, whatever else these bring (gates, norms, fused weights)."""
-    model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
-    with feathervlm.prune(model, methods.FastV(layer=specimen.layers[0])) as pruning:
-        layer = pruning.decoder.scoring_layer(specimen.layers[0] - 1)[0]
+    model, inputs = case.model("eager"), case.inputs(*case.prompts())
+    with feathervlm.prune(model, methods.FastV(layer=case.layers[0])) as pruning:
+        layer = pruning.decoder.scoring_layer(case.layers[0] - 1)[0]
         module = pruning.decoder.attention_module(layer)
     stage = feathervlm.Stage(layer, feathervlm.Top(feathervlm.LastTokenAttention(layer="K", over="all"), keep=0.5))
     try:
@@ -324,50 +324,50 @@ def fail(*args):
     raise KeyError("inside")
 
 
-def test_the_model_is_untouched_afterwards(specimen):
-    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
+def test_the_model_is_untouched_afterwards(case):
+    model, inputs = case.model(), case.inputs(case.prompts()[0])
     run(model, inputs)
     before = traces(model)
     handle = model.get_decoder().register_forward_hook(fail)
-    with pytest.raises(KeyError, match="inside"), feathervlm.prune(model, ways(specimen)["feather"]):
+    with pytest.raises(KeyError, match="inside"), feathervlm.prune(model, ways(case)["feather"]):
         run(model, inputs, 2)
     handle.remove()
     assert traces(model) == before
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs_or_is_refused_in_words(specimen, name):
-    model, inputs = specimen.model(), specimen.inputs(*specimen.prompts())
+def test_every_method_runs_or_is_refused_in_words(case, name):
+    model, inputs = case.model(), case.inputs(*case.prompts())
     method = METHODS[name]
-    if name in specimen.refuses:
-        with pytest.raises(Unprunable, match=specimen.refuses[name]), feathervlm.prune(model, method):
+    if name in case.refuses:
+        with pytest.raises(Unprunable, match=case.refuses[name]), feathervlm.prune(model, method):
             run(model, inputs)
         return
     with feathervlm.prune(model, method) as pruning:
         logits = run(model, inputs)
     assert pruning.report.pruned
-    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-4
-    assert changed or (name == "shuffled-positions" and not specimen.rotates)
+    changed = (logits[0, -1] - unpruned(case, "sdpa")[0][0, -1]).abs().max() > 1e-4
+    assert changed or (name == "shuffled-positions" and not case.rotates)
 
 
 @pytest.mark.parametrize("way", ["feather", "random", "cut"])
-def test_a_static_cache_gives_the_same_or_is_refused(specimen, way):
-    model, inputs = specimen.model(), specimen.inputs(*specimen.prompts())
-    assert ("static" in FAMILIES[model.config.model_type].caches) == specimen.static
-    _, _, sequences, scores, _ = pruned(specimen, "sdpa", way)
-    with feathervlm.prune(model, ways(specimen)[way]), torch.no_grad():
+def test_a_static_cache_gives_the_same_or_is_refused(case, way):
+    model, inputs = case.model(), case.inputs(*case.prompts())
+    assert ("static" in FAMILIES[model.config.model_type].caches) == case.static
+    _, _, sequences, scores, _ = pruned(case, "sdpa", way)
+    with feathervlm.prune(model, ways(case)[way]), torch.no_grad():
         options = {"cache_implementation": "static", "disable_compile": True, "do_sample": False}
         options |= {"max_new_tokens": TOKENS, "output_logits": True, "return_dict_in_generate": True}
-        if not specimen.static:
+        if not case.static:
             with pytest.raises(Unprunable, match="sliding static caches are not"):
                 model.generate(**inputs, **options)
             return
         out = model.generate(**inputs, **options)
     assert torch.equal(out.sequences[:, -TOKENS:], sequences)
-    torch.testing.assert_close(torch.stack(out.logits, 1), scores, atol=specimen.tolerance, rtol=1e-3)
+    torch.testing.assert_close(torch.stack(out.logits, 1), scores, atol=case.tolerance, rtol=1e-3)
 
 
 def test_every_family_has_a_specimen():
-    shown = {specimen.model().config.model_type for specimen in SPECIMENS.values()}
+    shown = {case.model().config.model_type for case in FAMILY_CASES.values()}
     kin = [set(family.model_types) for family in set(FAMILIES.values())]
     assert [types for types in kin if not types & shown] == []

@@ -5,11 +5,11 @@ import torch
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import PruningError, Unprunable, methods
 from feathervlm.families import FAMILIES, find
 from feathervlm.families.generic import Generic
-from feathervlm.families.unsupported import REFUSED
+from feathervlm.families.unsupported import UNSUPPORTED
 
 PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3)]
 
@@ -58,7 +58,7 @@ def test_squares_that_are_not_the_features_are_an_error(way):
         model(**inputs) if way == "forward" else model.generate(**inputs, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_models_that_cannot_be_pruned_are_refused_by_name(kind):
     model = tiny.llava()
     model.config.model_type = kind
@@ -67,13 +67,13 @@ def test_models_that_cannot_be_pruned_are_refused_by_name(kind):
 
 
 def test_no_model_is_both_known_and_refused():
-    assert not set(FAMILIES) & set(REFUSED)
-    assert all(not reason.endswith(".") for reason in REFUSED.values())
+    assert not set(FAMILIES) & set(UNSUPPORTED)
+    assert all(not reason.endswith(".") for reason in UNSUPPORTED.values())
 
 
 def test_a_given_layout_keeps_what_the_family_knows_of_the_decoder():
-    model = SPECIMENS["qwen3_vl"].model()
-    inputs = SPECIMENS["qwen3_vl"].inputs(SPECIMENS["qwen3_vl"].prompt(0))
+    model = FAMILY_CASES["qwen3_vl"].model()
+    inputs = FAMILY_CASES["qwen3_vl"].inputs(FAMILY_CASES["qwen3_vl"].prompt(0))
     with feathervlm.prune(model, "feather:layers=1+2") as pruning, torch.no_grad():
         expected = model(**inputs).logits
     layout = pruning.report.record.layout

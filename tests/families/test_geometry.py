@@ -2,23 +2,33 @@
 there more than any other, and the overlay paints that cell."""
 
 import copy
+import warnings
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from PIL import Image
 
 import feathervlm
-from families import more_processors, processors
-from family_cases import SPECIMENS
-from feathervlm import Schedule, Stage, Unprunable, methods
+from families.processors import PROCESSORS, square
+from family_cases import FAMILY_CASES
+from feathervlm import PlacementWarning, Schedule, Stage, Unprunable, methods
 from feathervlm.core import Given
 from feathervlm.core.layout import tokens_of
 from feathervlm.engine.decoder import DecoderView
 
 SIZES = {"portrait": (61, 103), "landscape": (150, 70), "tiny": (23, 31), "huge": (640, 410), "square": (96, 96)}
-PROCESSORS = processors.PROCESSORS | more_processors.MORE_PROCESSORS
+EDGE = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+PLACING = {
+    "llava-cropping": lambda: square.llava(tf.CLIPImageProcessorPil(**EDGE)),
+    "llava-closer": lambda: square.llava(tf.CLIPImageProcessorPil(**{**EDGE, "size": {"shortest_edge": 60}})),
+    "llava-padding": lambda: square.llava(tf.LlavaImageProcessorPil(**EDGE, do_pad=True)),
+    "fast_vlm-padding": lambda: square.llava(tf.LlavaImageProcessorPil(**EDGE, do_pad=True)),
+    "deepseek_vl-padding": lambda: square.Padding("deepseek_vl", square.padded_picture),
+}
+"""Processors that show the model a part of a picture, or more than the picture."""
 CAPTION = 24
 EQUAL = {"perception_lm"}
 """Families whose pictures all have as many tiles."""
@@ -27,8 +37,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @cache
 def model(name):
-    """The specimen with weights so small that features stay near their patch."""
-    vlm = copy.deepcopy(SPECIMENS[name].model())
+    """The case with weights so small that features stay near their patch."""
+    vlm = copy.deepcopy(FAMILY_CASES[name.partition("-")[0]].model())
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in vlm.parameters():
@@ -39,7 +49,7 @@ def model(name):
 
 @cache
 def processor(name):
-    return PROCESSORS[name]()
+    return (PROCESSORS | PLACING)[name]()
 
 
 def picture(size, seed=0):
@@ -127,7 +137,7 @@ def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
 
 WITHOUT_FEATURES = {
     "vipllava": "patch features cannot be read",
-    "granite4_vision": "several layers of its tower",
+    "granite4_vision": "several layers of its encoder",
 }
 
 
@@ -165,13 +175,64 @@ def test_the_overlay_paints_the_cell(name):
     start = sum(plane.size for plane in planes[:finest])
     token = start + planes[finest].size // 3
     only = Schedule(Stage(at=0, select=Given([torch.tensor([token])])))
-    drawn = np.asarray(look(name, image, method=only)[0].overlay(image, size=300)).astype(int)
+    drawn = np.asarray(look(name, image, method=only)[0].overlay(image, processor=processor(name), size=300)).astype(
+        int
+    )
     x, y = cells(report)[0][token].tolist()
     panel = drawn[CAPTION : CAPTION + 140]
     bright = panel.sum(-1) > 200
     rows, cols = np.nonzero(bright)
     assert abs(cols.mean() / 300 - x) < 0.02
     assert abs(rows.mean() / 140 - y) < 0.03
+
+
+@pytest.mark.parametrize("size", ["landscape", "portrait"])
+@pytest.mark.parametrize("name", [*PLACING, "llava", "qwen2_vl", "llava_next", "internvl"])
+def test_what_the_overlay_paints_is_what_the_model_sees(name, size):
+    """A change of the picture where a kept cell is painted moves the token of that cell more than any other."""
+    image, words = picture(SIZES[size]), processor(name)
+    report, before = look(name, image)
+    planes = report.layout.pictures[0][0]
+    finest = max(range(len(planes)), key=lambda number: planes[number].size)
+    start = sum(plane.size for plane in planes[:finest])
+    x, y = (places - 0.5 for places in cells(report)[0][start : start + planes[finest].size].T)
+    middle = [int(order) + start for order in (x**2 + y**2).argsort()[:9:4]]  # no cell of the padding
+    for token in middle:
+        only = Schedule(Stage(at=0, select=Given([torch.tensor([token])])))
+        drawn = look(name, image, method=only)[0].overlay(image, processor=words, size=max(image.size))
+        kept = np.asarray(drawn).astype(int)[CAPTION : CAPTION + image.height, : image.width].sum(-1)
+        rows, cols = np.nonzero(kept > 0.9 * np.asarray(image).astype(int).sum(-1))
+        box = (
+            cols.min() / image.width,
+            rows.min() / image.height,
+            (cols.max() + 1) / image.width,
+            (rows.max() + 1) / image.height,
+        )
+        moved = (look(name, inverted(image, box))[1] - before).norm(dim=-1)[start : start + planes[finest].size]
+        assert int(moved.argmax()) + start == token
+
+
+def test_an_overlay_without_a_processor_warns_where_that_matters():
+    wide, square = picture((96, 48)), picture((48, 48))
+    report = look("llava-cropping", wide)[0]
+    with pytest.warns(PlacementWarning, match=r"96 x 48 pixels.*pass processor=processor"):
+        report.overlay(wide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.overlay(square)
+        report.overlay(wide, box=(24, 0, 72, 48))
+        report.overlay(wide, processor=processor("llava-cropping"))
+        look("qwen2_vl", wide)[0].overlay(wide)
+
+
+def test_a_given_layout_is_placed_as_the_family_places_it():
+    wide, name = picture((96, 48)), "llava-cropping"
+    report = look(name, wide)[0]
+    with torch.no_grad(), feathervlm.prune(model(name), "uniform:layer=0,stride=1", layout=report.layout) as pruning:
+        model(name)(**inputs(name, wide))
+    assert pruning.report.record.crops
+    box = pruning.report.record.shown(processor(name), wide.size)
+    assert box == (24, 0, 72, 48)
 
 
 @pytest.mark.parametrize("name", PROCESSORS)

@@ -1,13 +1,13 @@
-"""A tiny random model of every family. A new family adds one row to a `SPECIMENS` list here."""
+"""A tiny random model of every family. A new family adds one row to a `FAMILY_CASES` list here."""
 
 import importlib
 import pkgutil
 
-from family_cases.towers import unmerged
+from family_cases.unmergeable_encoders import refuses_encoder_merging
 
-SPECIMENS = {}
+FAMILY_CASES = {}
 for info in pkgutil.iter_modules(__path__, f"{__name__}."):
-    for specimen in getattr(importlib.import_module(info.name), "SPECIMENS", ()):
-        SPECIMENS[specimen.name] = specimen
-for specimen in SPECIMENS.values():
-    specimen.refuses = {**specimen.refuses, **unmerged(specimen.name)}
+    for case in getattr(importlib.import_module(info.name), "FAMILY_CASES", ()):
+        FAMILY_CASES[case.name] = case
+for case in FAMILY_CASES.values():
+    case.refuses = {**case.refuses, **refuses_encoder_merging(case.name)}

@@ -10,23 +10,23 @@ from family_cases.base import (
     START,
     VIDEO,
     VISION,
-    Shot,
-    Specimen,
+    FamilyCase,
+    PictureInput,
     build,
-    inside,
-    noise,
-    renumbering,
-    stand_in,
-    tiles,
+    random_pixels,
+    random_tiles,
+    refuses_encoder_signals,
+    refuses_renumbering,
+    replace_timm_encoder,
 )
 
-RENUMBER = renumbering()
+RENUMBER = refuses_renumbering()
 PINPOINTS = [[48, 96], [96, 48], [96, 96]]
 SIZES = [(96, 96), (40, 90), (90, 30)]
 
 
-def plain_shot(number):
-    return Shot([IMAGE] * 36, {"pixel_values": noise(number, 1, 3, 48, 48)})
+def plain_picture(number):
+    return PictureInput([IMAGE] * 36, {"pixel_values": random_pixels(number, 1, 3, 48, 48)})
 
 
 def llava(attention):
@@ -47,7 +47,7 @@ def vipllava(attention):
 def fast_vlm(attention):
     config = tf.FastVlmConfig(text_config=tiny.text_config("qwen2"), image_token_id=IMAGE, image_seq_length=36)
     config.vision_config.hidden_size = 32
-    with stand_in():
+    with replace_timm_encoder():
         return build(tf.FastVlmForConditionalGeneration, config, attention)
 
 
@@ -59,12 +59,12 @@ def next_run(size):
     return 36 + grid.shape[1] * (grid.shape[2] + 1)
 
 
-def next_shot(number):
+def next_picture(number):
     size = SIZES[number % 3]
     rows, cols = tf.models.llava_next.modeling_llava_next.get_anyres_image_grid_shape(size, PINPOINTS, 48)
     pixels = torch.zeros(1, 5, 3, 48, 48)
-    pixels[0, : rows * cols + 1] = tiles(number, rows, cols).roll(1, 0)
-    return Shot([IMAGE] * next_run(size), {"pixel_values": pixels, "image_sizes": torch.tensor([size])})
+    pixels[0, : rows * cols + 1] = random_tiles(number, rows, cols).roll(1, 0)
+    return PictureInput([IMAGE] * next_run(size), {"pixel_values": pixels, "image_sizes": torch.tensor([size])})
 
 
 def llava_next(attention):
@@ -90,7 +90,9 @@ def llava_onevision(attention):
 
 def onevision_video(number):
     frames = 3
-    return Shot([VIDEO] * (frames * 9 + 1), {"pixel_values_videos": noise(number, 1, frames, 3, 48, 48)}, VIDEO)
+    return PictureInput(
+        [VIDEO] * (frames * 9 + 1), {"pixel_values_videos": random_pixels(number, 1, frames, 3, 48, 48)}, VIDEO
+    )
 
 
 def paligemma(attention):
@@ -129,27 +131,27 @@ def gemma3(attention):
     return build(tf.Gemma3ForConditionalGeneration, config, attention)
 
 
-def gemma3_shot(number):
-    return Shot([START, *[IMAGE] * 9, END], {"pixel_values": noise(number, 1, 3, 48, 48)})
+def gemma3_picture(number):
+    return PictureInput([START, *[IMAGE] * 9, END], {"pixel_values": random_pixels(number, 1, 3, 48, 48)})
 
 
 def image_types(inputs, extra):
     return {**inputs, "token_type_ids": (inputs["input_ids"] == IMAGE).long()}
 
 
-SPECIMENS = [
-    Specimen("llava", llava, plain_shot),
-    Specimen("vipllava", vipllava, plain_shot, refuses=inside("patch features cannot be read")),
-    Specimen("fast_vlm", fast_vlm, plain_shot, refuses=inside("has 0 attention layers")),
-    Specimen("llava_next", llava_next, next_shot),
-    Specimen("llava_onevision", llava_onevision, next_shot),
-    Specimen(
+FAMILY_CASES = [
+    FamilyCase("llava", llava, plain_picture),
+    FamilyCase("vipllava", vipllava, plain_picture, refuses=refuses_encoder_signals("patch features cannot be read")),
+    FamilyCase("fast_vlm", fast_vlm, plain_picture, refuses=refuses_encoder_signals("has 0 attention layers")),
+    FamilyCase("llava_next", llava_next, next_picture),
+    FamilyCase("llava_onevision", llava_onevision, next_picture),
+    FamilyCase(
         "llava_onevision-video",
         llava_onevision,
         onevision_video,
         several=False,
-        refuses=inside("known of pictures in tiles only"),
+        refuses=refuses_encoder_signals("known for pictures in tiles only"),
     ),
-    Specimen("paligemma", paligemma, plain_shot, finish=prefix_types),
-    Specimen("gemma3", gemma3, gemma3_shot, finish=image_types, layers=(4, 7), refuses=RENUMBER, static=False),
+    FamilyCase("paligemma", paligemma, plain_picture, finish=prefix_types),
+    FamilyCase("gemma3", gemma3, gemma3_picture, finish=image_types, layers=(4, 7), refuses=RENUMBER, static=False),
 ]

@@ -10,14 +10,14 @@ from family_cases.base import (
     START,
     VIDEO,
     VISION,
-    Shot,
-    Specimen,
+    FamilyCase,
+    PictureInput,
     build,
-    halfway,
-    inside,
-    noise,
-    stand_in,
-    tiles,
+    random_pixels,
+    random_tiles,
+    refuses_encoder_signals,
+    refuses_mid_layer_states,
+    replace_timm_encoder,
 )
 
 SHAPES = [(2, 1), (1, 3), (1, 1)]
@@ -40,8 +40,8 @@ def internvl(attention):
 
 
 def unmarked(number):
-    pixels = tiles(number, *shape(number))
-    return Shot([START, *[IMAGE] * (36 * len(pixels)), END], {"pixel_values": pixels})
+    pixels = random_tiles(number, *shape(number))
+    return PictureInput([START, *[IMAGE] * (36 * len(pixels)), END], {"pixel_values": pixels})
 
 
 def aya_vision(attention):
@@ -55,11 +55,11 @@ def aya_vision(attention):
 
 
 def marked(number):
-    pixels = tiles(number, *shape(number))
+    pixels = random_tiles(number, *shape(number))
     ids = [START]
     for tile in range(len(pixels) - 1):
         ids += [20 + tile, *[IMAGE] * 9]
-    return Shot([*ids, OVERVIEW, *[IMAGE] * 9, END], {"pixel_values": pixels})
+    return PictureInput([*ids, OVERVIEW, *[IMAGE] * 9, END], {"pixel_values": pixels})
 
 
 def cohere2_vision(attention):
@@ -73,8 +73,8 @@ def cohere2_vision(attention):
 
 
 def broken(number):
-    pixels = tiles(number, *shape(number))
-    return Shot([START, *[*[IMAGE] * 9, ROW] * len(pixels), END], {"pixel_values": pixels})
+    pixels = random_tiles(number, *shape(number))
+    return PictureInput([START, *[*[IMAGE] * 9, ROW] * len(pixels), END], {"pixel_values": pixels})
 
 
 def idefics3(attention, cls="Idefics3"):
@@ -86,11 +86,11 @@ def idefics3(attention, cls="Idefics3"):
 
 def by_sample(samples):
     """(samples, most tiles, 3, 48, 48); what is missing is zero."""
-    most = max(sum(len(shot.tensors["pixel_values"]) for shot in shots) for shots in samples)
+    most = max(sum(len(picture.tensors["pixel_values"]) for picture in pictures) for pictures in samples)
     pixels = torch.zeros(len(samples), most, 3, 48, 48)
-    for row, shots in zip(pixels, samples, strict=True):
-        if shots:
-            found = torch.cat([shot.tensors["pixel_values"] for shot in shots])
+    for row, pictures in zip(pixels, samples, strict=True):
+        if pictures:
+            found = torch.cat([picture.tensors["pixel_values"] for picture in pictures])
             row[: len(found)] = found
     return {"pixel_values": pixels}
 
@@ -132,7 +132,7 @@ def separated_ids(rows, cols):
 
 
 def separated(number):
-    return Shot(separated_ids(*shape(number)), {"pixel_values": tiles(number, *shape(number))})
+    return PictureInput(separated_ids(*shape(number)), {"pixel_values": random_tiles(number, *shape(number))})
 
 
 def ovis2(attention):
@@ -155,7 +155,7 @@ def overview_first(number):
             for col in range(cols):
                 ids += [IMAGE] * 9
                 ids += [COL] if col < cols - 1 else [ROW] if row < rows - 1 else []
-    return Shot([*ids, END], {"pixel_values": tiles(number, rows, cols).roll(1, 0)})
+    return PictureInput([*ids, END], {"pixel_values": random_tiles(number, rows, cols).roll(1, 0)})
 
 
 def perception_lm(attention):
@@ -166,29 +166,31 @@ def perception_lm(attention):
         video_token_id=VIDEO,
         projector_pooling_ratio=2,
     )
-    with stand_in(flat=True):
+    with replace_timm_encoder(flat=True):
         return build(tf.PerceptionLMForConditionalGeneration, config, attention)
 
 
 def perceived(number):
-    pixels = tiles(number, *[(2, 1), (1, 2)][number % 2]).roll(1, 0)
-    return Shot([IMAGE] * (9 * len(pixels)), {"pixel_values": pixels[None]})
+    pixels = random_tiles(number, *[(2, 1), (1, 2)][number % 2]).roll(1, 0)
+    return PictureInput([IMAGE] * (9 * len(pixels)), {"pixel_values": pixels[None]})
 
 
 def perceived_video(number):
-    return Shot([VIDEO] * 27, {"pixel_values_videos": noise(number, 1, 3, 3, 48, 48)}, VIDEO)
+    return PictureInput([VIDEO] * 27, {"pixel_values_videos": random_pixels(number, 1, 3, 3, 48, 48)}, VIDEO)
 
 
-LLAMA4 = inside("296 states for 72 tokens")
+LLAMA4 = refuses_encoder_signals("296 states for 72 tokens")
 
-SPECIMENS = [
-    Specimen("internvl", internvl, unmarked),
-    Specimen("aya_vision", aya_vision, marked, rotates=False, refuses=halfway()),
-    Specimen("cohere2_vision", cohere2_vision, broken, rotates=False, refuses=halfway()),
-    Specimen("idefics3", idefics3, marked, join=by_sample),
-    Specimen("smolvlm", lambda attention: idefics3(attention, "SmolVLM"), marked, join=by_sample),
-    Specimen("llama4", llama4, separated, layers=(4, 7), refuses=LLAMA4, static=False),
-    Specimen("ovis2", ovis2, overview_first),
-    Specimen("perception_lm", perception_lm, perceived, refuses=inside("has 0 attention layers")),
-    Specimen("perception_lm-video", perception_lm, perceived_video, refuses=inside("has 0 attention layers")),
+FAMILY_CASES = [
+    FamilyCase("internvl", internvl, unmarked),
+    FamilyCase("aya_vision", aya_vision, marked, rotates=False, refuses=refuses_mid_layer_states()),
+    FamilyCase("cohere2_vision", cohere2_vision, broken, rotates=False, refuses=refuses_mid_layer_states()),
+    FamilyCase("idefics3", idefics3, marked, join=by_sample),
+    FamilyCase("smolvlm", lambda attention: idefics3(attention, "SmolVLM"), marked, join=by_sample),
+    FamilyCase("llama4", llama4, separated, layers=(4, 7), refuses=LLAMA4, static=False),
+    FamilyCase("ovis2", ovis2, overview_first),
+    FamilyCase("perception_lm", perception_lm, perceived, refuses=refuses_encoder_signals("has 0 attention layers")),
+    FamilyCase(
+        "perception_lm-video", perception_lm, perceived_video, refuses=refuses_encoder_signals("has 0 attention layers")
+    ),
 ]

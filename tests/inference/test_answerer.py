@@ -11,7 +11,7 @@ import transformers as tf
 from PIL import Image
 
 from families.processors import PROCESSORS
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import PruningError, embedded
 from feathervlm.embedded.assets import WEIGHTS
 from feathervlm.embedded.questions import BOXES
@@ -52,7 +52,7 @@ def tiny(tmp_path, monkeypatch):
     def make(name, template=True):
         processor, folder = PROCESSORS[name](), tmp_path / name
         processor.chat_template = TEMPLATE.replace("MARK", MARKS[name]) if template else None
-        SPECIMENS[name].model().save_pretrained(folder)
+        FAMILY_CASES[name].model().save_pretrained(folder)
         monkeypatch.setattr(loading, "load_processor", lambda place: processor)
         return str(folder)
 

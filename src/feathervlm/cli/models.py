@@ -28,8 +28,8 @@ def models(
 
         described = [family.to_dict() for family in ([listing.describe(name)] if name else listing.families())]
     if as_json:
-        console.print_json(described[0] if name else {"families": described, "refused": listing.REFUSED})
+        console.print_json(described[0] if name else {"families": described, "refused": listing.UNSUPPORTED})
     elif name:
         tables.print_model(described[0])
     else:
-        tables.print_models(described, listing.REFUSED)
+        tables.print_models(described, listing.UNSUPPORTED)

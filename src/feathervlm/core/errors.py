@@ -1,4 +1,4 @@
-"""The two exceptions that users meet. Every message names the offending value and the remedy."""
+"""The exceptions and warnings that users meet. Every message names the offending value and the remedy."""
 
 
 class PruningError(ValueError):
@@ -10,4 +10,8 @@ class Unprunable(PruningError):  # noqa: N818 - reads as what it says: `except U
 
 
 class UnprunedWarning(UserWarning):
-    """A model or an input that cannot be pruned runs unpruned, because of `strict=False`."""
+    """A model runs unpruned because it, or its input, cannot be pruned and `strict=False` was given."""
+
+
+class PlacementWarning(UserWarning):
+    """An overlay may paint the wrong part of a picture because the processor that prepared it is not known."""

@@ -15,7 +15,6 @@ from feathervlm.diagnosis.rope_prior import Floats, NoPrior, heard_tables, prior
 from feathervlm.diagnosis.summary import Seen
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.report import Report
-from feathervlm.families import family_of
 from feathervlm.inference import prompts
 from feathervlm.methods import Method
 
@@ -59,7 +58,7 @@ class Patient:
         priors = [self._prior(report, tables, stage) for stage in stages]
         overlay = None
         if draw and report.stages:
-            overlay = report.overlay(picture, box=family_of(self.model).shown(self.processor, picture.size))
+            overlay = report.overlay(picture, processor=self.processor)
         seen = Seen(
             name=name,
             masks=[report.grid(stage=stage).numpy() for stage in stages],

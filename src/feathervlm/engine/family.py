@@ -43,6 +43,8 @@ class Family(RotaryRules, ABC):
     """Description of what does not work, in a few words."""
     boxes: ClassVar[BoxFormat | None] = None
     """How the models are asked for a box and answer, never inherited; None where it is not documented."""
+    crops: ClassVar[bool] = False
+    """Whether processors of these models crop pictures or pad them, so that `shown` depends on the processor."""
     notes: ClassVar[tuple[str, ...]] = ()
     """Notes that every report should contain."""
     row_arguments: ClassVar[tuple[str, ...]] = ()
@@ -129,10 +131,17 @@ class GivenLayout(Family):
     def __init__(self, model: PreTrainedModel, given: VisualLayout, known: Family | None = None) -> None:
         super().__init__(model)
         self.given, self.known = given, known
+        if known is not None:
+            self.shown = known.shown  # type: ignore[method-assign]
 
     @property
     def row_arguments(self) -> tuple[str, ...]:  # type: ignore[override]  # an instance's own
         return self.known.row_arguments if self.known else ()
+
+    @property
+    def crops(self) -> bool:  # type: ignore[override]
+        """As the family says."""
+        return self.known.crops if self.known else False
 
     @property
     def injected(self) -> int:

@@ -7,7 +7,7 @@ Hooks on decoder layers exist for the length of one forward.
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
@@ -21,6 +21,7 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.call import EncoderOutput, ModelCall
 from feathervlm.engine.compatibility import check_schedule
+from feathervlm.engine.compiled import Uncompiled
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.forward_guard import ForwardLock, guard_generate
@@ -44,6 +45,7 @@ class ModelHooks:
         name: Name of the method, for reports.
         strict: Raise where an input cannot be pruned; otherwise warn and run unpruned.
         report: The report until a prompt has been run.
+        wrappers: Modules around the model that callers may call in its place (PEFT, `torch.compile`).
 
     Attributes:
         starts: The layer of every stage, ascending.
@@ -58,10 +60,17 @@ class ModelHooks:
     """
 
     def __init__(
-        self, model: PreTrainedModel, schedule: Schedule, family: Family, name: str, strict: bool, report: Report
+        self,
+        model: PreTrainedModel,
+        schedule: Schedule,
+        family: Family,
+        name: str,
+        strict: bool,
+        report: Report,
+        wrappers: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.schedule, self.family, self.name, self.strict = model, schedule, family, name, strict
-        self.report = report
+        self.report, self._wrappers = report, wrappers
         self.status, self.thread = HookStatus(), ThreadState()
         self.handles: list[RemovableHandle] = []
         self.decoder = DecoderView(model)
@@ -93,8 +102,11 @@ class ModelHooks:
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, always_call=True),
         ]
-        if self.model is not base:
-            self.handles.append(self.model.register_forward_pre_hook(self._read_head_arguments, with_kwargs=True))
+        # PEFT calls `forward` of the model itself, so only a hook on the wrapper sees the arguments.
+        for outer in (self.model, *self._wrappers):
+            if outer is not base:
+                self.handles.append(outer.register_forward_pre_hook(self._read_head_arguments, with_kwargs=True))
+        self._uncompiled = Uncompiled((*self._wrappers, *self.model.modules()))
         self._recorder = EncoderRecorder(
             base, self.family, self.schedule, self._record_encoding, self._refuse, lambda: not self.thread.disabled
         )
@@ -111,6 +123,7 @@ class ModelHooks:
             handle.remove()
         if self.handles:
             self.handles = []
+            self._uncompiled.remove()
             _pruned.discard(self.decoder.decoder)
             self.model.__dict__.pop("generate", None)
             if self._recorder is not None:

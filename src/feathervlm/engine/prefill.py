@@ -30,7 +30,7 @@ from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.layer_inputs import LayerArguments
 from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.query_position import check_labels, query_position
-from feathervlm.engine.report.records import Record, StageRecord, Stopwatch
+from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker
 
 
@@ -81,6 +81,7 @@ class Prefill:
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
         self.record = Record(layout, self.attended, self.sequence, decoder.costs, self.past)
+        self.record.shown, self.record.crops = family.shown, family.crops
         self.record.notes += family.notes
         check_labels(call, layout)
         if survivors:
@@ -154,7 +155,7 @@ class Prefill:
         stage = self.stages[at]
         self.reader.enter(at, hidden, kwargs)
         with torch.no_grad():
-            timer = Stopwatch(hidden.device)
+            timer = Timer(hidden.device)
             tokens = Candidates(self.rows.geometry, self.rows.present, self.reader)
             if self.reused is None:
                 kept = stage.select.select(tokens) & tokens.present

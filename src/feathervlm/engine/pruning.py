@@ -2,10 +2,11 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from feathervlm.core.errors import PruningError, Unprunable, UnprunedWarning
@@ -27,6 +28,7 @@ class Pruning:
         name: Name of the method, for reports.
         strict: Raise where the model or an input cannot be pruned; otherwise warn and run unpruned.
         reason: Why nothing has been pruned yet.
+        wrappers: Modules around the model that callers may call in its place (PEFT, `torch.compile`).
 
     Raises:
         PruningError: If the model is being pruned already, or a stage is beyond its depth.
@@ -41,6 +43,7 @@ class Pruning:
         name: str,
         strict: bool = True,
         reason: str = "no prompt has been run yet",
+        wrappers: Sequence[nn.Module] = (),
     ) -> None:
         self.model, self.schedule, self.name = model, schedule, name
         self._hooks: ModelHooks | None = None
@@ -49,7 +52,7 @@ class Pruning:
             return
         self.family = family
         try:
-            self._hooks = ModelHooks(model, schedule, family, name, strict, self._report)
+            self._hooks = ModelHooks(model, schedule, family, name, strict, self._report, wrappers)
             self.decoder = self._hooks.decoder
         except Unprunable as error:
             if strict:

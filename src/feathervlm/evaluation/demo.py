@@ -20,12 +20,10 @@ from feathervlm.embedded.questions import Grade, Question, grade, read_box
 from feathervlm.embedded.scenes import SIDE
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
 from feathervlm.embedded.vocabulary import check_words
-from feathervlm.engine.family import Family
 from feathervlm.engine.report.overlay import stack
 from feathervlm.engine.report.report import Report
 from feathervlm.evaluation.embedded_benchmark import Progress, benchmark
 from feathervlm.evaluation.embedded_result import Result
-from feathervlm.families import family_of
 from feathervlm.inference import loading, prompts
 from feathervlm.inference.compare import Run, Say, generate, warn_of_missing
 
@@ -148,7 +146,7 @@ def show(wish: Wish, say: Say = lambda now: None) -> Show:
                 say(f"{method or 'unpruned'}: {question.text}")
                 replies.append(_ask(model, processor, picture, question, method, wish.max_new_tokens))
     pictures = {
-        method: _draw(picture, [reply for reply in replies if reply.method == method], family_of(model), processor)
+        method: _draw(picture, [reply for reply in replies if reply.method == method], processor)
         for method in dict.fromkeys(reply.method for reply in replies)
     }
     benchmarks: list[Result] = []
@@ -190,7 +188,7 @@ def _ask(
         return Reply(method, question, generate(model, processor, inputs, length), pruning.report)
 
 
-def _draw(picture: Image.Image, replies: list[Reply], family: type[Family], processor: Any) -> Image.Image:
+def _draw(picture: Image.Image, replies: list[Reply], processor: Any) -> Image.Image:
     """The picture with the boxes of the first question, and beside it what each stage kept when it was asked."""
     reply = replies[0]
     scale = PANEL / max(picture.size)
@@ -208,7 +206,7 @@ def _draw(picture: Image.Image, replies: list[Reply], family: type[Family], proc
     ImageDraw.Draw(panel).text((2, 4), reply.method, fill="black", font=ImageFont.load_default(14))
     if reply.report is None or not reply.report.pruned:
         return panel
-    kept = reply.report.overlay(picture, box=family.shown(processor, picture.size), size=PANEL)
+    kept = reply.report.overlay(picture, processor=processor, size=PANEL)
     canvas = Image.new("RGB", (panel.width + 12 + kept.width, max(panel.height, kept.height)), "white")
     canvas.paste(panel, (0, 0))
     canvas.paste(kept, (panel.width + 12, 0))

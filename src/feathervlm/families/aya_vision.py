@@ -1,4 +1,4 @@
-"""Aya Vision: tiles with a numbered mark before each, then the overview behind a mark of its own."""
+"""Aya Vision: tiles with a numbered mark before each, then the overview after a mark of its own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +17,13 @@ class AyaVision(Tiles):
 
     @property
     def side(self) -> int:
-        """Patches merged by the projector."""
+        """Rows, and columns, of a tile after the projector has merged patches."""
         config = self.model.config
         return int(config.vision_config.image_size // config.vision_config.patch_size // config.downsample_factor)
 
     def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
-        """An image ends with its overview."""
         return up_to_overview(ids, spans)
 
     def states(self, output: Any) -> Tensor:
-        """The selected layer."""
+        """Return the states of the layer that the config selects."""
         return selected(output, self.model.config)

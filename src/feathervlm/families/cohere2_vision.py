@@ -25,7 +25,7 @@ class Cohere2Vision(AyaVision):
         return module.sliding_window is not None or bool(getattr(module, "force_rope", False))
 
     def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
-        """Tiles of one image have a single token between them."""
+        """Count the spans that have a single token between them as tiles of one image."""
         counts: list[int] = []
         end = -2
         for start, length in spans:
@@ -37,5 +37,5 @@ class Cohere2Vision(AyaVision):
         return counts
 
     def states(self, output: Any) -> Tensor:
-        """The last layer."""
+        """Return the states of the last layer."""
         return Tiles.states(self, output)

@@ -1,7 +1,7 @@
-"""Cohere Compass (North Vision): Qwen3-VL's geometry and added features in front of Cohere's decoder.
+"""Cohere Compass (North Vision): Qwen3-VL's geometry and added features before Cohere's decoder.
 
-Layers of a kind for which the config names no rotation do not rotate: there scores with and without RoPE are the same.
-Only layers of full attention see the whole picture, so a criterion reads the nearest one before its stage.
+Layers of a kind for which the config names no rotation do not rotate, so scores with and without RoPE are the same
+there. Only layers of full attention see the whole picture, so a criterion reads the nearest one before its stage.
 """
 
 from feathervlm.families.qwen3_vl import Qwen3VL

@@ -1,6 +1,6 @@
-"""EXAONE 4.5: Qwen2.5-VL's geometry and tower, one position per token, sliding windows between full layers.
+"""EXAONE 4.5: Qwen2.5-VL's geometry and encoder, one position per token, sliding windows between full layers.
 
-Layers of full attention do not rotate: there scores with and without RoPE are the same. Only they see the whole
+Layers of full attention do not rotate, so their scores with and without RoPE are the same. Only they see the whole
 picture, so a criterion reads the nearest one before its stage.
 """
 

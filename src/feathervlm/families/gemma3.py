@@ -1,6 +1,6 @@
 """Gemma 3: one square grid of pooled patches; most decoder layers see a sliding window.
 
-Crops of pan-and-scan come as images of their own, behind the whole picture. Only the layers of full attention (every
+Crops of pan-and-scan are images of their own, after the whole picture. Only the layers of full attention (every
 sixth) can score, so a criterion reads the nearest one before its stage.
 """
 
@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class Gemma3(Placeholders):
@@ -25,10 +26,9 @@ class Gemma3(Placeholders):
     caches = ("dynamic",)
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """As many tokens as the config says."""
         side = isqrt(self.model.config.mm_tokens_per_image)
         return [grid(side, side)] * len(visual.given["pixel_values"])
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer, pooled."""
+        """Return the states of the last layer, pooled."""
         return merge_square(output.last_hidden_state, isqrt(self.model.config.mm_tokens_per_image))

@@ -1,6 +1,6 @@
 """GLM-4.1V, 4.5V, 4.6V and GLM-OCR: Qwen2-VL's geometry; frames of a video are marked like images.
 
-Each frame of a video stands between its own begin and end marks, in `<|image|>` placeholders.
+Each frame of a video is between its own begin and end marks, in `<|image|>` placeholders.
 """
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
@@ -23,8 +23,8 @@ class Glm4V(Qwen2VL):
         ),
         scale=1000,
     )
-    """zai-org/GLM-V's README, Grounding: thousandths, in brackets of any style. Nothing is said of GLM-OCR."""
+    """zai-org/GLM-V's README, Grounding: thousandths, in brackets of any style. GLM-OCR is not documented."""
 
     def token(self, modality: str) -> int:
-        """The image placeholder, for videos too."""
+        """Return the id of the image placeholder, which videos have, too."""
         return super().token("image")

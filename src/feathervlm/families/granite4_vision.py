@@ -1,7 +1,7 @@
-"""Granite 4 Vision: LLaVA-NeXT's two views, shrunk by a window query-former, with features added in many layers.
+"""Granite 4 Vision: LLaVA-NeXT's two views, reduced by a window query-former, with features added in many layers.
 
 Embeddings of visual tokens start at zero. Each entry of `deepstack_layer_map`, and each of four shifted samples of one
-layer of the tower, is added in front of a decoder layer of its own, so hidden states have to be whole there.
+layer of the encoder, is added before a decoder layer of its own, so hidden states have to be whole there.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava_next import LlavaNext
+from feathervlm.families.runs import PlaceholderRun
 
 
 class Granite4Vision(LlavaNext):
@@ -21,22 +21,21 @@ class Granite4Vision(LlavaNext):
 
     title = "Granite 4 Vision"
     model_types = ("granite4_vision",)
-    decoder = "full attention; features added in front of many layers"
+    decoder = "full attention; features added before many layers"
 
     @property
     def side(self) -> int:
-        """Rows, and columns, of a tile that the query-former has shrunk."""
+        """Rows, and columns, of a tile that the query-former has reduced."""
         return int(super().side * Fraction(self.model.config.downsample_rate))
 
     @property
     def injected(self) -> int:
-        """The layer in front of the last one that features are added before."""
+        """The layer that precedes the last one before which features are added."""
         config = self.model.config
         return max(*(layer for _, layer in config.deepstack_layer_map), *config.spatial_target_layers) - 1
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """Of several layers, none of which stands for all."""
         raise Unprunable(
-            "Granite 4 Vision takes features of several layers of its tower; use the projected ones "
+            "Granite 4 Vision takes features of several layers of its encoder; use the projected ones "
             "(features=projected)."
         )

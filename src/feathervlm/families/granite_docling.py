@@ -1,7 +1,7 @@
 """Granite Docling: tiles marked with their row and column, then an overview, with features added in early layers.
 
-A page of one tile has no overview. The fine route of the connector makes four tokens of one; the length of the runs
-of placeholders tells. Features of middle layers of the tower are added after the first decoder layers.
+A page of one tile has no overview. The fine route of the connector makes four tokens of one, which shows in the length
+of the runs of placeholders. Features of middle layers of the encoder are added after the first decoder layers.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun
 from feathervlm.families.tiles import Span, arrangements, joined, prompts, sketch, spans_of
 
 
@@ -30,24 +31,23 @@ class GraniteDocling(Placeholders):
         return len(self.model.config.vision_config.deepstack_visual_indexes) - 1
 
     def look(self, modality: str, arguments: dict[str, Any]) -> Any:
-        """A sketch of every tile that is not there to fill up the batch."""
+        """Return a sketch of every tile that is not padding of the batch."""
         return sketch(arguments["pixel_values"][arguments["pixel_attention_mask"].bool()])
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """Tiles and overview of every page."""
         tiles = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
         spans = [spans_of(ids, self.token("image")) for ids in prompts(call, visual)]
-        counts = [n for ids, found in zip(prompts(call, visual), spans, strict=True) for n in pages(ids, found)]
-        side = isqrt(max((length for found in spans for _, length in found), default=0))
+        counts = [n for ids, own in zip(prompts(call, visual), spans, strict=True) for n in pages(ids, own)]
+        side = isqrt(max((length for own in spans for _, length in own), default=0))
         return [joined(side, *shape) for shape in arrangements(tiles.split(counts))]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer, merged."""
+        """Return the states of the last layer, merged."""
         return merge_square(output.last_hidden_state, runs[0].picture[-1].shape[1])
 
 
 def pages(ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
-    """Runs of placeholders of every page of a prompt: a page begins with the mark of the first row and column."""
+    """Return the number of spans of every page of a prompt, which begins with the mark of the first row and column."""
     if not spans:
         return []
     begins = [number for number, (start, _) in enumerate(spans) if ids[start - 1] == ids[spans[0][0] - 1]]

@@ -1,7 +1,7 @@
-"""HunYuan-VL: one grid of the picture's own shape, with features of its own for the begin, each end of a row, the end.
+"""HunYuan-VL: one grid of the picture's own shape, with features for its begin, the end of each row, and its end.
 
-All of them stand in `<image>` placeholders; those that show no part of the picture are text here. Rotary positions have
-axes for rows, columns and images; they are made before the decoder layers, so pruned tokens simply keep theirs.
+All of them are `<image>` placeholders; the ones that show no part of the picture count as text. Rotary positions have
+axes for rows, columns and images; they are made before the decoder layers, so the remaining tokens keep theirs.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from feathervlm.core.layout import Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_pictures
+from feathervlm.families.runs import PlaceholderRun
 
 
 class HunYuanVL(Placeholders):
@@ -25,14 +26,14 @@ class HunYuanVL(Placeholders):
     limits = "in a batch the model itself counts pictures over all prompts"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One grid per image and the placeholders around its rows."""
+        """Return one grid per image with the placeholders around its rows as text."""
         merge = self.model.config.vision_config.spatial_merge_size
-        found = []
+        runs = []
         for _, high, wide in visual.given["image_grid_thw"].tolist():
             rows, cols = high // merge, wide // merge
             breaks = ((row + 1) * (cols + 1) for row in range(rows))
-            found.append(PlaceholderRun((Plane((1, rows, cols)),), (0, *breaks, rows * (cols + 1) + 1)))
-        return found
+            runs.append(PlaceholderRun((Plane((1, rows, cols)),), (0, *breaks, rows * (cols + 1) + 1)))
+        return runs
 
     def normalize_after_rotary(self, layer: int, name: str, states: Tensor, rotated: bool) -> Tensor:
         """Apply the norms of queries and keys, which follow the rotation."""
@@ -40,6 +41,6 @@ class HunYuanVL(Placeholders):
         return states if norm is None else norm(states)
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer in raster order, merged."""
+        """Return the states of the last layer, in raster order, merged."""
         merge = self.model.config.vision_config.spatial_merge_size
         return merge_pictures(output.last_hidden_state[0], [run.picture[0].shape for run in runs], merge)

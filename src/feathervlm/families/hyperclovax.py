@@ -1,4 +1,4 @@
-"""HyperCLOVA X SEED Think: Qwen2.5-VL's tower and geometry, one position per token."""
+"""HyperCLOVA X SEED Think: Qwen2.5-VL's encoder and geometry, one position per token."""
 
 from feathervlm.families.qwen2_5_vl import Qwen25VL
 

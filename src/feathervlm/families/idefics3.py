@@ -1,6 +1,6 @@
-"""Idefics 3 and SmolVLM: tiles marked with their row and column, then the overview behind a mark of its own.
+"""Idefics 3 and SmolVLM: tiles marked with their row and column, then the overview after a mark of its own.
 
-Frames of a video come as images in one piece.
+Frames of a video are images without tiles.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,14 @@ class Idefics3(Tiles):
 
     @property
     def side(self) -> int:
-        """Patches merged by the connector."""
+        """Rows, and columns, of a tile after the connector has merged patches."""
         config = self.model.config
         return int(config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor)
 
     def look(self, modality: str, arguments: dict[str, Any]) -> Any:
-        """A sketch of every tile; tiles that only fill up a batch are all zero and count for nothing."""
+        """Return a sketch of every tile, except tiles that are padding of the batch, which are all zero."""
         tiles = arguments["pixel_values"].flatten(0, 1)
         return super().look(modality, {"pixel_values": tiles[(tiles != 0).flatten(1).any(1)]})
 
     def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
-        """An image ends with its overview."""
         return up_to_overview(ids, spans)

@@ -1,6 +1,7 @@
 """InternVL 3 and GOT-OCR 2 in their transformers form: tiles one after the other without a mark, the overview last.
 
-The number of tiles is the length of the run of placeholders over that of a tile; videos come as images, one per frame.
+The number of tiles is the length of the run of placeholders over the length of a tile. Videos are images, one per
+frame.
 """
 
 from collections.abc import Sequence
@@ -26,21 +27,20 @@ class InternVL(Tiles):
         scale=1000,
     )
     """Thousandths of the picture, whatever its tiles: OpenGVLab/InternVL, internvl_chat/eval/refcoco, #227 and #1009
-    (for InternVL 3); internvl.readthedocs.io, Chat Data Format. Nothing is said of GOT-OCR 2."""
+    (for InternVL 3); internvl.readthedocs.io, Chat Data Format. GOT-OCR 2 is not documented."""
 
     @property
     def side(self) -> int:
-        """As many placeholders as the config says."""
+        """Rows, and columns, of a tile, as the config says."""
         return isqrt(self.model.config.image_seq_length)
 
     def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
-        """One run per image."""
         return [length // self.side**2 for _, length in spans]
 
     def states(self, output: Any) -> Tensor:
-        """The selected layer, without [CLS] where the tower has one."""
+        """Return the states of the layer that the config selects, without [CLS] if the encoder has one."""
         config = self.model.config
-        if config.model_type == "got_ocr2":  # its tower gives a map of features, its neck already passed
+        if config.model_type == "got_ocr2":  # its encoder returns a map of features that has passed its neck
             raise Unprunable("GOT-OCR 2 has no patch features; use the projected ones (features=projected).")
         last = config.vision_feature_layer == -1
         states: Tensor = output.last_hidden_state if last else output.hidden_states[config.vision_feature_layer]

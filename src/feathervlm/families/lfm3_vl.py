@@ -1,4 +1,4 @@
-"""LFM3-VL: Qwen2-VL's geometry in front of a decoder of short convolutions, sliding windows and full layers.
+"""LFM3-VL: Qwen2-VL's geometry before a decoder of short convolutions, sliding windows and full layers.
 
 Only layers of full attention see the whole picture, so a criterion reads the nearest one before its stage.
 """

@@ -1,4 +1,4 @@
-"""LightOnOCR: one grid of the picture's own shape, as Mistral 3 has it, but with nothing between the rows."""
+"""LightOnOCR: one grid of the picture's own shape, as in Mistral 3, but with nothing between the rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.mistral3 import Mistral3
 from feathervlm.families.patch_merging import merge_pictures
+from feathervlm.families.runs import PlaceholderRun
 
 
 class LightOnOcr(Mistral3):
@@ -19,6 +19,6 @@ class LightOnOcr(Mistral3):
     geometry = "one grid of the picture's own shape"
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer in raster order, merged."""
+        """Return the states of the last layer, in raster order, merged."""
         merge = self.model.config.spatial_merge_size
         return merge_pictures(output.last_hidden_state.flatten(0, -2), [run.picture[0].shape for run in runs], merge)

@@ -1,7 +1,7 @@
-"""Llama 4: tiles with marks between columns and rows, then the overview behind a mark of its own.
+"""Llama 4: tiles with marks between columns and rows, then the overview after a mark of its own.
 
 Three of four decoder layers see chunks of the sequence only; a criterion reads the nearest layer of full attention,
-which has no rotary positions: there scores with and without RoPE are the same.
+which has no rotary positions, so its scores with and without RoPE are the same.
 Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
 """
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
+from feathervlm.families.runs import PlaceholderRun
 from feathervlm.families.tiles import Span, joined, prompts, spans_of, up_to_overview
 
 
@@ -30,24 +31,24 @@ class Llama4(Placeholders):
     limits = "prompts below 8192 tokens; the margin that fills up the tiles counts as picture"
 
     def layout(self, call: ModelCall) -> VisualLayout:
-        """Marks between the tiles tell. Prompts so long that queries are tempered by their place are refused."""
+        """Return the layout, and refuse prompts so long that queries are scaled by their position."""
         config = self.model.config.get_text_config()
         if config.attn_temperature_tuning and call.shape[1] >= config.floor_scale:
             raise Unprunable(
-                f"Llama 4 tempers queries from token {config.floor_scale} on by their number, which pruning changes; "
+                f"Llama 4 scales queries from token {config.floor_scale} on by their position, which pruning changes; "
                 "shorten the prompt."
             )
         return super().layout(call)
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """Tiles and overview of every image."""
-        found = []
+        """Return tiles and overview of every image, from the marks between the tiles."""
+        runs = []
         for ids in prompts(call, visual):
             spans = spans_of(ids, self.token("image"))
             for count in up_to_overview(ids, spans):
-                found.append(_run(ids, spans[:count]))
+                runs.append(_run(ids, spans[:count]))
                 spans = spans[count:]
-        return found
+        return runs
 
     def normalize_after_rotary(self, layer: int, name: str, states: Tensor, rotated: bool) -> Tensor:
         """Apply the norm that follows the rotation in models that have one."""
@@ -55,7 +56,7 @@ class Llama4(Placeholders):
         return norm(states) if rotated and norm is not None else states
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """What the tower gives, merged by its own adapter."""
+        """Return the output of the encoder, which its adapter has merged."""
         states: Tensor = output.last_hidden_state
         return states.flatten(0, -2)
 
@@ -63,6 +64,6 @@ class Llama4(Placeholders):
 def _run(ids: Sequence[int], spans: Sequence[Span]) -> PlaceholderRun:
     *tiles, (_, length) = spans
     side = isqrt(length)
-    behind = [ids[start + size] for start, size in tiles]
-    rows = behind.count(behind[-1]) if tiles else 0
+    marks = [ids[start + size] for start, size in tiles]
+    rows = marks.count(marks[-1]) if tiles else 0
     return joined(side, rows, len(tiles) // max(rows, 1))

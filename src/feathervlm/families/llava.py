@@ -1,11 +1,10 @@
-"""LLaVA 1.5 and its kin: a ViT's patch features through an MLP, one square grid of tokens per image.
+"""LLaVA 1.5 and similar models: a ViT's patch features through an MLP, one square grid of tokens per image.
 
 Visual tokens are the `<image>` placeholders, in raster order, with nothing between the rows. The CLIP processor of
-the original crops the centre of the picture, which is then all that the grid covers.
+the original crops the center of the picture, so the grid covers no more than that.
 """
 
 from collections.abc import Sequence
-from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -14,76 +13,50 @@ from feathervlm.core.boxes import FRACTIONS_OF_SQUARE
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
+from feathervlm.families.placement import center_crop, padded_square, pads
+from feathervlm.families.runs import PlaceholderRun, grid, square
 
 
 class Llava(Placeholders):
-    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower and any text model."""
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP encoder and any text model."""
 
     title = "LLaVA 1.5"
     model_types = ("llava",)
+    crops = True
     boxes = FRACTIONS_OF_SQUARE
-    """LLaVA 1.5's own; a newer model of this type may have been trained otherwise."""
+    """The boxes of LLaVA 1.5; a newer model of this type may have been trained with others."""
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One (1, side, side) grid per image."""
         pixels = visual.given["pixel_values"]
         patch = self.model.config.vision_config.patch_size
         rows, cols = (side // patch for side in pixels.shape[-2:])
         return [grid(rows, cols)] * pixels.shape[0]
 
     def runs_of_features(self, visual: VisualInput) -> list[PlaceholderRun]:
-        """As above, from the number of features."""
         return [square(len(features)) for features in visual.output.pooler_output]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's selected layer, without [CLS]."""
+        """Return the states of the layer that the config selects, without [CLS]."""
         return selected(output, self.model.config).flatten(0, 1)
 
     @classmethod
     def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
-        """The whole picture where the processor squeezes it to a square; the centre where it crops; more than the
-        picture where it pads."""
-        image_processor = getattr(processor, "image_processor", processor)
-        if getattr(image_processor, "do_pad", False):
-            side = max(size)
-            left, top = -((side - size[0]) // 2), -((side - size[1]) // 2)
-            return float(left), float(top), float(left + side), float(top + side)
-        if not getattr(image_processor, "do_center_crop", False):
-            return super().shown(processor, size)
-        (width, height), crop, resized = size, image_processor.crop_size, image_processor.size
-        shortest = resized.get("shortest_edge")
-        if shortest is None:
-            scale_x, scale_y = width / resized["width"], height / resized["height"]
-        else:
-            scale_x = scale_y = min(width, height) / shortest
-        wide, high = crop["width"] * scale_x, crop["height"] * scale_y
-        return (width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2
+        return padded_square(size) if pads(processor) else center_crop(processor, size)
 
 
 def selected(output: Any, config: Any) -> Tensor:
-    """The layer of the tower that the config names, without [CLS]: (images, patches, dim).
+    """Return the states of the layer that the config selects, without [CLS], of shape (images, patches, dim).
+
+    Args:
+        output: The output of the vision encoder.
+        config: The config of the model.
 
     Raises:
-        Unprunable: if it names several, or the tower's layers were not kept.
+        Unprunable: If the config selects several layers, or the output has no states of its layers.
     """
     states, layer = getattr(output, "hidden_states", None), getattr(config, "vision_feature_layer", None)
     if states is None or not isinstance(layer, int):
         raise Unprunable("This model's patch features cannot be read; use the projected ones (features=projected).")
     chosen: Tensor = states[layer]
     return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
-
-
-def square(tokens: int) -> PlaceholderRun:
-    """A square grid of so many tokens.
-
-    Raises:
-        Unprunable: if there is none.
-    """
-    side = isqrt(tokens)
-    if side * side != tokens:
-        raise Unprunable(
-            f"An image of {tokens} tokens is not a square grid; tell prune() the shape with "
-            "layout=VisualLayout(mask, grids)."
-        )
-    return grid(side, side)

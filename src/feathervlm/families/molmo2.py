@@ -1,8 +1,8 @@
 """Molmo 2: an overview, then a sharper view in one piece; videos one grid per frame.
 
-The sharper view is cut into overlapping crops, but its tokens come in raster order over the whole: `image_grids` holds
+The sharper view is cut into overlapping crops, but its tokens are in raster order over the whole: `image_grids` has the
 (rows, cols) of both views. Each token pools a window of patches, listed in `image_token_pooling` and padded with -1
-where a window reaches over the edge. Marks at the ends of rows have ids of their own and are text.
+if a window extends beyond the edge. Marks at the ends of rows have ids of their own and are text.
 Its image processor needs torchvision, so the tests prepare pictures by hand, as its code does.
 """
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from feathervlm.core.layout import Box, Plane
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
+from feathervlm.families.runs import PlaceholderRun
 
 
 class Molmo2(Placeholders):
@@ -26,10 +27,10 @@ class Molmo2(Placeholders):
     geometry = "an overview and a view of overlapping crops, joined to one plane; videos one grid per frame"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """Two planes per image, one with several frames per video."""
+        """Return two planes per image, and one with several frames per video."""
         windows = visual.given[f"{visual.modality}_token_pooling"]
         windows = (windows[(windows >= 0).any(1)] >= 0).cpu()
-        found, start = [], 0
+        runs, start = [], 0
         for sides in visual.given[f"{visual.modality}_grids"].tolist():
             shapes = [(1, *sides[:2]), (1, *sides[2:])] if visual.modality == "image" else [tuple(sides)]
             planes = []
@@ -37,11 +38,11 @@ class Molmo2(Placeholders):
                 box = covered(windows[start : start + rows * cols], rows, cols)
                 planes.append(Plane((frames, rows, cols), box))
                 start += frames * rows * cols
-            found.append(PlaceholderRun(tuple(planes)))
-        return found
+            runs.append(PlaceholderRun(tuple(planes)))
+        return runs
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer, the mean over each window."""
+        """Return the states of the last layer, averaged over each window."""
         states = output.last_hidden_state.flatten(0, 1)
         windows = visual.given[f"{visual.modality}_token_pooling"].to(states.device)
         windows = windows[(windows >= 0).any(1)]
@@ -51,12 +52,12 @@ class Molmo2(Placeholders):
 
 
 def covered(windows: Tensor, rows: int, cols: int) -> Box:
-    """What a grid of pooling windows covers, beyond the picture where a window reaches over the edge.
+    """Return the box that a grid of pooling windows covers, which can extend beyond the picture.
 
     Args:
-        windows: bool (rows * cols, patches of a window), False outside the picture.
-        rows: of the grid.
-        cols: of the grid.
+        windows: False outside the picture, bool (rows * cols, patches of a window).
+        rows: Rows of the grid.
+        cols: Columns of the grid.
     """
     side = isqrt(windows.shape[1])
     patches = windows.view(rows, cols, side, side)
@@ -65,7 +66,7 @@ def covered(windows: Tensor, rows: int, cols: int) -> Box:
 
 
 def _margins(line: Tensor) -> tuple[float, float]:
-    """How much lies before and behind the picture, as shares of it: from (windows, patches) of one side."""
+    """Return the margins before and after the picture, as shares of it, from (windows, patches) of one side."""
     inside = line.flatten().nonzero()[:, 0].tolist()
     length = inside[-1] - inside[0] + 1
     return inside[0] / length, (line.numel() - 1 - inside[-1]) / length

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun
 from feathervlm.families.tiles import joined, prompts
 
 
@@ -23,17 +24,17 @@ class Ovis2(Placeholders):
     geometry = "an overview and equal tiles, joined to one plane"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """Overview and tiles of every image, from the marks in the prompt."""
+        """Return overview and tiles of every image, from the marks in the prompt."""
         begin, _, col, row, end = self.model.config.visual_indicator_token_ids
-        found = []
+        runs = []
         for ids in prompts(call, visual):
             for start in (i for i, word in enumerate(ids) if word == begin):
                 marks = ids[start : ids.index(end, start)]
                 rows, tiles = marks.count(row) + 1, marks.count(row) + marks.count(col) + 1
                 side = isqrt(marks.count(self.token("image")) // (tiles + 1 if tiles > 1 else 1))
-                found.append(joined(side, rows if tiles > 1 else 0, tiles // rows, overview_first=True))
-        return found
+                runs.append(joined(side, rows if tiles > 1 else 0, tiles // rows, overview_first=True))
+        return runs
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer, merged."""
+        """Return the states of the last layer, merged."""
         return merge_square(output.last_hidden_state, runs[0].picture[0].shape[1])

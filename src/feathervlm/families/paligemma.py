@@ -7,8 +7,8 @@ from torch import Tensor
 
 from feathervlm.core.boxes import BoxFormat
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.llava import Llava
+from feathervlm.families.runs import PlaceholderRun
 
 
 class PaliGemma(Llava):
@@ -28,6 +28,6 @@ class PaliGemma(Llava):
     google-research/big_vision, big_vision/evaluators/proj/paligemma/transfers/segmentation.py."""
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer."""
+        """Return the states of the last layer."""
         states: Tensor = output.last_hidden_state
         return states.flatten(0, 1)

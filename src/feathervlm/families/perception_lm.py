@@ -1,8 +1,8 @@
-"""Perception LM: the overview first, then tiles one after the other without a mark; videos frame by frame.
+"""Perception LM: the overview first, then tiles that follow each other without a mark; videos frame by frame.
 
-All images of a batch have the same number of tiles. Tokens of a tile are what the run of placeholders leaves for each.
-Its image processor and its tower need torchvision: the tests prepare pictures by hand, and a convolution stands in for
-the tower.
+All images of a batch have the same number of tiles, which share the run of placeholders equally.
+Its image processor and its encoder need torchvision: the tests prepare pictures by hand, and replace the encoder by a
+convolution.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.engine.call import PIXELS, ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_square
+from feathervlm.families.runs import PlaceholderRun, grid
 from feathervlm.families.tiles import arrangements, joined, prompts, sketch, spans_of
 
 
@@ -37,24 +38,24 @@ class PerceptionLM(Placeholders):
     geometry = "an overview and equal tiles, joined to one plane; videos one grid per frame"
 
     def look(self, modality: str, arguments: dict[str, Any]) -> Any:
-        """A sketch of every tile of every image: (images, tiles, channels, 8, 8)."""
+        """Return a sketch of every tile of every image, of shape (images, tiles, channels, 8, 8)."""
         pixels = arguments[PIXELS[modality]]
         return sketch(pixels).unflatten(0, pixels.shape[:2])
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """Overview and tiles of every image; one frame after the other of every video."""
+        """Return overview and tiles of every image, and the frames of every video."""
         tiles = visual.given[PIXELS[visual.modality]].shape[1]
         token = self.token(visual.modality)
         lengths = [length for ids in prompts(call, visual) for _, length in spans_of(ids, token)]
         sides = [isqrt(length // tiles) for length in lengths]
         if visual.modality == "video":
             return [grid(side, side, tiles) for side in sides]
-        seen = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
-        shapes = arrangements(list(seen.roll(-1, 1)))
+        sketches = visual.facts if visual.output is not None else self.look(visual.modality, visual.given)
+        shapes = arrangements(list(sketches.roll(-1, 1)))
         return [joined(side, *shape, overview_first=True) for side, shape in zip(sides, shapes, strict=True)]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer without [CLS], pooled."""
+        """Return the states of the last layer without [CLS], pooled."""
         states: Tensor = output.last_hidden_state
         return merge_square(
             states[:, 1:] if self.model.config.vision_use_cls_token else states, runs[0].picture[0].shape[1]

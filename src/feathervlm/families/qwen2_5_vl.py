@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: Qwen2-VL with windows in its vision tower, which undoes their order before the decoder sees it."""
+"""Qwen2.5-VL: Qwen2-VL with windows in its vision encoder, which restores the order of the patches for the decoder."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,8 +9,8 @@ from transformers.vision_utils import get_vision_window_index
 
 from feathervlm.core.boxes import BRACKETS, BoxFormat
 from feathervlm.engine.call import VisualInput
-from feathervlm.families.base import PlaceholderRun
 from feathervlm.families.qwen2_vl import Qwen2VL
+from feathervlm.families.runs import PlaceholderRun
 
 
 class Qwen25VL(Qwen2VL):
@@ -28,7 +28,7 @@ class Qwen25VL(Qwen2VL):
     #676 and #866; the prompt: #991; JSON, without tokens of their own: #733, #1137."""
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer, its windows put back in order."""
+        """Return the states of the last layer, with the windows back in raster order."""
         config = self.model.config.vision_config
         order, _ = get_vision_window_index(
             visual.given[f"{visual.modality}_grid_thw"],

@@ -1,7 +1,7 @@
 """Qwen2-VL: pictures at their own shape, 2x2 patches merged into a token, videos two frames at a time.
 
-`image_grid_thw` and `video_grid_thw` hold (frames, rows, cols) in patches. Rotary positions have three axes (M-RoPE);
-they are made before the decoder layers, so pruned tokens simply keep theirs.
+`image_grid_thw` and `video_grid_thw` have (frames, rows, cols) in patches. Rotary positions have three axes (M-RoPE);
+they are made before the decoder layers, so the remaining tokens keep theirs.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from feathervlm.core.boxes import PAIRS, REGION, BoxFormat
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_groups
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class Qwen2VL(Placeholders):
@@ -31,11 +32,11 @@ class Qwen2VL(Placeholders):
     geometry = "one grid of the picture's own shape; a video token shows 2 frames"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One grid per image, one with several frames per video."""
+        """Return one grid per image, and one with several frames per video."""
         merge = self.model.config.vision_config.spatial_merge_size
         grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
         return [grid(rows // merge, cols // merge, frames) for frames, rows, cols in grids]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """The tower's last layer; patches of a token lie together."""
+        """Return the states of the last layer, where patches are grouped by token, merged."""
         return merge_groups(output.last_hidden_state, sum(run.length for run in runs))

@@ -1,6 +1,6 @@
 """Qwen3-VL, dense and mixture of experts: Qwen2-VL's geometry, with features added in early layers (DeepStack).
 
-After each of its first layers the decoder adds features of a middle layer of the vision tower to the visual tokens,
+After each of its first layers the decoder adds features of a middle layer of the vision encoder to the visual tokens,
 so hidden states have to be whole between those layers.
 """
 

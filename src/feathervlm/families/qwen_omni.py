@@ -1,7 +1,7 @@
-"""Qwen2.5-Omni and Qwen3-Omni, the thinkers: Qwen2-VL's geometry; sound stays as it is.
+"""Qwen2.5-Omni and Qwen3-Omni, the thinkers: Qwen2-VL's geometry; sound is not pruned.
 
-Where a video brings its sound, its tokens stand in portions between those of the sound, which count as text. Qwen3-Omni
-adds features of middle layers of the vision tower after the first decoder layers, as Qwen3-VL does.
+If a video has sound, its tokens are in portions between the tokens of the sound, which count as text. Qwen3-Omni adds
+features of middle layers of the vision encoder after the first decoder layers, as Qwen3-VL does.
 """
 
 from feathervlm.families.qwen2_5_vl import Qwen25VL

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall, VisualInput
-from feathervlm.families.base import PlaceholderRun, Placeholders, grid
+from feathervlm.families.base import Placeholders
 from feathervlm.families.patch_merging import merge_groups
+from feathervlm.families.runs import PlaceholderRun, grid
 
 
 class VideoLlama3(Placeholders):
@@ -19,7 +20,7 @@ class VideoLlama3(Placeholders):
     geometry = "one grid of the picture's own shape, merged by a factor per image"
 
     def runs(self, visual: VisualInput, call: ModelCall) -> list[PlaceholderRun]:
-        """One grid per image, one with several frames per video."""
+        """Return one grid per image, and one with several frames per video."""
         grids = visual.given[f"{visual.modality}_grid_thw"].tolist()
         merges = visual.given[f"{visual.modality}_merge_sizes"].tolist()
         return [
@@ -28,5 +29,5 @@ class VideoLlama3(Placeholders):
         ]
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
-        """What the tower gives, merged by itself."""
+        """Return the output of the encoder, which it has merged itself."""
         return merge_groups(output.last_hidden_state, sum(run.length for run in runs))

@@ -1,6 +1,6 @@
-"""ViP-LLaVA: LLaVA 1.5 whose projector reads five layers of its CLIP tower at once.
+"""ViP-LLaVA: LLaVA 1.5 whose projector reads five layers of its CLIP encoder at once.
 
-Geometry is LLaVA's. Features of several layers have no single width, so criteria on vision features are refused.
+The geometry is LLaVA's. Features of several layers have no single width, so criteria on vision features are refused.
 """
 
 from feathervlm.core.boxes import FRACTIONS_OF_SQUARE

@@ -20,10 +20,8 @@ from transformers import PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
 from feathervlm.api import prune
-from feathervlm.engine.family import Family
 from feathervlm.engine.report.overlay import stack
 from feathervlm.engine.report.report import Report
-from feathervlm.families import family_of
 from feathervlm.inference import loading, prompts
 from feathervlm.methods import Method
 
@@ -129,7 +127,7 @@ def run(request: Request, *, draw: bool = False, say: Say = lambda now: None) ->
     }
     overlay = None
     if draw and report is not None and report.pruned:
-        overlay = draw_overlay(report, family_of(model), processor, pictures)
+        overlay = draw_overlay(report, processor, pictures)
     return Outcome(request, settings, unpruned, pruned, report, overlay)
 
 
@@ -211,11 +209,8 @@ def generate(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Ru
     return Run(processor.decode(new, skip_special_tokens=True).strip(), len(new), clock.seconds, total)
 
 
-def draw_overlay(report: Report, family: type[Family], processor: Any, pictures: list[Image.Image]) -> Image.Image:
+def draw_overlay(report: Report, processor: Any, pictures: list[Image.Image]) -> Image.Image:
     """What was kept of every picture, one row each."""
     return stack(
-        [
-            report.overlay(picture, image=number, box=family.shown(processor, picture.size))
-            for number, picture in enumerate(pictures)
-        ]
+        [report.overlay(picture, processor=processor, image=number) for number, picture in enumerate(pictures)]
     )

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import Grid, PruningError, Schedule, Stage, Top, methods
 from feathervlm.core.cost import decoder_layer, flops, kv_numbers
+from feathervlm.engine.report.report import Report
 from laws import generate
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
@@ -166,7 +168,7 @@ def test_a_ragged_second_turn_counts_real_slots_only():
     words, new_words = [len(prompt) - TOTAL * (row + 1) for row, prompt in enumerate(prompts)], 14
     for layer in (0, 3, 5):
         for row in (0, 1):
-            held = turn[1]._pasts(row)[layer]
+            held = turn[1].costs.past(row)[layer]
             padding = 0 if layer else first["input_ids"].shape[1] - len(prompts[row])
             assert held - padding == words[row] + turn[0].tokens_per_layer[row][layer]
     assert new_words == second["input_ids"].shape[1] - TOTAL
@@ -220,3 +222,30 @@ def test_scores_are_those_of_the_first_criterion():
     one = report_of(model(), Schedule(Stage(2, Top(no_rope, 0.3) | Top(rope, 0.3))), prompt)
     other = report_of(model(), Schedule(Stage(2, Top(no_rope, 0.3) | Grid(3))), prompt)
     assert torch.equal(one.stages[0].scores[0], other.stages[0].scores[0])
+
+
+def test_a_report_in_one_line_and_as_html():
+    report = report_of(model(), methods.Uniform(layer=2, stride=2), tiny.prompt(1, seed=17))
+    assert repr(report) == (
+        f"Report(uniform:layer=2: 18.0 of 36 visual tokens per layer, {report.flops_ratio:.1%} of the prefill's FLOPs)"
+    )
+    html = ElementTree.fromstring(report._repr_html_())
+    shown = [[cell.text for cell in row] for row in html.iter("tr")]
+    assert html.findtext("caption") == "uniform:layer=2: visual tokens per layer"
+    for (label, value), line in zip(shown, str(report).splitlines()[1:], strict=True):
+        assert line.split() == [*label.split(), *value.split()]
+
+
+def test_html_shows_notes_and_escapes_them():
+    report = Report("a<b", None, "x & y")
+    assert repr(report) == "Report(a<b: x & y)"
+    html = ElementTree.fromstring(report._repr_html_())
+    assert html.findtext("caption") == "a<b: visual tokens per layer"
+    assert [cell.text for cell in html.iter("td")] == ["x & y"]
+
+
+def test_the_layout_is_that_of_the_prompts():
+    report = report_of(model(), FEATHER, tiny.prompt(2, seed=21), tiny.prompt(0, seed=22))
+    assert report.layout.counts == (72, 0)
+    with pytest.raises(PruningError, match="There is nothing to report: nothing was pruned"):
+        _ = Report("fastv", None).layout

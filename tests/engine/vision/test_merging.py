@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, VisualLayout, methods
 from feathervlm.core import Grid, KeepAll
 from feathervlm.core.criteria.attention import VisionAttention
@@ -98,9 +98,9 @@ def test_gradients_flow_through_groups(method):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()
 def test_other_families_keep_everything_to_the_bit_and_batches_alike(name, attention):
-    specimen = SPECIMENS[name]
-    model, samples = specimen.model(attention), specimen.prompts()
-    inputs = specimen.inputs(*samples)
+    case = FAMILY_CASES[name]
+    model, samples = case.model(attention), case.prompts()
+    inputs = case.inputs(*samples)
     plain, there = model(**inputs).logits, inputs["attention_mask"].bool()
     for whole in (methods.ToMe(keep=1.0), methods.AiluRus(encoder_layer=0, keep=1.0)):
         with feathervlm.prune(model, whole):
@@ -109,18 +109,16 @@ def test_other_families_keep_everything_to_the_bit_and_batches_alike(name, atten
         with feathervlm.prune(model, some) as pruning:
             together, report = model(**inputs).logits, pruning.report
             for row, sample in enumerate(samples):
-                alone = model(**specimen.inputs(sample)).logits
-                torch.testing.assert_close(
-                    together[row, -alone.shape[1] :], alone[0], atol=specimen.tolerance, rtol=1e-3
-                )
+                alone = model(**case.inputs(sample)).logits
+                torch.testing.assert_close(together[row, -alone.shape[1] :], alone[0], atol=case.tolerance, rtol=1e-3)
                 if sample[1]:
                     assert pruning.report.stages[0].kept[0].tolist() == report.stages[0].kept[row].tolist()
 
 
 @torch.no_grad()
 def test_a_token_of_several_patches_stays_if_one_of_them_is_the_first_of_its_group():
-    specimen = SPECIMENS["internvl"]
-    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[2])
+    case = FAMILY_CASES["internvl"]
+    model, inputs = case.model(), case.inputs(case.prompts()[2])
     with feathervlm.prune(model, methods.ToMe(keep=0.55)) as pruning:
         states = model.model.get_image_features(inputs["pixel_values"]).last_hidden_state[:, 1:]
         model(**inputs)
@@ -157,14 +155,14 @@ def test_a_model_without_an_encoder_is_refused(method):
 
 @pytest.mark.parametrize("name", ["paddleocr_vl", "video_llama_3", "mistral3"])
 def test_an_encoder_that_packs_or_rotates_in_its_own_way_is_refused(name, method):
-    with pytest.raises(Unprunable, match=r"gives its layers the places of patches \(.*position_embeddings\)"):
-        feathervlm.prune(SPECIMENS[name].model(), method)
+    with pytest.raises(Unprunable, match=r"tells its layers where patches are \(.*position_embeddings\)"):
+        feathervlm.prune(FAMILY_CASES[name].model(), method)
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "granite_docling"])
 def test_an_encoder_whose_middle_states_are_used_is_refused(name, method):
     with pytest.raises(Unprunable, match="uses the states of its middle layers"):
-        feathervlm.prune(SPECIMENS[name].model(), method)
+        feathervlm.prune(FAMILY_CASES[name].model(), method)
 
 
 @torch.no_grad()

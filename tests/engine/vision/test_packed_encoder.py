@@ -7,9 +7,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from family_cases.base import build
-from family_cases.qwen import GRIDS, IDS, MROPE, TOWER, shot
+from family_cases.qwen import GRIDS, IDS, MROPE, TOWER, qwen_picture
 from feathervlm import Unprunable, methods
 from feathervlm.core.encoder.bipartite import BipartiteMerging
 from feathervlm.core.encoder.density_peaks import DensityPeakMerging
@@ -37,8 +37,8 @@ def model_of(name="qwen2_5_vl", window=4, full=FULL, attention="sdpa"):
 
 
 def pictures(*numbers):
-    """Return the packed pixels and the grids of pictures."""
-    tensors = [shot(number).tensors for number in numbers]
+    """Pixels and grids of pictures, packed."""
+    tensors = [qwen_picture(number).tensors for number in numbers]
     return [torch.cat([one[name] for one in tensors]) for name in ("pixel_values", "image_grid_thw")]
 
 
@@ -163,8 +163,8 @@ def test_states_that_are_handed_on_have_every_patch_where_it_was(method):
 
 @torch.no_grad()
 def test_a_token_stays_if_one_of_its_patches_is_the_first_of_a_group():
-    model, specimen = model_of(), SPECIMENS["qwen2_5_vl"]
-    inputs = specimen.inputs(specimen.prompt(0, 2))
+    model, case = model_of(), FAMILY_CASES["qwen2_5_vl"]
+    inputs = case.inputs(case.prompt(0, 2))
     with feathervlm.prune(model, methods.ToMe(keep=0.2)) as pruning:
         model(**inputs)
     expected, before = [], 0
@@ -185,8 +185,8 @@ def test_a_token_stays_if_one_of_its_patches_is_the_first_of_a_group():
 @pytest.mark.parametrize("method", BOTH, ids=str)
 @torch.no_grad()
 def test_nothing_is_left_on_the_model(method, place):
-    model, specimen = model_of(), SPECIMENS["qwen2_5_vl"]
-    inputs = specimen.inputs(*specimen.prompts())
+    model, case = model_of(), FAMILY_CASES["qwen2_5_vl"]
+    inputs = case.inputs(*case.prompts())
     before, known, plain = traces(model), set(ALL_ATTENTION_FUNCTIONS), model(**inputs).logits
     with feathervlm.prune(model, method):
         if place:

@@ -11,7 +11,7 @@ from transformers.vision_utils import get_vision_window_index
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm import PruningError, Schedule, Stage, Top, Unprunable, methods
 from feathervlm.core import KeepAll
 from feathervlm.core.criteria.attention import VisionAttention
@@ -201,8 +201,8 @@ def test_keys_received_attention_and_joint_heads_by_hand(tower, way):
 
 @torch.no_grad()
 def test_keys_of_windows_are_rotated_averaged_and_in_order():
-    specimen = SPECIMENS["qwen2_5_vl"]
-    model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
+    case = FAMILY_CASES["qwen2_5_vl"]
+    model, inputs = case.model(), case.inputs(case.prompts()[0])
     given = []
     module = [part for part in model.model.visual.modules() if type(part).__name__.endswith("Attention")][-1]
     handle = module.register_forward_pre_hook(
@@ -245,13 +245,13 @@ def test_what_no_encoder_has_is_named(options):
 
 @pytest.mark.parametrize("name", ["llava_next", "internvl", "qwen2_5_vl", "qwen2_5_vl-video", "qwen3_vl", "idefics3"])
 def test_what_is_read_of_a_batch_is_read_one_by_one(name):
-    specimen = SPECIMENS[name]
-    model, prompts = specimen.model(), specimen.prompts()
+    case = FAMILY_CASES[name]
+    model, prompts = case.model(), case.prompts()
     asked = EncoderKeys(-1), EncoderAttention(-1, "received"), EncoderAttention(0, heads="joint")
-    together = seen(model, specimen.inputs(*prompts), *asked)
+    together = seen(model, case.inputs(*prompts), *asked)
     for sample, prompt in enumerate(prompts):
         if prompt[1]:
-            for one, many in zip(seen(model, specimen.inputs(prompt), *asked), together, strict=True):
+            for one, many in zip(seen(model, case.inputs(prompt), *asked), together, strict=True):
                 width = one.shape[1]
                 torch.testing.assert_close(one[0], many[sample, :width], atol=1e-5, rtol=1e-4)
                 assert one.abs().sum() > 0
@@ -270,12 +270,10 @@ def test_a_layer_that_the_encoder_leaves_out_is_refused():
 
 
 def test_the_pooling_head_of_a_tower_is_no_layer():
-    specimen = SPECIMENS["lfm2_vl"]
-    tower = specimen.model().model.vision_tower
+    case = FAMILY_CASES["lfm2_vl"]
+    tower = case.model().model.vision_tower
     assert any("AttentionPooling" in type(part).__name__ and hasattr(part, "config") for part in tower.modules())
-    attention = [
-        type(part).__name__ for part in EncoderProbe(specimen.model().model, [EncoderKeys(-1)]).modules.values()
-    ]
+    attention = [type(part).__name__ for part in EncoderProbe(case.model().model, [EncoderKeys(-1)]).modules.values()]
     assert attention == ["Siglip2Attention"]
 
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from feathervlm.core.layout import Box
 
+CAPTION, GAP = 24, 12
+"""Height of the caption above a panel and distance between panels, in pixels."""
+
 
 def overlay(
     picture: Image.Image,
@@ -22,49 +25,48 @@ def overlay(
     """Draw the kept cells of each stage over the picture.
 
     Args:
-        picture: the image that was asked about.
-        grids: for each stage the kept cells, bool (frames, rows, cols).
-        titles: for each stage a caption; the number of kept cells is added.
-        box: (left, top, right, bottom) in pixels of the part that the grid covers, for processors that crop; default
-            the whole picture. What lies outside is shown darkest: the model never saw it.
-        dim: brightness of dropped cells, 0 to 1.
-        size: pixels of the longer side of a panel.
-        frame: which frame of a video.
+        picture: The image of the prompt.
+        grids: For each stage the kept cells, bool (frames, rows, cols).
+        titles: For each stage a caption, which is followed by the number of kept cells.
+        box: (left, top, right, bottom) in pixels of the part that the grid covers; default the whole picture. What is
+            outside is darkest, because the model never saw it.
+        dim: Brightness of dropped cells, from 0 to 1.
+        size: Length of the longer side of a panel, in pixels.
+        frame: Number of the frame of a video.
 
     Returns:
-        RGB image, panels side by side.
+        An RGB image with the panels side by side.
     """
     scale = size / max(picture.size)
     width, height = (max(round(side * scale), 1) for side in picture.size)
     pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
     left, top, right, bottom = (side * scale for side in box or (0, 0, *picture.size))
-    gap, caption = 12, 24
-    canvas = Image.new("RGB", (len(grids) * (width + gap) - gap, height + caption), "white")
+    canvas = Image.new("RGB", (len(grids) * (width + GAP) - GAP, height + CAPTION), "white")
     draw = ImageDraw.Draw(canvas)
     for panel, (grid, title) in enumerate(zip(grids, titles, strict=True)):
         cells = grid[frame].cpu().numpy()
         rows, cols = cells.shape
         row = np.floor((np.arange(height) + 0.5 - top) / (bottom - top) * rows).astype(int)
         col = np.floor((np.arange(width) + 0.5 - left) / (right - left) * cols).astype(int)
-        inside = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None, :]
+        covered = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None, :]
         kept = cells[row.clip(0, rows - 1)][:, col.clip(0, cols - 1)]
-        brightness = np.where(inside, np.where(kept, 1.0, dim), dim / 3)[..., None]
-        x = panel * (width + gap)
-        canvas.paste(Image.fromarray((pixels * brightness).astype(np.uint8)), (x, caption))
+        brightness = np.where(covered, np.where(kept, 1.0, dim), dim / 3)[..., None]
+        x = panel * (width + GAP)
+        canvas.paste(Image.fromarray((pixels * brightness).astype(np.uint8)), (x, CAPTION))
         text = f"{title}: {int(cells.sum())} of {cells.size}"
         draw.text((x + 2, 4), text, fill="black", font=ImageFont.load_default(14))
     return canvas
 
 
 def inside(outer: Box, shares: Box) -> Box:
-    """The box that takes up these shares of the outer one."""
+    """Return the box that covers these shares of the width and height of the outer box."""
     left, top, right, bottom = outer
-    x, y = right - left, bottom - top
-    return left + shares[0] * x, top + shares[1] * y, left + shares[2] * x, top + shares[3] * y
+    width, height = right - left, bottom - top
+    return left + shares[0] * width, top + shares[1] * height, left + shares[2] * width, top + shares[3] * height
 
 
 def stack(rows: list[Image.Image]) -> Image.Image:
-    """Pictures one below the other."""
+    """Return the pictures in one, one below the other."""
     canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:

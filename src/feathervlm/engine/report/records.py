@@ -1,19 +1,19 @@
-"""What a pruned forward leaves behind for the report: tensors as they lie on the device, read only when asked."""
+"""What a pruned forward records for the report: tensors that stay on their device and are read only when asked for."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from feathervlm.core.cost import LayerCost
-from feathervlm.core.layout import VisualLayout
+from feathervlm.core.layout import Box, VisualLayout
 
 
-class Stopwatch:
-    """Times a piece of work on the device that it runs on, without waiting for it."""
+class Timer:
+    """Measures a piece of work on the device that it runs on, without waiting for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -23,7 +23,7 @@ class Stopwatch:
         self.start = time.perf_counter()
 
     def stop(self) -> Callable[[], float]:
-        """Stop, and return what tells the seconds (and waits for the device if need be)."""
+        """Stop, and return a function that returns the seconds, for which it waits for the device if need be."""
         if self.events is None:
             seconds = time.perf_counter() - self.start
             return lambda: seconds
@@ -38,7 +38,7 @@ class Stopwatch:
 
 
 class PendingFlag:
-    """A flag on its way from the device: reading it waits for the flag alone, not for work queued after it."""
+    """A flag that is being copied from the device: reading it waits for the flag alone, not for work queued later."""
 
     def __init__(self, flag: Tensor) -> None:
         self.flag, self.arrived = flag, None
@@ -55,17 +55,18 @@ class PendingFlag:
 
 @dataclass(eq=False)
 class StageRecord:
-    """One stage: which tokens entered, which stayed, what the first criterion said.
+    """One stage: which tokens entered, which were kept, and the scores of the first criterion.
 
     Attributes:
-        layer: 0-based layer that tokens left before.
-        entered: bool (batch, visual).
-        kept: bool (batch, visual).
-        scores: float32 (batch, visual), or None if nothing was scored.
-        groups: long (batch, visual), the token that each went into, -1 for none; None if nothing merges.
-        seconds: reads the time that scoring and selecting took.
-        past: how many slots earlier turns filled in these layers, and which are real; None if none.
-        cut: whether layers before have lost what they had cached of the tokens that left.
+        layer: 0-based layer whose input the tokens were removed from.
+        entered: Tokens that entered, bool (batch, visual).
+        kept: Tokens that were kept, bool (batch, visual).
+        scores: Scores of the first criterion, float32 (batch, visual); None if nothing was scored.
+        groups: Token that each token went into, -1 for none, long (batch, visual); None if nothing merges.
+        seconds: Function that returns the seconds that scoring and selecting took.
+        past: Number of slots that previous turns filled in these layers, and which of them are real (None: all);
+            None if there are none.
+        cut: Whether the layers before the stage have lost what they had cached of the removed tokens.
     """
 
     layer: int
@@ -79,15 +80,20 @@ class StageRecord:
 
 
 class EncoderRun(NamedTuple):
-    """One run of a vision encoder that merges, or one picture of a run that packs them: its tokens, [CLS] included.
+    """One run of a vision encoder that merges tokens, or one picture of a run that packs several.
 
     Attributes:
-        tokens: that it was given.
-        entered: of these, those that entered each layer.
+        tokens: Number of tokens of the run, [CLS] included.
+        entered: Number of tokens that entered each layer, [CLS] included.
     """
 
     tokens: int
     entered: list[int]
+
+
+def whole_picture(processor: Any, size: tuple[int, int]) -> Box:
+    """Return the box of a whole picture of `size` (width, height), whatever the processor."""
+    return 0.0, 0.0, float(size[0]), float(size[1])
 
 
 @dataclass(eq=False)
@@ -95,16 +101,19 @@ class Record:
     """One forward that brought images.
 
     Attributes:
-        layout: its visual tokens.
-        attended: bool (batch, sequence), False on padding; None if there was none.
-        sequence: tokens of the input, padding included.
-        costs: of every layer.
-        past: cached positions of earlier turns.
-        before: how many slots these filled in the layers before the first stage, and which are real, if those were
-            cut; None if not.
-        stages: in order.
-        notes: what the user should know.
-        encoder: every run of a vision encoder that merges.
+        layout: Layout of its visual tokens.
+        attended: False on padding, bool (batch, sequence); None without padding.
+        sequence: Number of tokens of the input, padding included.
+        costs: Cost of every layer.
+        past: Number of cached positions of previous turns.
+        before: Number of slots that previous turns filled in the layers before the first stage, and which of them are
+            real (None: all); None if those layers were not cut.
+        stages: Stages in order.
+        notes: Sentences that the user should know.
+        encoder: Every run of a vision encoder that merges tokens.
+        shown: The family's `shown`: maps a processor and the (width, height) of a picture to the part of the picture
+            that the model was shown, in pixels.
+        crops: Whether that part depends on the processor.
     """
 
     layout: VisualLayout
@@ -116,3 +125,5 @@ class Record:
     stages: list[StageRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encoder: list[EncoderRun] = field(default_factory=list)
+    shown: Callable[[Any, tuple[int, int]], Box] = whole_picture
+    crops: bool = False

@@ -4,8 +4,17 @@ import torch
 import transformers as tf
 
 import tiny_models as tiny
-from family_cases.base import IMAGE, VIDEO, VISION, Shot, Specimen, build, inside, noise
-from family_cases.llava import PINPOINTS, next_shot, plain_shot
+from family_cases.base import (
+    IMAGE,
+    VIDEO,
+    VISION,
+    FamilyCase,
+    PictureInput,
+    build,
+    random_pixels,
+    refuses_encoder_signals,
+)
+from family_cases.llava import PINPOINTS, next_picture, plain_picture
 
 FRAMES = 3
 
@@ -21,8 +30,10 @@ def video_llava(attention):
 
 
 def whole_frames(number):
-    """Every frame behind a placeholder more."""
-    return Shot([VIDEO] * (FRAMES * 37), {"pixel_values_videos": noise(number, 1, FRAMES, 3, 48, 48)}, VIDEO)
+    """Every frame after one more placeholder."""
+    return PictureInput(
+        [VIDEO] * (FRAMES * 37), {"pixel_values_videos": random_pixels(number, 1, FRAMES, 3, 48, 48)}, VIDEO
+    )
 
 
 def llava_next_video(attention):
@@ -37,7 +48,9 @@ def llava_next_video(attention):
 
 
 def pooled_frames(number):
-    return Shot([VIDEO] * (FRAMES * 9), {"pixel_values_videos": noise(number, 1, FRAMES, 3, 48, 48)}, VIDEO)
+    return PictureInput(
+        [VIDEO] * (FRAMES * 9), {"pixel_values_videos": random_pixels(number, 1, FRAMES, 3, 48, 48)}, VIDEO
+    )
 
 
 def deepseek_vl(attention):
@@ -61,9 +74,9 @@ def deepseek_vl_hybrid(attention):
 
 def seen_twice(number):
     """The picture for both towers."""
-    found = plain_shot(number)
+    found = plain_picture(number)
     fine = torch.nn.functional.interpolate(found.tensors["pixel_values"], (96, 96), mode="bilinear")
-    return Shot(found.ids, {**found.tensors, "high_res_pixel_values": fine})
+    return PictureInput(found.ids, {**found.tensors, "high_res_pixel_values": fine})
 
 
 def janus(attention):
@@ -94,14 +107,14 @@ def janus(attention):
     return build(tf.JanusForConditionalGeneration, config, attention)
 
 
-TWO_TOWERS = inside("no vision encoder under a known name")
+TWO_TOWERS = refuses_encoder_signals("no vision encoder under a known name")
 
-SPECIMENS = [
-    Specimen("video_llava", video_llava, plain_shot, refuses=TWO_TOWERS),
-    Specimen("video_llava-video", video_llava, whole_frames, refuses=TWO_TOWERS),
-    Specimen("llava_next_video", llava_next_video, next_shot),
-    Specimen("llava_next_video-video", llava_next_video, pooled_frames),
-    Specimen("deepseek_vl", deepseek_vl, plain_shot),
-    Specimen("deepseek_vl_hybrid", deepseek_vl_hybrid, seen_twice),
-    Specimen("janus", janus, plain_shot),
+FAMILY_CASES = [
+    FamilyCase("video_llava", video_llava, plain_picture, refuses=TWO_TOWERS),
+    FamilyCase("video_llava-video", video_llava, whole_frames, refuses=TWO_TOWERS),
+    FamilyCase("llava_next_video", llava_next_video, next_picture),
+    FamilyCase("llava_next_video-video", llava_next_video, pooled_frames),
+    FamilyCase("deepseek_vl", deepseek_vl, plain_picture),
+    FamilyCase("deepseek_vl_hybrid", deepseek_vl_hybrid, seen_twice),
+    FamilyCase("janus", janus, plain_picture),
 ]

@@ -3,8 +3,8 @@
 import transformers as tf
 
 import tiny_models as tiny
-from family_cases.base import Shot, Specimen, build, mark_types
-from family_cases.qwen import DEEPSTACK, IDS, MROPE, RENUMBER, qwen3_tower, shot, timed_video
+from family_cases.base import FamilyCase, PictureInput, add_token_types, build
+from family_cases.qwen import DEEPSTACK, IDS, MROPE, RENUMBER, qwen3_tower, qwen_picture, timed_video
 
 
 def cosmos3_omni(attention):
@@ -40,14 +40,14 @@ def without_time(made):
     def single(number):
         found = made(number)
         pixels = {key: value[:, :48] if key.startswith("pixel") else value for key, value in found.tensors.items()}
-        return Shot(found.ids, pixels, found.token)
+        return PictureInput(found.ids, pixels, found.token)
 
     return single
 
 
-SPECIMENS = [
-    Specimen("cosmos3_omni", cosmos3_omni, shot, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
-    Specimen("cosmos3_omni-video", cosmos3_omni, timed_video, finish=mark_types, refuses=RENUMBER | DEEPSTACK),
-    Specimen("cosmos3_edge", cosmos3_edge, without_time(shot), finish=mark_types, refuses=RENUMBER),
-    Specimen("cosmos3_edge-video", cosmos3_edge, without_time(timed_video), finish=mark_types, refuses=RENUMBER),
+FAMILY_CASES = [
+    FamilyCase("cosmos3_omni", cosmos3_omni, qwen_picture, finish=add_token_types, refuses=RENUMBER | DEEPSTACK),
+    FamilyCase("cosmos3_omni-video", cosmos3_omni, timed_video, finish=add_token_types, refuses=RENUMBER | DEEPSTACK),
+    FamilyCase("cosmos3_edge", cosmos3_edge, without_time(qwen_picture), finish=add_token_types, refuses=RENUMBER),
+    FamilyCase("cosmos3_edge-video", cosmos3_edge, without_time(timed_video), finish=add_token_types, refuses=RENUMBER),
 ]

@@ -1,4 +1,4 @@
-"""Models whose vision encoder cannot merge patches, and what the refusal says."""
+"""Models whose vision encoder cannot merge patches, with the words of the refusal."""
 
 from method_cases import METHODS
 
@@ -14,9 +14,9 @@ UNMERGED = {
 }
 
 
-def unmerged(name: str) -> dict[str, str]:
-    """What rows of the shared table that merge inside the vision encoder are refused with."""
-    says = [says for says, names in UNMERGED.items() if name.removesuffix("-video") in names.split()]
+def refuses_encoder_merging(name: str) -> dict[str, str]:
+    """Return the methods that merge inside the vision encoder, if the model with this name refuses them."""
+    messages = [message for message, names in UNMERGED.items() if name.removesuffix("-video") in names.split()]
     if name == "ovis2":
-        return {"tome": "no MLP after a norm"}
-    return {row: says[0] for row, method in METHODS.items() if says and method.schedule().encoder}
+        return {"tome": r"no MLP \w+ a norm"}
+    return {row: messages[0] for row, method in METHODS.items() if messages and method.schedule().encoder}

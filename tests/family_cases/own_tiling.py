@@ -9,16 +9,16 @@ from family_cases.base import (
     IMAGE,
     START,
     VISION,
-    Shot,
-    Specimen,
-    ahead,
-    behind,
+    FamilyCase,
+    PictureInput,
     build,
-    inside,
-    merging,
-    tiles,
+    random_tiles,
+    refuses_encoder_signals,
+    refuses_merging_up_to,
+    refuses_next_layer_scores,
+    refuses_previous_layer_scores,
 )
-from family_cases.llava import PINPOINTS, next_shot
+from family_cases.llava import PINPOINTS, next_picture
 from family_cases.qwen import DEEPSTACK
 from family_cases.tiled import unmarked
 
@@ -71,7 +71,7 @@ def page(number, side=3):
         ids += [9]
     if rows * cols > 1:
         ids += [9, START, OVERVIEW, *[IMAGE] * side**2, START]
-    return Shot(ids, {"pixel_values": tiles(number, rows, cols)})
+    return PictureInput(ids, {"pixel_values": random_tiles(number, rows, cols)})
 
 
 def fine_page(number):
@@ -81,11 +81,11 @@ def fine_page(number):
 
 def by_sample(samples):
     """(samples, most tiles, 3, 48, 48), and which tiles exist."""
-    most = max(sum(len(shot.tensors["pixel_values"]) for shot in shots) for shots in samples)
+    most = max(sum(len(picture.tensors["pixel_values"]) for picture in pictures) for pictures in samples)
     pixels, there = torch.zeros(len(samples), most, 3, 48, 48), torch.zeros(len(samples), most, dtype=torch.bool)
-    for row, mask, shots in zip(pixels, there, samples, strict=True):
-        if shots:
-            found = torch.cat([shot.tensors["pixel_values"] for shot in shots])
+    for row, mask, pictures in zip(pixels, there, samples, strict=True):
+        if pictures:
+            found = torch.cat([picture.tensors["pixel_values"] for picture in pictures])
             row[: len(found)], mask[: len(found)] = found, True
     return {"pixel_values": pixels, "pixel_attention_mask": there}
 
@@ -134,13 +134,13 @@ def lfm2_views(rows, cols, whole, views):
             ids += [200 + 10 * (tile // cols) + tile % cols, *[IMAGE] * 9]
         ids.append(OVERVIEW)
     ids += [*[IMAGE] * (whole[0] * whole[1]), END]
-    return Shot(ids, {key: torch.cat([found[key] for found in tensors]) for key in tensors[0]})
+    return PictureInput(ids, {key: torch.cat([found[key] for found in tensors]) for key in tensors[0]})
 
 
-def lfm2_shot(number):
+def lfm2_picture(number):
     """Two rows of three tiles and a flat thumbnail, a picture without tiles, two tiles and a thumbnail like them."""
     (rows, cols), whole = [((2, 3), (2, 4)), ((1, 1), (4, 2)), ((2, 1), (3, 3))][number % 3]
-    found = tiles(number, rows, cols)
+    found = random_tiles(number, rows, cols)
     view = torch.nn.functional.interpolate(found[-1:], (whole[0] * 16, whole[1] * 16), mode="area")[0]
     return lfm2_views(rows, cols, whole, [*found[:-1], view])
 
@@ -157,24 +157,24 @@ def qianfan_ocr(attention):
 
 
 LATE = "has full attention to score with; prune at layer 3 or later"
-EARLY = behind(lambda at: at < 3, LATE)
+EARLY = refuses_previous_layer_scores(lambda at: at < 3, LATE)
 
-SPECIMENS = [
-    Specimen("qianfan_ocr", qianfan_ocr, unmarked),
-    Specimen(
+FAMILY_CASES = [
+    FamilyCase("qianfan_ocr", qianfan_ocr, unmarked),
+    FamilyCase(
         "granite4_vision",
         granite4_vision,
-        next_shot,
-        refuses=inside("does not return its states") | merging(4),
+        next_picture,
+        refuses=refuses_encoder_signals("does not return its states") | refuses_merging_up_to(4),
     ),
-    Specimen("granite_docling", granite_docling, page, join=by_sample, refuses=DEEPSTACK),
-    Specimen("granite_docling-fine", granite_docling, fine_page, join=finely, refuses=DEEPSTACK),
-    Specimen(
+    FamilyCase("granite_docling", granite_docling, page, join=by_sample, refuses=DEEPSTACK),
+    FamilyCase("granite_docling-fine", granite_docling, fine_page, join=finely, refuses=DEEPSTACK),
+    FamilyCase(
         "lfm2_vl",
         lfm2_vl,
-        lfm2_shot,
+        lfm2_picture,
         layers=(3, 6),
         state=True,
-        refuses={**EARLY, **ahead("no softmax attention")},
+        refuses={**EARLY, **refuses_next_layer_scores("no softmax attention")},
     ),
 ]

@@ -4,7 +4,18 @@ import torch
 import transformers as tf
 
 import tiny_models as tiny
-from family_cases.base import END, IMAGE, START, VISION, Shot, Specimen, ahead, build, noise, renumbering
+from family_cases.base import (
+    END,
+    IMAGE,
+    START,
+    VISION,
+    FamilyCase,
+    PictureInput,
+    build,
+    random_pixels,
+    refuses_next_layer_scores,
+    refuses_renumbering,
+)
 
 COL, LOW = 296, 297
 
@@ -63,7 +74,7 @@ def molmo2_views(picture):
     coarse, (low, narrow) = windows(torch.arange(49).view(7, 7))
     whole = torch.nn.functional.interpolate(picture[None], (56, 56), mode="bilinear", antialias=True)
     ids = [LOW, *[*[IMAGE] * narrow, COL] * low, END, START, *[*[IMAGE] * wide, COL] * high, END]
-    return Shot(
+    return PictureInput(
         ids,
         {
             "pixel_values": flattened(torch.cat([whole, crops])),
@@ -74,19 +85,19 @@ def molmo2_views(picture):
     )
 
 
-def molmo2_shot(number):
+def molmo2_picture(number):
     rows, cols = [(2, 1), (1, 3), (1, 1)][number % 3]
-    return molmo2_views(noise(number, 3, 8 * (rows * 3 + 4), 8 * (cols * 3 + 4)))
+    return molmo2_views(random_pixels(number, 3, 8 * (rows * 3 + 4), 8 * (cols * 3 + 4)))
 
 
 def molmo2_video(number):
-    """Three frames behind the times at which they were taken."""
+    """Three frames after the times at which they were taken."""
     pooled = [windows(frame)[0] for frame in torch.arange(3 * 49).view(3, 7, 7)]
     rows = cols = 4
-    return Shot(
+    return PictureInput(
         [word for time in range(3) for word in (20 + time, START, *[IMAGE] * (rows * cols), END)],
         {
-            "pixel_values_videos": flattened(noise(number, 3, 3, 56, 56)),
+            "pixel_values_videos": flattened(random_pixels(number, 3, 3, 56, 56)),
             "video_token_pooling": torch.cat(pooled),
             "video_grids": torch.tensor([[3, rows, cols]]),
         },
@@ -95,13 +106,13 @@ def molmo2_video(number):
 
 def pooled_after(samples):
     """Patches are numbered over all pictures of a batch."""
-    shots, found, before = [shot for sample in samples for shot in sample], {}, 0
-    for shot in shots:
-        for key, value in shot.tensors.items():
+    pictures, found, before = [picture for sample in samples for picture in sample], {}, 0
+    for picture in pictures:
+        for key, value in picture.tensors.items():
             if key.endswith("pooling"):
                 value = torch.where(value >= 0, value + before, -1)
             found.setdefault(key, []).append(value)
-        before += sum(value.shape[:2].numel() for key, value in shot.tensors.items() if key.startswith("pixel"))
+        before += sum(value.shape[:2].numel() for key, value in picture.tensors.items() if key.startswith("pixel"))
     return {key: torch.cat(values) for key, values in found.items()}
 
 
@@ -111,23 +122,23 @@ def molmo2_types(inputs, extra):
 
 
 def molmo2_o(attention):
-    """As the checkpoint on top of OLMo: norms behind the layers and over all heads at once."""
+    """As the checkpoint on top of OLMo: norms after the layers and over all heads at once."""
     return molmo2(attention, qk_norm_type="olmo", norm_after=True)
 
 
-RENUMBER = renumbering()
+RENUMBER = refuses_renumbering()
 
-SPECIMENS = [
-    Specimen("molmo2", molmo2, molmo2_shot, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),
-    Specimen(
+FAMILY_CASES = [
+    FamilyCase("molmo2", molmo2, molmo2_picture, join=pooled_after, finish=molmo2_types, refuses=RENUMBER),
+    FamilyCase(
         "molmo2-o",
         molmo2_o,
-        molmo2_shot,
+        molmo2_picture,
         join=pooled_after,
         finish=molmo2_types,
-        refuses=RENUMBER | ahead("no norm before their attention"),
+        refuses=RENUMBER | refuses_next_layer_scores("no norm"),
     ),
-    Specimen(
+    FamilyCase(
         "molmo2-video", molmo2, molmo2_video, join=pooled_after, finish=molmo2_types, refuses=RENUMBER, several=False
     ),
 ]
