@@ -155,7 +155,7 @@ def test_a_model_without_an_encoder_is_refused(method):
 
 @pytest.mark.parametrize("name", ["paddleocr_vl", "video_llama_3", "mistral3"])
 def test_an_encoder_that_packs_or_rotates_in_its_own_way_is_refused(name, method):
-    with pytest.raises(Unprunable, match=r"tells its layers where patches are \(.*position_embeddings\)"):
+    with pytest.raises(Unprunable, match=r"gives its layers the places of patches \(.*position_embeddings\)"):
         feathervlm.prune(FAMILY_CASES[name].model(), method)
 
 
