@@ -139,7 +139,7 @@ def test_layers_that_do_not_rotate_have_none(monkeypatch):
     assert prior_layer(decoder, 3) == 2
     assert prior_layer(decoder, 3, own=True) == 3
     assert prior_layer(decoder, 0) == 0
-    monkeypatch.setattr("feathervlm.diagnosis.rope_prior.rotates", lambda *_: False)
+    monkeypatch.setattr("feathervlm.engine.rotary.RotaryRules.rotates", lambda *_: False)
     with pytest.raises(NoPrior, match="Layer 2 does not rotate"):
         prior_layer(decoder, 3)
 

@@ -1,4 +1,4 @@
-"""Everything that `generate` does, on a pruned LLaVA, against a full forward with the same tokens kept."""
+"""All modes of `generate` on a pruned LLaVA, against a full forward with the same tokens kept."""
 
 import copy
 from functools import cache
@@ -38,7 +38,7 @@ def attention(request):
 
 
 def rescored(llava, inputs, reports, tokens):
-    """Logits of the new tokens from one frozen forward without a cache."""
+    """Return the logits of the new tokens from one forward with fixed tokens and without a cache."""
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tokens[:, :-1]], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
     with feathervlm.prune(llava, frozen(*reports)), torch.no_grad():
@@ -165,7 +165,7 @@ def test_another_image_is_selected_anew_when_longer_text_follows_without_a_cache
 
 
 def turn(inputs, tokens, prompt):
-    """The inputs of the next turn: everything so far and a new prompt, with the new images alone."""
+    """Return the inputs of the next turn: all tokens so far and a new prompt, with the new images only."""
     new = tiny.batch(prompt)
     new["input_ids"] = torch.cat([inputs["input_ids"], tokens, new["input_ids"]], 1)
     new["attention_mask"] = torch.ones_like(new["input_ids"])
@@ -173,7 +173,7 @@ def turn(inputs, tokens, prompt):
 
 
 def with_all_images(inputs, *turns):
-    """The last turn's tokens with the images of every turn."""
+    """Return the last turn's tokens with the images of every turn."""
     pixels = [given["pixel_values"] for given in (inputs, *turns) if "pixel_values" in given]
     return {**turns[-1], "pixel_values": torch.cat(pixels)}
 

@@ -1,4 +1,4 @@
-"""What cannot be pruned is refused in one clear sentence; with strict=False it runs unpruned and the report says so."""
+"""Refusals are one clear sentence; with strict=False the model runs unpruned and the report says so."""
 
 import copy
 import warnings

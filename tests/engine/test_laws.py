@@ -82,7 +82,7 @@ def attention(request):
 
 
 def went(report):
-    """For every stage and sample where each token that entered went, by original indices; None where nothing merges."""
+    """Return for every stage and sample the token that each entering token went to; None where nothing merges."""
     entered = None
     for stage in report.stages:
         groups = stage.groups and [groups.tolist() for groups in stage.groups]
@@ -93,7 +93,7 @@ def went(report):
 
 @dataclass(frozen=True, eq=False)
 class Went(Merger):
-    """Merge as a report says was merged, where the merger goes by the text: more text would change it."""
+    """Merge as a report says, for mergers that depend on the text, which more text would change."""
 
     where: list
 
@@ -106,7 +106,7 @@ class Went(Merger):
 
 
 def frozen(report, method):
-    """The schedule that keeps what a report says was kept."""
+    """Return the schedule that keeps the tokens that a report says were kept."""
     stages = []
     for done, stage, groups in zip(report.stages, method.schedule().stages, went(report), strict=True):
         merge = Went(groups) if isinstance(stage.merge, Clusters) else stage.merge
@@ -115,14 +115,14 @@ def frozen(report, method):
 
 
 def encoded(model, inputs):
-    """The inputs with features instead of pixels."""
+    """Return the inputs with features in place of pixels."""
     others = {key: value for key, value in inputs.items() if key != "pixel_values"}
     features = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
     return {**others, "mm_encoder_outputs": {"image": features}}
 
 
 def exchanged(places, seed):
-    """Where each visual token of a sample goes if those of every image exchange places at random."""
+    """Return where each visual token of a sample goes if those of every image exchange places at random."""
     draws = torch.rand(len(places), generator=torch.Generator().manual_seed(seed)).tolist()
     taken = list(places)
     for start in range(0, len(places), tiny.SIDE**2):
@@ -133,7 +133,7 @@ def exchanged(places, seed):
 
 
 def pooled(states, places, stride):
-    """The states of a sample with the mean of every block in place of its first cell, image by image."""
+    """Return the states of a sample with the mean of every block in place of its first cell, image by image."""
     side, states = tiny.SIDE, states.clone()
     for start in range(0, len(places), side**2):
         image = torch.tensor(places[start : start + side**2])
@@ -144,7 +144,7 @@ def pooled(states, places, stride):
 
 
 def gathered(states, places, groups, onto):
-    """The states of a sample with the mean of every group in place of its kept token, or added onto that."""
+    """Return the states of a sample with the mean of every group in place of its kept token, or added to it."""
     states, members = states.clone(), {}
     for token, target in groups.items():
         if target >= 0 and target != token:
@@ -156,7 +156,7 @@ def gathered(states, places, groups, onto):
 
 
 def hide(model, prompts, report, method, answer=None):
-    """Hooks that make the unpruned model ignore dropped tokens, and move positions or merge where the method does.
+    """Hook the unpruned model to ignore dropped tokens, and to move positions or merge where the method does.
 
     Where a stage cuts the caches of the layers before it, these ignore them from position `answer` on.
     """
@@ -364,7 +364,7 @@ def test_feather_on_729_tokens_keeps_the_known_counts(seed):
 
 
 def traces(model):
-    """Everything that pruning could leave on a model."""
+    """Return everything that pruning could leave on a model."""
     return [
         (type(part), sorted(part.__dict__), len(part._forward_pre_hooks), len(part._forward_hooks))
         for part in model.modules()

@@ -1,4 +1,4 @@
-"""Masks of pruned layers are rows and columns of the model's own masks, or nothing at all where that is right."""
+"""Masks of pruned layers are rows and columns of the model's own masks, or None where that is right."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ LOW = torch.finfo(FLOAT).min
 
 @st.composite
 def cases(draw):
-    """A ragged selection from a batch of sequences, and a mask of the unpruned sequence."""
+    """Return a ragged selection from a batch of sequences, and a mask of the unpruned sequence."""
     batch, length = draw(st.integers(1, 3)), draw(st.integers(2, 9))
     past, offset = draw(st.integers(0, 4)), 0
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))

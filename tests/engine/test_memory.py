@@ -1,4 +1,4 @@
-"""What pruning holds on to: nothing of the full length after the prompt, and never more than the unpruned model."""
+"""Memory of pruning: no tensor of the full length after the prompt, and never more than the unpruned model."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ from method_cases import METHODS
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations have made and that are alive, and the most there ever were."""
+    """Counts the bytes of all tensors that operations have made and that are alive, and their maximum."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ class Live(TorchDispatchMode):
 
 
 def long_llava():
-    """A model, and a prompt beside whose states of full length everything else is small."""
+    """Return a model, and a prompt whose states of full length are large beside everything else."""
     return tiny.llava(), tiny.batch(tiny.prompt(8, seed=1))
 
 

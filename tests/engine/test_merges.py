@@ -24,7 +24,7 @@ def model(kind="llama", attention="sdpa"):
 
 
 def prompt_of(side, seed, images=1):
-    """Embeddings of one prompt, its layout and the positions of each image."""
+    """Return the embeddings of one prompt, its layout and the positions of each image."""
     length, tokens = START + images * (side**2 + 1) + AFTER, side**2
     embeds = torch.randn(1, length, 64, generator=torch.Generator().manual_seed(seed))
     places = [torch.arange(tokens) + START + image * (tokens + 1) for image in range(images)]
@@ -34,7 +34,7 @@ def prompt_of(side, seed, images=1):
 
 
 def by_hand(llama, embeds, steps):
-    """Logits of the rows that are left if `steps[at]` makes (rows, their positions) of those that enter layer `at`."""
+    """Return the logits of the last rows if `steps[at]` maps those that enter layer `at` to (rows, positions)."""
     hidden, positions = embeds, torch.arange(embeds.shape[1])
     for index, layer in enumerate(llama.model.layers):
         if index in steps:
@@ -47,7 +47,7 @@ def by_hand(llama, embeds, steps):
 
 
 def average(places, side, stride):
-    """By torch's own average pooling."""
+    """Pool with torch's own average pooling."""
 
     def merge(hidden):
         merged, left = hidden.clone(), torch.ones(len(hidden), dtype=torch.bool)
@@ -103,7 +103,7 @@ def test_half_precision_sums_in_single():
 
 @dataclass(frozen=True)
 class Attended(Merger):
-    """Into the kept token with the most similar projected features, each as much as the prompt attends to it."""
+    """Merge into the kept token with the most similar projected features, weighted by the prompt's attention."""
 
     def signals(self):
         return (Features("projected"), *LastTokenAttention().signals())

@@ -1,4 +1,4 @@
-"""Positions that move: a pruned model equals the stock one that is given the same position ids in so many words."""
+"""Moved positions: a pruned model equals the stock model with these position ids."""
 
 from functools import cache
 from math import ceil
@@ -30,13 +30,13 @@ def bare(kind):
 
 
 def images(row):
-    """Positions of the visual tokens of a sample, image by image."""
+    """Return the positions of the visual tokens of a sample, image by image."""
     places = row.nonzero()[:, 0].tolist()
     return [places[start : start + IMAGE] for start in range(0, len(places), IMAGE)]
 
 
 def shuffled(row, seed):
-    """Whose position each token of a sample takes if those of every image exchange theirs."""
+    """Return the token whose position each token of a sample takes if those of every image exchange theirs."""
     taken, draws = torch.arange(len(row)), torch.rand(int(row.sum()), generator=torch.Generator().manual_seed(seed))
     for number, places in enumerate(images(row)):
         order = torch.sort(draws[number * IMAGE : (number + 1) * IMAGE], stable=True).indices.tolist()
@@ -45,7 +45,7 @@ def shuffled(row, seed):
 
 
 def moved(policy, row, kept):
-    """(positions that are left, their ids) of a sample of whose visual tokens some are kept."""
+    """Return the positions that stay, and their ids, of a sample with some visual tokens kept."""
     visual = row.nonzero()[:, 0].tolist()
     left = [place for place in range(len(row)) if not row[place] or visual.index(place) in kept]
     if policy == "renumber":
@@ -112,14 +112,14 @@ def test_shuffling_exchanges_all_axes_of_a_position(name):
 
 
 def prompt_of(pictures, seed):
-    """Embeddings of one prompt and its layout."""
+    """Return the embeddings of one prompt and its layout."""
     ids = torch.tensor([tiny.prompt(pictures, seed=seed)])
     embeds = torch.randn(1, ids.shape[1], 64, generator=torch.Generator().manual_seed(seed))
     return embeds, layout_of(ids, tiny.IMAGE, SIDE)
 
 
 def by_hand(model, embeds, at, left, ids):
-    """Logits of the rows `left`, which alone run from layer `at` on, under positions of their own."""
+    """Return the logits of the rows `left`, the only ones that run from layer `at` on, at positions of their own."""
     hidden, own = embeds, torch.arange(embeds.shape[1])[None]
     for index, layer in enumerate(model.model.layers):
         if index == at:

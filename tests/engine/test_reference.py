@@ -29,7 +29,7 @@ def causal(length):
 
 
 def image_scores(llama, layer, hidden, positions, rope, image):
-    """Mean over heads of the last token's softmax over image keys alone, from this layer's own projections."""
+    """Return the mean over heads of the last token's softmax over image keys, from this layer's own projections."""
     block, config = llama.model.layers[layer], llama.config
     normed = block.input_layernorm(hidden)
     query, key = (
@@ -87,7 +87,7 @@ REFERENCES = {
 
 @torch.no_grad()
 def run(llama, inputs, tokens, at, choose):
-    """Logits of the rows that are left if, before each layer in `at`, `choose` tells the places of those that stay."""
+    """Return the logits of the rows that stay if `choose` returns the rows to keep before each layer in `at`."""
     hidden, positions = inputs, torch.arange(inputs.shape[1])[None]
     previous, left = None, list(range(tokens))
     for index, block in enumerate(llama.model.layers):
@@ -106,7 +106,7 @@ def run(llama, inputs, tokens, at, choose):
 
 
 def reference(llama, inputs, tokens, spec):
-    """Logits of the rows that are left, and for each stage (scores, kept indices)."""
+    """Return the logits of the rows that stay, and for each stage (scores, kept indices)."""
     at, rope, rule = REFERENCES[spec]
     stages = []
 

@@ -20,7 +20,7 @@ READS = ["tolist", "item", "__bool__", "__int__", "__float__", "__index__", "num
 
 @contextmanager
 def counted(monkeypatch):
-    """The functions of feathervlm that read a tensor's values, as they do."""
+    """Collect the functions of feathervlm that read a tensor's values, while they do."""
     readers = []
 
     def spy(name, original):
@@ -130,7 +130,7 @@ def test_plain_decoding_has_no_hooks_on_layers():
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is run."""
+    """Counts the operations that run."""
 
     def __init__(self):
         super().__init__()

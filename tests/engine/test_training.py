@@ -1,4 +1,4 @@
-"""Training through a pruned model: loss and gradients are those of the tokens that are left."""
+"""Training through a pruned model: loss and gradients are those of the kept tokens."""
 
 from functools import cache
 
@@ -25,7 +25,7 @@ def model(text="llama", attention="sdpa"):
 
 
 def supervised(*prompts, answer=4, side="right"):
-    """Inputs whose last `answer` tokens are labels."""
+    """Return inputs whose last `answer` tokens are labels."""
     inputs = tiny.batch(*prompts, side=side)
     labels = torch.full_like(inputs["input_ids"], -100)
     for sample, mask in enumerate(inputs["attention_mask"]):
@@ -35,7 +35,7 @@ def supervised(*prompts, answer=4, side="right"):
 
 
 def gradients(llava, inputs):
-    """Loss and the gradient of every parameter."""
+    """Return the loss and the gradient of every parameter."""
     llava.train()
     llava.zero_grad()
     loss = llava(**inputs).loss

@@ -20,7 +20,7 @@ from feathervlm.core.criteria.attention import raters
 from feathervlm.core.layout import picture_of
 from feathervlm.core.signals import Features, IsText, RaterAttention, Text
 from feathervlm.core.spec import from_json, to_json
-from feathervlm.engine.probes import query_key as attention
+from feathervlm.engine.probes import attention
 from feathervlm.methods import SparseVLM, get
 from feathervlm.methods.describe import describe
 
@@ -235,13 +235,13 @@ def test_rows_are_made_a_block_at_a_time(plus, monkeypatch):
     prompt, method = Prompt(SQUARE[1], 0), SparseVLM(layers=AT, table=TABLE, plus=plus)
     at_once = pruned(llama(), prompt, method)[0]
     made = []
-    weigh = attention.QueryKeyProbe._weights
+    weigh = attention.WeightsProbe.weights
 
-    def counted(tap, signal, query, keys, *args):
+    def counted(probe, recorder, query, keys, index):
         made.append((query.shape[2], HEADS * query.shape[2] * keys.shape[2]))
-        return weigh(tap, signal, query, keys, *args)
+        return weigh(probe, recorder, query, keys, index)
 
-    monkeypatch.setattr(attention.QueryKeyProbe, "_weights", counted)
+    monkeypatch.setattr(attention.WeightsProbe, "weights", counted)
     monkeypatch.setattr(attention, "BLOCK", HEADS * prompt.length * 3)
     for one, many in zip(pruned(llama(), prompt, method)[0].stages, at_once.stages, strict=True):
         assert one.kept[0].tolist() == many.kept[0].tolist()

@@ -8,7 +8,7 @@ from torch import Tensor
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Schedule
+from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.signals import Signal
 
@@ -58,3 +58,8 @@ class SurvivorsOf(Selector):
         for stage in self.signal.schedule.stages:
             image = ImageTokens(image.picture, stage.select.expected(image))
         return image.current
+
+
+def scoring_passes(stage: Stage) -> list[Survivors]:
+    """Return the signals of a stage that need a scoring pass."""
+    return [signal for signal in stage.signals() if isinstance(signal, Survivors)]

@@ -21,8 +21,8 @@ from feathervlm.core.layout import VisualLayout, tokens_of
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.records import Record
 from feathervlm.engine.report.report import finest
-from feathervlm.engine.rotary import rotates
 from feathervlm.evaluation.samples import as_grid
+from feathervlm.families import rotary_rules
 
 Floats = NDArray[np.float64]
 
@@ -99,10 +99,10 @@ def prior_layer(decoder: DecoderView, at: int, own: bool = False) -> int:
     """
     try:
         layer = at if own else decoder.scoring_layer(max(at - 1, 0))[0]
-        module = decoder.attention_module(layer)
+        rotates = rotary_rules(decoder.model).rotates(layer)
     except PruningError as error:
         raise NoPrior(str(error)) from error
-    if not rotates(decoder, module):
+    if not rotates:
         raise NoPrior(f"Layer {layer} does not rotate queries and keys, so no place is nearer than another.")
     return layer
 

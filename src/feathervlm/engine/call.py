@@ -1,7 +1,7 @@
 """One call of the model as a family and the engine see it: its arguments, and the images that come with it.
 
-`generate` runs the vision encoder ahead of the model and hands on features alone, which no longer tell their grids;
-what the encoder was given is noted when it runs. Knows nothing of layers or methods.
+`generate` runs the vision encoder before the model and hands on its features only, which do not tell their grids; so
+the inputs of the encoder are recorded when it runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from feathervlm.core.signals import EncoderSignal
 from feathervlm.engine.report.records import EncoderRun
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-"""The argument that brings the pixels of each modality."""
+"""Name of the argument with the pixels of each modality."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +26,12 @@ class EncoderOutput:
 
     Attributes:
         modality: "image" or "video".
-        arguments: what it was given, by name; pixels as tensors of the same shape without content.
-        output: gives what came out, None once nobody uses that any more.
-        count: entries of its `pooler_output` at that time.
-        facts: what the family took down of the pixels.
-        inside: what was seen inside the encoder, laid out as its states; see `vision.EncoderProbe.seen`.
-        merged: every run of an encoder that merges.
+        arguments: Inputs of the encoder by name; pixels as tensors of the same shape without content.
+        output: Function that returns its output, None once that is no longer in use.
+        count: Number of entries of its `pooler_output` at that time.
+        facts: Facts that the family read from the pixels.
+        inside: Signals recorded inside the encoder, laid out as its states; see `vision.probe.EncoderProbe.recorded`.
+        merged: Every run of an encoder that merges.
     """
 
     modality: str
@@ -52,10 +52,10 @@ class EncoderOutput:
         inside: dict[EncoderSignal, Tensor],
         merged: Sequence[EncoderRun] = (),
     ) -> "EncoderOutput":
-        """From a call of the encoder, without holding on to its tensors."""
-        given = {key: _hollow(value) for key, value in arguments.items()}
-        alive = ref(output, lambda _: inside.clear())  # keys are as large as features, and nobody can ask any more
-        return cls(modality, given, alive, entries(output), facts, inside, merged)
+        """Return the record of a call of the encoder, which does not keep the tensors of that alive."""
+        inputs = {key: _hollow(value) for key, value in arguments.items()}
+        alive = ref(output, lambda _: inside.clear())  # keys are as large as features, and are not needed any more
+        return cls(modality, inputs, alive, entries(output), facts, inside, merged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,10 @@ class VisualInput:
 
     Attributes:
         modality: "image" or "video".
-        given: what the encoder was or will be given, by name; empty if nobody saw it run.
-        output: what it returned, None if it has yet to run.
-        repeats: how often each image occurs, for beams and several answers.
-        facts: what the family took down of the pixels when the encoder ran; None if it has yet to run.
+        given: Inputs of the encoder by name; empty if its run was not recorded.
+        output: Output of the encoder; None if it has yet to run.
+        repeats: Number of times that each image occurs, for beams and several answers.
+        facts: Facts that the family read from the pixels when the encoder ran; None if it has yet to run.
     """
 
     modality: str
@@ -78,7 +78,7 @@ class VisualInput:
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
-        """The tensors they come in: pixels or projected features."""
+        """The tensors that they come in: pixels or projected features."""
         if self.output is None:
             return (self.given[PIXELS[self.modality]],)
         features = projected(self.output)
@@ -87,15 +87,15 @@ class VisualInput:
 
 @dataclass(eq=False)
 class ModelCall:
-    """One call of the base model: its arguments by name, and what is known around it.
+    """One call of the base model, with what is known from outside it.
 
     Attributes:
-        arguments: of the base model's forward.
-        logits_to_keep: of the full model's forward: how many trailing positions are asked for (0: all).
-        labels: of the full model's forward, in training.
-        encodings: recent runs of the vision encoder, before the call (as `generate` does it) and during it.
-        encoded: what the encoder returned during the call, by modality.
-        found: what the family has found out about the call, by modality.
+        arguments: Arguments of the base model's forward, by name.
+        logits_to_keep: Number of trailing positions whose logits the full model returns (0: all).
+        labels: Labels of the full model, in training.
+        encodings: Recent runs of the vision encoder, before the call (as in `generate`) and during it.
+        encoded: Output of the encoder during the call, by modality.
+        found: Results of the family about the call, by modality.
     """
 
     arguments: dict[str, Any]
@@ -107,23 +107,23 @@ class ModelCall:
 
     @property
     def tokens(self) -> Tensor:
-        """`input_ids` or `inputs_embeds`, whichever was given."""
+        """`input_ids` or `inputs_embeds`, whichever was passed."""
         ids = self.arguments.get("input_ids")
-        given = ids if ids is not None else self.arguments.get("inputs_embeds")
-        if given is None:
-            raise Unprunable("The model was called with neither input_ids nor inputs_embeds.")
-        return given
+        tokens = ids if ids is not None else self.arguments.get("inputs_embeds")
+        if tokens is None:
+            raise Unprunable("The model was called with neither input_ids nor inputs_embeds; pass one of them.")
+        return tokens
 
     def ids(self) -> Tensor:
-        """`input_ids`.
+        """Return `input_ids`.
 
         Raises:
-            Unprunable: if only embeddings were given.
+            Unprunable: If only embeddings were passed.
         """
         ids: Tensor | None = self.arguments.get("input_ids")
         if ids is None:
             raise Unprunable(
-                "The marks between the tiles of an image are read from input_ids, and only inputs_embeds were given; "
+                "The marks between the tiles of an image are read from input_ids, and only inputs_embeds were passed; "
                 "pass input_ids, or tell prune() with layout=VisualLayout(mask, grids)."
             )
         return ids
@@ -138,8 +138,15 @@ class ModelCall:
         """Whether the vision encoder will run during the call."""
         return any(self.arguments.get(name) is not None for name in PIXELS.values())
 
+    def caches(self, config: Any) -> bool:
+        """Return whether the call fills a cache, by its arguments or else the decoder's config."""
+        if self.arguments.get("past_key_values") is not None:
+            return True
+        use = self.arguments.get("use_cache")
+        return bool(getattr(config, "use_cache", True) if use is None else use)
+
     def visual(self, modality: str) -> VisualInput | None:
-        """The images or videos that the call brings; None if it brings none."""
+        """Return the images or videos that the call brings; None if it brings none."""
         if self.arguments.get(PIXELS[modality]) is not None:
             return VisualInput(modality, self.arguments)
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
@@ -152,21 +159,21 @@ class ModelCall:
         return VisualInput(modality, {}, output)
 
     def encoder_output(self, modality: str) -> Any:
-        """What the vision encoder returned for this call; None before it has run."""
+        """Return the output of the vision encoder for this call; None before it has run."""
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
         return output if output is not None else self.encoded.get(modality)
 
     def inside_encoder(self, modality: str, signal: EncoderSignal) -> Tensor:
-        """A signal from inside the encoder, laid out as its states: (images, patches), keys (images, patches, dim).
+        """Return a signal from inside the encoder, laid out as its states: (images, patches) or (images, patches, dim).
 
         Raises:
-            Unprunable: if nobody looked when it ran.
+            Unprunable: If it was not recorded when the encoder ran.
         """
         output = self.encoder_output(modality)
         for encoding in self.encodings:
             if encoding.modality == modality and encoding.output() is output:
                 if signal not in encoding.inside:
-                    raise Unprunable(f"The vision encoder leaves out what was asked for, {signal}; choose another.")
+                    raise Unprunable(f"The vision encoder skips the layer of {signal}; choose another layer.")
                 return encoding.inside[signal]
         raise Unprunable(
             "The features of these images were made before feathervlm.prune was called, so the attention inside the "
@@ -174,20 +181,20 @@ class ModelCall:
         )
 
     def encoder_runs(self) -> list[EncoderRun]:
-        """Every run of an encoder that merges."""
+        """Return every run of an encoder that merges."""
         outputs = [self.encoder_output(modality) for modality in PIXELS]
         made = [known for known in self.encodings if any(known.output() is one for one in outputs if one is not None)]
         return [run for encoding in made for run in encoding.merged]
 
 
 def entries(output: Any) -> int:
-    """Entries of an encoder's projected features: images, or tiles of images."""
+    """Return the number of entries of an encoder's projected features: images, or tiles of images."""
     features = projected(output)
     return 0 if features is None else len(features)
 
 
 def projected(output: Any) -> Any:
-    """Projected features of every entry: those that become embeddings, else those for the first decoder layer."""
+    """Return the projected features of every entry: those that become embeddings, else those for the first layer."""
     pooled, layers = getattr(output, "pooler_output", None), getattr(output, "deepstack_features", None)
     return layers[0][1] if pooled is None and layers else pooled
 

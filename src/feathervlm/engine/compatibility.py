@@ -1,23 +1,22 @@
-"""Whether a schedule fits a model and then a call, asked before anything runs. Reads modules, configs and caches."""
+"""Whether a schedule fits a model, a call, and a later turn of a conversation, checked before anything runs."""
 
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.scoring_pass import Survivors
-from feathervlm.core.signals import LayerSignal, LayerStates
+from feathervlm.core.scoring_pass import scoring_passes
 from feathervlm.engine.cache.support import check_cache
 from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
-from feathervlm.engine.rotary import rotation
+from feathervlm.engine.probes.registry import probe_class
 
 
 def check_schedule(schedule: Schedule, decoder: DecoderView, family: Family) -> None:
-    """Refuse what a prompt would only find out.
+    """Check what is known of a model without a prompt.
 
     Raises:
-        Unprunable: if the model does not give a signal, or a stage is where it cannot be.
+        Unprunable: If the model does not give a signal, or a stage is where it cannot be.
     """
     for at, stage in zip(schedule.at_layers(len(decoder.layers)), schedule, strict=True):
         if stage.merge is not None and at <= family.injected:
@@ -26,27 +25,19 @@ def check_schedule(schedule: Schedule, decoder: DecoderView, family: Family) -> 
                 "of which a merged token would get those of one of its tokens only; merge at layer "
                 f"{family.injected + 1} or later."
             )
-        for signal in (signal.measured for signal in stage.signals()):
-            if isinstance(signal, Survivors):
-                check_schedule(signal.schedule, decoder, family)
-            if signal == LayerStates("middle"):
-                decoder.middle_norm(at - 1)
-            if isinstance(signal, LayerSignal):
-                layer = decoder.scoring_layer(at - 1)[0] if signal.layer == "K-1" else at
-                decoder.head_counts(layer)
-                if signal.layer == "K":
-                    decoder.input_norm(layer)
-                if signal.rope:
-                    rotation(decoder, layer)
+        for signal in stage.signals():
+            probe_class(signal).check(signal, decoder, family, at)
+        for scoring_pass in scoring_passes(stage):
+            check_schedule(scoring_pass.schedule, decoder, family)
         decoder.check_positions(stage.positions)
 
 
 def check_call(call: ModelCall, schedule: Schedule, decoder: DecoderView) -> None:
-    """Refuse a prompt that could not be pruned to its end.
+    """Check a prompt before it is pruned.
 
     Raises:
-        Unprunable: for features made beforehand where they are to be merged, caches of other kinds, and gradient
-            checkpointing that would repeat hooks.
+        Unprunable: If the features to merge were made beforehand, the cache cannot be pruned, or gradient
+            checkpointing would repeat hooks.
     """
     if schedule.encoder and not call.encoder_runs() and not call.brings_pixels:
         raise Unprunable(
@@ -62,3 +53,16 @@ def check_call(call: ModelCall, schedule: Schedule, decoder: DecoderView) -> Non
         raise Unprunable(
             "Gradient checkpointing repeats hooks in this version of transformers; use a newer one (5.23)."
         )
+
+
+def check_later_turn(schedule: Schedule) -> None:
+    """Check that a schedule can run on new images of a conversation whose earlier turns are cached.
+
+    Raises:
+        Unprunable: If it renumbers positions, or reads a signal that needs the earlier turns.
+    """
+    if any(stage.positions == "renumber" for stage in schedule):
+        raise Unprunable("positions='renumber' works on the first prompt of a conversation only.")
+    for stage in schedule:
+        for signal in stage.signals():
+            probe_class(signal).check_later_turn(signal)

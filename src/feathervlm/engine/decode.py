@@ -1,7 +1,6 @@
 """A forward that continues a pruned cache without new images: a decoding step, or another turn of text.
 
-Most decoding steps need nothing: without padding there is no mask to gather, and positions are right already. Hooks
-are put in place only for calls that do need them.
+Most decoding steps need no hooks: without padding there is no mask to gather, and positions are right already.
 """
 
 from bisect import bisect_right
@@ -21,13 +20,13 @@ from feathervlm.engine.masks import pruned_mask
 
 
 class Decode:
-    """Hooks that give pruned layers their mask, and renumbered positions where a method wants them.
+    """Hooks that give pruned layers their mask, and renumbered positions where a method renumbers them.
 
     Args:
-        decoder: view of the decoder.
-        starts: the layer of every stage, ascending.
-        lasting: stay in place over many forwards, for static caches and compiled graphs; nothing is then shared
-            between layers, which a compiler does by itself.
+        decoder: View of the decoder.
+        starts: The layer of every stage, ascending.
+        lasting: Whether the hooks stay over many forwards, for static caches and compiled graphs; layers then share no
+            tensors, which a compiler arranges by itself.
     """
 
     def __init__(self, decoder: DecoderView, starts: list[int], *, lasting: bool) -> None:
@@ -36,31 +35,39 @@ class Decode:
         self.handles: list[RemovableHandle] = []
 
     def install(self, cache: Any) -> "Decode":
-        """Put the hooks in place, on the layers that are pruned in `cache`."""
+        """Register the hooks on the layers that are pruned in `cache`."""
         for index in pruned_layers(cache):
             hook = partial(self.enter, index, bisect_right(self.starts, index))
             self.handles.append(self.decoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         return self
 
     def remove(self) -> None:
-        """Take all hooks away."""
+        """Remove all hooks."""
         for handle in self.handles:
             handle.remove()
         self.handles = []
 
     def enter(self, index: int, stage: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The hook before layer `index`, which follows so many stages."""
+        """Return the arguments for a pruned layer; the hook before it.
+
+        Args:
+            index: Index of the layer.
+            stage: Number of stages before it.
+            module: The layer.
+            args: Its positional arguments.
+            kwargs: Its other arguments.
+        """
         cache = kwargs.get("past_key_values")
         layer = cache.layers[index] if cache is not None and index < len(cache.layers) else None
-        if not isinstance(layer, PrunedCacheLayer) or layer.prefix is None:
+        if not isinstance(layer, PrunedCacheLayer) or layer.slot_map is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
         changed = {}
-        if kwargs.get("attention_mask") is not None or layer.prefix.valid is not None:
+        if kwargs.get("attention_mask") is not None or layer.slot_map.valid is not None:
             key = ("mask", stage, self.decoder.layer_types[index])
             changed["attention_mask"] = self._once(key, lambda: self._mask(layer, kwargs["attention_mask"], hidden))
-        if layer.prefix.shift is not None:
-            shift = layer.prefix.shift
+        if layer.slot_map.shift is not None:
+            shift = layer.slot_map.shift
             tables = self._once(("tables", stage), lambda: self._tables(shift, kwargs.get("position_ids"), hidden))
             changed["position_embeddings"] = tables
         return args, {**kwargs, **changed}
@@ -77,7 +84,7 @@ class Decode:
         columns, valid = layer.columns(new, hidden.device)
         columns = columns.expand(hidden.shape[0], -1)
         if isinstance(layer, PrunedStaticLayer):
-            query, offset = columns[:, -new:], 0  # only a mask of None would ask where the queries are
+            query, offset = columns[:, -new:], 0  # read only where the mask is None
         else:
             past = layer.get_seq_length()
             query = torch.arange(past, past + new, device=hidden.device)[None]
@@ -90,14 +97,14 @@ class Decode:
 
 
 def needs_hooks(cache: Any, call_mask: Any, new: int, decoder: DecoderView) -> bool:
-    """Whether a forward of `new` tokens on a pruned cache must be helped.
+    """Return whether a forward of `new` tokens on a pruned cache needs hooks.
 
-    One new token without padding attends to all that is stored, so SDPA and flash attention get no mask at all;
-    everything else (a window, whatever cache layer holds it, included) has a mask of the original length.
+    One new token without padding attends to all stored slots, so SDPA and flash attention get no mask at all; any other
+    case (a sliding window, whatever cache layer stores it, included) has a mask of the original length.
     """
     if new > 1 or call_mask is not None or decoder.attention == "eager":
         return True
     return any(
-        decoder.layer_types[index] != "full_attention" or layer.prefix is None or not layer.prefix.plain
+        decoder.layer_types[index] != "full_attention" or layer.slot_map is None or not layer.slot_map.plain
         for index, layer in pruned_layers(cache).items()
     )

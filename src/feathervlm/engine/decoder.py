@@ -1,7 +1,7 @@
-"""Where the parts of a decoder are: its layers, their attention modules, rotary tables and dimensions.
+"""A view of a decoder: its layers, their attention modules, rotary tables and dimensions.
 
-Reads modules and configs by their common names and raises, with a list of what it looked for, where a model has
-other ones. Knows nothing of images or methods.
+Modules and configs are read by their common names; where a model has other names, the error lists those that were
+looked for.
 """
 
 import inspect
@@ -25,7 +25,14 @@ KEYS = ("full_attention", "sliding_attention", "chunked_attention")
 
 @dataclass(frozen=True, eq=False)
 class DecoderView:
-    """The decoder of a model, found once."""
+    """The decoder of a model.
+
+    Args:
+        model: A transformers model.
+
+    Raises:
+        Unprunable: If it cannot be pruned, whatever the schedule.
+    """
 
     model: PreTrainedModel
 
@@ -85,30 +92,34 @@ class DecoderView:
 
     @cached_property
     def rotary_types(self) -> list[str]:
-        """Which layers share their rotary tables: those of the same kind, unless the decoder tells otherwise."""
+        """The kind of rotary tables of every layer: its layer type, unless the decoder declares other kinds."""
         declared = getattr(self.decoder, "rope_types", None)
         return list(declared) if isinstance(declared, list) else self.layer_types
 
     def keeps_keys(self, layer: int) -> bool:
-        """Whether a layer looks back at cached keys; others carry a state along the sequence."""
+        """Return whether a layer attends to cached keys; other layers carry a state along the sequence."""
         return self.layer_types[layer] in KEYS
 
-    def scoring_layer(self, wanted: int) -> tuple[int, str | None]:
-        """The layer to score with, and a note where it is not the `wanted` one or sees less than the whole image."""
-        for layer in range(wanted, -1, -1):
+    def scoring_layer(self, requested: int) -> tuple[int, str | None]:
+        """Return the layer to score with, and a note if it is not the requested one or sees only a part of the image.
+
+        Raises:
+            Unprunable: If there is none.
+        """
+        for layer in range(requested, -1, -1):
             if self.layer_types[layer] == "full_attention":
-                note = None if layer == wanted else f"scored with layer {layer}, the nearest with full attention"
+                note = None if layer == requested else f"scored with layer {layer}, the nearest with full attention"
                 return layer, note
-        if not self.keeps_keys(wanted):
-            able = [layer for layer, kind in enumerate(self.layer_types) if kind == "full_attention"]
-            remedy = f"prune at layer {able[0] + 1} or later" if able else "use a method without scores"
+        if not self.keeps_keys(requested):
+            full = [layer for layer, kind in enumerate(self.layer_types) if kind == "full_attention"]
+            remedy = f"prune at layer {full[0] + 1} or later" if full else "use a method without scores"
             raise Unprunable(
-                f"No layer of {type(self.model).__name__} up to {wanted} has full attention to score with; {remedy}."
+                f"No layer of {type(self.model).__name__} up to {requested} has full attention to score with; {remedy}."
             )
-        return wanted, f"layer {wanted} sees a part of the sequence; scores over the visual tokens look beyond it"
+        return requested, f"layer {requested} sees a part of the sequence; scores over the visual tokens look beyond it"
 
     def attention_module(self, layer: int) -> Any:
-        """The self-attention module of a layer."""
+        """Return the self-attention module of a layer."""
         for name in ("self_attn", "attention", "attn"):
             module = getattr(self.layers[layer], name, None)
             if module is not None:
@@ -116,49 +127,51 @@ class DecoderView:
         raise Unprunable(f"Layer {layer} of {type(self.model).__name__} has no softmax attention to score with.")
 
     def input_norm(self, layer: int) -> nn.Module:
-        """The norm in front of a layer's attention."""
-        found = self.layers[layer]
-        norm = getattr(found, "input_layernorm", None) or getattr(found, "operator_norm", None)
-        if norm is None or getattr(found, "norm_after", False):
-            raise Unprunable(f'{type(self.model).__name__} layers have no norm in front; score with layer="K-1".')
+        """Return the norm before a layer's attention."""
+        module = self.layers[layer]
+        norm = getattr(module, "input_layernorm", None) or getattr(module, "operator_norm", None)
+        if norm is None or getattr(module, "norm_after", False):
+            raise Unprunable(
+                f'{type(self.model).__name__} layers have no norm before their attention; score with layer="K-1".'
+            )
         return norm
 
     def middle_norm(self, layer: int) -> nn.Module:
-        """The norm of a layer between its attention and what follows."""
+        """Return the norm of a layer between its attention and its MLP."""
         names = "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm"
         for name in names:
             norm = getattr(self.layers[layer], name, None)
             if norm is not None:
                 return norm  # type: ignore[no-any-return]  # a submodule by name
         raise Unprunable(
-            f"Layer {layer} of {type(self.model).__name__} has no norm behind its attention (looked for "
-            f"{', '.join(names)}); choose a method that does not read what it gives out."
+            f"Layer {layer} of {type(self.model).__name__} has no norm after its attention (looked for "
+            f"{', '.join(names)}); choose a method that does not read its output."
         )
 
     def head_counts(self, layer: int) -> tuple[int, int, int]:
-        """(query heads, key-value heads, head dimension) of a layer."""
+        """Return the query heads, key-value heads and head dimension of a layer."""
         heads = self.config.num_attention_heads
         module = self.attention_module(layer)
         dim = getattr(module, "head_dim", None) or self.config.hidden_size // heads
         return heads, getattr(self.config, "num_key_value_heads", None) or heads, dim
 
     def check_positions(self, policy: Positions) -> None:
-        """Refuse a position policy that this model's positions do not allow.
+        """Check that this model's positions allow a position policy.
 
         Raises:
-            Unprunable: naming it.
+            Unprunable: If they do not.
         """
         rotary: Any = getattr(self.decoder, "rotary_emb", None)
-        able = policy == "preserve" or rotary is not None
+        allowed = policy == "preserve" or rotary is not None
         if policy in ("renumber", "stretch"):  # a place between two others means something along a line only
             declared = getattr(self.config, "rope_parameters", None) or {}
             kinds = [declared, *(kind for kind in declared.values() if isinstance(kind, dict))]
             axes = getattr(rotary, "mrope_section", None) or any(kind.get("mrope_section") for kind in kinds)
-            able = able and not axes
-        if able and policy == "renumber":  # decoding makes tables for positions of its own
+            allowed = allowed and not axes
+        if allowed and policy == "renumber":  # decoding makes tables for positions of its own
             mixed = self.rotary_types != self.layer_types and len(set(self.rotary_types)) > 1
-            able = not mixed and list(inspect.signature(rotary.forward).parameters) == ["x", "position_ids"]
-        if not able:
+            allowed = not mixed and list(inspect.signature(rotary.forward).parameters) == ["x", "position_ids"]
+        if not allowed:
             raise Unprunable(
                 f"{type(self.model).__name__} does not let positions be moved by positions={policy!r}; use "
                 "positions='preserve'."
@@ -166,7 +179,7 @@ class DecoderView:
 
     @cached_property
     def costs(self) -> list[LayerCost]:
-        """The cost of every layer, from its own matrices."""
+        """The cost of every layer, from its weight matrices."""
         costs = []
         for index, layer in enumerate(self.layers):
             heads, kv_heads, dim = self.head_counts(index) if self.keeps_keys(index) else (0, 0, 0)
@@ -174,7 +187,7 @@ class DecoderView:
         return costs
 
     def _active_weights(self, layer: nn.Module) -> int:
-        """Weights of the matrices that each token passes through: of a mixture, the experts that it is sent to."""
+        """Return the number of weights that each token is multiplied with: of a mixture, those of its experts."""
         count = 0
         for name, weight in layer.named_parameters():
             if weight.dim() < 2 or "norm" in name:
@@ -186,10 +199,10 @@ class DecoderView:
 
 
 def line_ids(ids: Any) -> Tensor:
-    """Position ids (batch, sequence), which are one number per token.
+    """Return position ids of shape (batch, sequence), one number per token.
 
     Raises:
-        Unprunable: if they are not.
+        Unprunable: If they are something else.
     """
     if not isinstance(ids, Tensor) or ids.dim() != 2:
         raise Unprunable("Positions of this model are not one number per token; use positions='preserve'.")

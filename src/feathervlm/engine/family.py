@@ -1,7 +1,6 @@
-"""What the engine asks of a model family. Families implement it; the engine imports none of them.
+"""The contract between the engine and model families: which tokens are visual, their grids, and the encoder's features.
 
-A family knows geometry and quirks of one kind of model: which tokens are visual, which grid they form, and where the
-vision encoder's features are.
+Families implement `Family` in `feathervlm.families`; the engine imports none of them.
 """
 
 from abc import ABC, abstractmethod
@@ -15,36 +14,45 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Box, VisualLayout
 from feathervlm.core.signals import EncoderSignal
 from feathervlm.engine.call import ModelCall
+from feathervlm.engine.rotary import RotaryRules
 
 
-class Family(ABC):
-    """Geometry and features of a kind of model."""
+class Family(RotaryRules, ABC):
+    """Geometry, features and quirks of a kind of model.
+
+    Args:
+        model: A transformers model of this kind.
+
+    Attributes:
+        rotary: The rules of the model's text part, which another family may know.
+    """
 
     title: ClassVar[str] = ""
-    """What people call these models."""
+    """Common name of these models."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """`config.model_type` of the models."""
     modalities: ClassVar[tuple[str, ...]] = ("image",)
-    """What they take: "image", "video"."""
+    """Inputs that the models take: "image", "video"."""
     geometry: ClassVar[str] = "one square grid"
-    """The grids of a picture, in a few words."""
+    """Description of a picture's grids, in a few words."""
     decoder: ClassVar[str] = "full attention"
-    """What the decoder's layers see, in a few words."""
+    """Description of what the decoder layers attend to, in a few words."""
     caches: ClassVar[tuple[str, ...]] = ("dynamic", "static")
-    """Kinds of transformers' cache that can be pruned."""
+    """Kinds of transformers cache that can be pruned."""
     limits: ClassVar[str] = ""
-    """What does not work, in a few words."""
+    """Description of what does not work, in a few words."""
     boxes: ClassVar[BoxFormat | None] = None
-    """How the models are asked for a box and answer, never inherited; None where nobody documents it."""
+    """How the models are asked for a box and answer, never inherited; None where it is not documented."""
     crops: ClassVar[bool] = False
     """Whether processors of these models crop pictures or pad them, so that `shown` depends on the processor."""
     notes: ClassVar[tuple[str, ...]] = ()
-    """What every report should say."""
+    """Notes that every report should contain."""
     row_arguments: ClassVar[tuple[str, ...]] = ()
-    """Arguments of the decoder layers of shape (batch, sequence) that have to follow the rows that are left."""
+    """Names of decoder layer arguments of shape (batch, sequence) that have to follow the present rows."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+        super().__init__(model)
+        self.rotary: RotaryRules = self
 
     def __init_subclass__(cls) -> None:
         # A family that borrows another's geometry was trained on boxes of its own, if on any.
@@ -57,59 +65,67 @@ class Family(ABC):
 
     @classmethod
     def shown(cls, processor: Any, size: tuple[int, int]) -> Box:
-        """The part of a picture of `size` (width, height) that the model is shown, in pixels."""
+        """Return the part of a picture of `size` (width, height) that the model is shown, in pixels."""
         return 0.0, 0.0, float(size[0]), float(size[1])
 
     def look(self, modality: str, arguments: dict[str, Any]) -> Any:
-        """What to remember of pixels that only the encoder gets to see, by the arguments it is given."""
+        """Return what to remember of pixels that only the encoder gets to see.
+
+        Args:
+            modality: "image" or "video".
+            arguments: Arguments of the encoder, by name.
+        """
         return None
 
     @abstractmethod
     def visual_source(self, call: ModelCall) -> tuple[Tensor, ...]:
-        """The tensors that the images come in (pixels or features); empty if the call brings no image."""
+        """Return the tensors that the images come in (pixels or features); empty if the call brings no image."""
 
     @abstractmethod
     def layout(self, call: ModelCall) -> VisualLayout:
-        """The layout of a call that brings images.
+        """Return the layout of a call that brings images.
 
         Raises:
-            PruningError: if placeholders and images do not match.
+            PruningError: If placeholders and images do not match.
         """
 
     def check(self, call: ModelCall, modality: str, output: Any) -> None:
         """Compare what the encoder returned during a call with the layout.
 
         Raises:
-            PruningError: if they do not match.
+            PruningError: If they do not match.
         """
         return
 
     def vision_features(self, call: ModelCall, layout: VisualLayout) -> Tensor:
-        """The encoder's patch features, before the projector: (batch, visual, dim).
+        """Return the encoder's patch features before the projector, of shape (batch, visual, dim).
 
         Raises:
-            Unprunable: if they cannot be had.
+            Unprunable: If they are not available.
         """
         raise Unprunable(
             "The vision encoder's features of this model are not known; use the projected ones (features=projected)."
         )
 
     def inside_encoder(self, call: ModelCall, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
-        """What was seen inside the encoder, the mean over each token's patches: (batch, visual), keys (..., dim).
+        """Return a signal from inside the encoder, the mean over each token's patches.
+
+        Returns:
+            Tensor of shape (batch, visual), or (batch, visual, dim) for keys.
 
         Raises:
-            Unprunable: if it cannot be had.
+            Unprunable: If it is not available.
         """
         raise Unprunable("The attention inside this model's vision encoder is not known; choose another method.")
 
 
 class GivenLayout(Family):
-    """A family for any decoder: the user said where the visual tokens are.
+    """A family for any decoder whose visual tokens the user points out.
 
     Args:
-        model: the model.
-        given: the layout.
-        known: the family that knows the model's other quirks, if there is one.
+        model: A transformers model.
+        given: The user's layout.
+        known: The family that knows the model's other quirks, if there is one.
     """
 
     def __init__(self, model: PreTrainedModel, given: VisualLayout, known: Family | None = None) -> None:
@@ -119,30 +135,25 @@ class GivenLayout(Family):
             self.shown = known.shown  # type: ignore[method-assign]
 
     @property
-    def row_arguments(self) -> tuple[str, ...]:  # type: ignore[override]  # as the family says
-        """Those of the family."""
+    def row_arguments(self) -> tuple[str, ...]:  # type: ignore[override]  # an instance's own
         return self.known.row_arguments if self.known else ()
 
     @property
-    def crops(self) -> bool:  # type: ignore[override]
-        """As the family says."""
+    def crops(self) -> bool:  # type: ignore[override]  # an instance's own
         return self.known.crops if self.known else False
 
     @property
     def injected(self) -> int:
-        """As the family says."""
         return self.known.injected if self.known else -1
 
     def visual_source(self, call: ModelCall) -> tuple[Tensor, ...]:
-        """The tokens themselves, unless the sample has no image."""
         return (call.tokens,) if self.given.width else ()
 
     def layout(self, call: ModelCall) -> VisualLayout:
-        """The given layout, fitted to beams and to text that follows."""
+        """Return the given layout, fitted to beams and to text that follows."""
         return self.given.to(call.tokens.device).fit(*call.shape)
 
     def vision_features(self, call: ModelCall, layout: VisualLayout) -> Tensor:
-        """Not known."""
         raise Unprunable(
             "With layout= the vision encoder's features are not known; use the projected ones (knn:features=projected)."
         )

@@ -1,7 +1,7 @@
-"""One forward at a time, and no chunked ones: who may run a model that is being pruned.
+"""Guards of a pruned model: one forward at a time, and no chunked prefill.
 
-A pruned forward leaves its state on the model until it ends, so a second one, from another thread or from inside the
-first, must not begin. Knows neither hooks nor caches.
+A pruned forward keeps its state on the model until it ends, so a second one, from another thread or from inside the
+first, must not begin.
 """
 
 import functools
@@ -17,33 +17,33 @@ from feathervlm.core.errors import PruningError, Unprunable
 
 
 class _ThreadState(threading.local):
-    turned_away = False
+    refused = False
 
 
 class ForwardLock:
-    """Lets one forward of a model through at a time."""
+    """Lets one forward of a model run at a time."""
 
     def __init__(self) -> None:
         self._running = threading.Lock()  # held from before a forward until after it
         self._owner: int | None = None
-        self._own = _ThreadState()
+        self._thread = _ThreadState()
 
     @property
-    def mine(self) -> bool:
-        """Whether the forward that is under way is one of this thread."""
+    def held_here(self) -> bool:
+        """Whether the forward that is running belongs to this thread."""
         return self._owner == threading.get_ident()
 
     def enter(self) -> None:
         """Begin a forward.
 
         Raises:
-            PruningError: if one is under way.
+            PruningError: If another one is running.
         """
         if self._running.acquire(blocking=False):
             self._owner = threading.get_ident()
             return
-        self._own.turned_away = True
-        if not self.mine:
+        self._thread.refused = True
+        if not self.held_here:
             raise PruningError(
                 "A pruned model runs one forward at a time, and another thread is in one; use one copy per thread."
             )
@@ -52,10 +52,10 @@ class ForwardLock:
             ".remove() and prune again."
         )
 
-    def was_turned_away(self) -> bool:
-        """Whether the forward of this thread that ends now is not the one that was let through."""
-        turned_away, self._own.turned_away = self._own.turned_away, False
-        return turned_away
+    def was_refused(self) -> bool:
+        """Return whether the forward of this thread that ends now was refused by `enter`."""
+        refused, self._thread.refused = self._thread.refused, False
+        return refused
 
     def leave(self) -> None:
         """End the forward."""
@@ -67,19 +67,19 @@ class ForwardLock:
 def guard_generate(
     model: PreTrainedModel, refuse: Callable[[Unprunable], None], around: Callable[[bool], AbstractContextManager[None]]
 ) -> None:
-    """Wrap `model.generate`, where alone chunked prefill can be seen: each of its forwards looks like a short prompt.
+    """Wrap `model.generate`, for only there chunked prefill can be recognized: its forwards look like short prompts.
 
     Args:
-        model: whose instance gets the wrapper; take it off with `del model.generate`.
-        refuse: told why, if chunks are asked for.
-        around: entered around every call, with whether nothing of it may be pruned.
+        model: The model, whose instance gets the wrapper; remove it with `del model.generate`.
+        refuse: Callback, called with the error if chunked prefill is requested.
+        around: Function that returns the context of every call, given whether that call must run unpruned.
     """
     original: Any = model.generate
 
     @functools.wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
-        config = given if given is not None else model.generation_config
+        config = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("generation_config")
+        config = config if config is not None else model.generation_config
         chunk = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None:
             refuse(

@@ -1,4 +1,4 @@
-"""Gathering rows of tensors and of trees of tensors."""
+"""Gathering rows of tensors, of trees of tensors, and slots of cached keys and values."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def rows(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
-    """`tensor` with the entries `index` (batch, n) taken along `dim`, -1 or -2; leading dims broadcast.
+def gather_rows(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Return the entries `index` (batch, n) of `tensor` along `dim`, -1 or -2; leading dimensions broadcast.
 
-    >>> rows(torch.arange(6.).view(1, 3, 2), torch.tensor([[0, 2]]), -2).shape
+    >>> gather_rows(torch.arange(6.).view(1, 3, 2), torch.tensor([[0, 2]]), -2).shape
     torch.Size([1, 2, 2])
     """
     index = index.to(tensor.device)
@@ -22,12 +22,20 @@ def rows(tensor: Tensor, index: Tensor, dim: int) -> Tensor:
     return torch.take_along_dim(tensor, index, dim=dim)
 
 
-def tree_rows(tree: Any, index: Tensor) -> Any:
-    """`rows` along the sequence (dim -2) of every tensor in tuples, lists and dicts."""
+def gather_tree(tree: Any, index: Tensor) -> Any:
+    """Apply `gather_rows` along the sequence (dimension -2) to every tensor in tuples, lists and dicts."""
     if isinstance(tree, Tensor):
-        return rows(tree, index, -2)
+        return gather_rows(tree, index, -2)
     if isinstance(tree, dict):
-        return {key: tree_rows(value, index) for key, value in tree.items()}
+        return {key: gather_tree(value, index) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
-        return type(tree)(tree_rows(value, index) for value in tree)
+        return type(tree)(gather_tree(value, index) for value in tree)
     return tree
+
+
+def gather_slots(states: Tensor, order: Tensor) -> Tensor:
+    """Return the slots `order` (batch, n) of keys or values of shape (batch, heads, slots, dim)."""
+    order = order.to(states.device)
+    if len(order) == 1:
+        return states.index_select(2, order[0])  # moves whole rows
+    return torch.take_along_dim(states, order[:, None, :, None], 2)

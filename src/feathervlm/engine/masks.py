@@ -1,7 +1,7 @@
 """The attention mask of a pruned layer, made from the mask of the unpruned sequence.
 
-Rows and columns are gathered, so whatever the model put into its mask (windows, blocks, padding) holds for the
-tokens that are left. A mask that was None stays None wherever that is right, which keeps the fastest kernels.
+Rows and columns are gathered, so whatever the model put into its mask (windows, blocks, padding) holds for the present
+tokens. A mask that was None stays None wherever that is right, which keeps the fastest kernels.
 """
 
 import torch
@@ -20,20 +20,20 @@ def pruned_mask(
     attention: str,
     dtype: torch.dtype,
 ) -> Tensor | None:
-    """The mask for the queries `rows` and the stored keys `columns`.
+    """Return the mask for some queries of a forward and the stored keys.
 
     Args:
-        mask: what the model made for the unpruned sequence: None, (batch, keys) or (batch, 1, queries, keys).
-        rows: long (batch, n), which queries of this forward are left; None if all are.
-        query: long (batch or 1, n), position of each query in the original sequence.
-        columns: long (batch or 1, keys), position of each stored key.
-        valid: bool (batch, keys), False on filler slots; None if all slots are real.
-        offset: position that the mask's first column stands for.
-        attention: the attention implementation.
-        dtype: of the additive mask where eager attention needs one.
+        mask: The model's mask for the unpruned sequence: None, (batch, keys) or (batch, 1, queries, keys).
+        rows: Rows of the forward that are present, long (batch, n); None if all are.
+        query: Position of each query in the original sequence, long (batch or 1, n).
+        columns: Position of each stored key, long (batch or 1, keys).
+        valid: False on filler slots, bool (batch, keys); None if all slots are real.
+        offset: Position that the mask's first column stands for.
+        attention: Name of the attention implementation.
+        dtype: Type of the additive mask where eager attention needs one.
 
     Raises:
-        Unprunable: on a kind of mask that is not known.
+        Unprunable: On a kind of mask that is not supported.
     """
     if mask is None:
         if valid is None:
@@ -64,12 +64,12 @@ def pruned_mask(
 
 
 def state_mask(mask: Tensor | None, rows: Tensor, valid: Tensor | None) -> Tensor | None:
-    """The mask of a layer that carries a state along the sequence instead of looking back at keys.
+    """Return the mask of a layer that carries a state along the sequence in place of keys.
 
     Args:
-        mask: (batch, sequence) of the unpruned sequence, False on padding, or None.
-        rows: long (batch, n), the positions that are left.
-        valid: bool (batch, n), False on filler slots; None if all are real.
+        mask: False on padding of the unpruned sequence, (batch, sequence); None if there is no padding.
+        rows: Positions that are present, long (batch, n).
+        valid: False on fillers, bool (batch, n); None if all rows are real.
     """
     if mask is None:
         return valid

@@ -1,4 +1,4 @@
-"""Which position of each prompt asks for tokens, and what labels in training may be asked of a pruned sequence."""
+"""The position of each prompt that asks for tokens, and a check of training labels."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ from feathervlm.engine.call import ModelCall
 
 
 def query_position(call: ModelCall, layout: VisualLayout, attended: Tensor | None) -> Tensor:
-    """The position that asks for tokens, the last of each prompt: long (batch,).
+    """Return the position that asks for tokens, the last of each prompt: long (batch,).
 
-    Speculative decoding appends candidates to the prompt and asks for their logits, so the prompt ends where the
-    asked logits begin. In training the prompt ends before the first label. Either counts only if it leaves the
-    query behind the images; otherwise the last token of the input asks.
+    Speculative decoding appends candidates to the prompt and requests their logits, so the prompt ends where these
+    logits begin. In training the prompt ends before the first label. Either counts only if the query then still follows
+    the images; otherwise the last token of the input asks.
     """
     batch, sequence = call.shape
     device = layout.mask.device
@@ -35,10 +35,10 @@ def query_position(call: ModelCall, layout: VisualLayout, attended: Tensor | Non
 
 
 def check_labels(call: ModelCall, layout: VisualLayout) -> None:
-    """Refuse labels that are predicted at a visual token, whose state may be stale once it is dropped.
+    """Check that no label is predicted at a visual token, whose state may be stale once it is dropped.
 
     Raises:
-        Unprunable: naming the sample.
+        Unprunable: If one is.
     """
     if call.labels is None:
         return

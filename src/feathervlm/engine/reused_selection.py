@@ -1,4 +1,4 @@
-"""Selections that hold beyond one forward where no cache remembers them. Compares prompts; knows nothing of pruning."""
+"""A selection that holds beyond one forward where no cache remembers it."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,20 @@ from feathervlm.engine.call import ModelCall
 
 @dataclass(eq=False)
 class ReusedSelection:
-    """A selection that holds for a prompt and everything appended to it, where no cache remembers it."""
+    """The tokens kept of a prompt, for the same prompt with text appended.
+
+    Attributes:
+        tokens: `input_ids` or `inputs_embeds` of the prompt.
+        source: The tensors that its images came in.
+        kept: Tokens kept at each stage, bool (batch, visual).
+    """
 
     tokens: Tensor
     source: tuple[Tensor, ...]
     kept: list[Tensor]
 
     def covers(self, call: ModelCall, source: tuple[Tensor, ...]) -> bool:
-        """Whether the call is the same prompt, the same images and more text."""
+        """Return whether a call brings the same prompt, the same images and more text."""
         known, now = self.tokens, call.tokens
         if now.shape[0] != known.shape[0] or now.shape[1] <= known.shape[1] or now.dim() != known.dim():
             return False

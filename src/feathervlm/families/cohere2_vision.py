@@ -17,6 +17,12 @@ class Cohere2Vision(AyaVision):
 
     title = "Command A Vision"
     model_types = ("cohere2_vision",)
+    text_types = ("cohere2", "cohere2_moe")
+
+    def rotates(self, layer: int) -> bool:
+        """Return True for sliding windows; other layers rotate only if the config forces them to."""
+        module = self.decoder_view.attention_module(layer)
+        return module.sliding_window is not None or bool(getattr(module, "force_rope", False))
 
     def count(self, ids: Sequence[int], spans: Sequence[Span]) -> list[int]:
         """Count the spans that have a single token between them as tiles of one image."""

@@ -14,3 +14,9 @@ class Exaone45(Qwen25VL):
     model_types = ("exaone4_5",)
     decoder = "sliding windows, every fourth layer full"
     caches = ("dynamic",)
+    text_types = ("exaone4", "exaone4_5")
+
+    def rotates(self, layer: int) -> bool:
+        """Return True for all layers of a model without sliding windows, else for its sliding windows."""
+        module = self.decoder_view.attention_module(layer)
+        return module.sliding_window is None or bool(module.is_sliding)

@@ -21,6 +21,7 @@ class HunYuanVL(Placeholders):
 
     title = "HunYuan-VL"
     model_types = ("hunyuan_vl",)
+    text_types = ("hunyuan_vl_text", "hunyuan_v1_dense", "hunyuan_v1_moe")
     geometry = "one grid of the picture's own shape; line breaks, begin and end are text"
     limits = "in a batch the model itself counts pictures over all prompts"
 
@@ -33,6 +34,11 @@ class HunYuanVL(Placeholders):
             breaks = ((row + 1) * (cols + 1) for row in range(rows))
             runs.append(PlaceholderRun((Plane((1, rows, cols)),), (0, *breaks, rows * (cols + 1) + 1)))
         return runs
+
+    def normalize_after_rotary(self, layer: int, name: str, states: Tensor, rotated: bool) -> Tensor:
+        """Apply the norms of queries and keys, which follow the rotation."""
+        norm = getattr(self.decoder_view.attention_module(layer), f"{name}_layernorm", None)
+        return states if norm is None else norm(states)
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """Return the states of the last layer, in raster order, merged."""

@@ -24,6 +24,7 @@ class Llama4(Placeholders):
 
     title = "Llama 4"
     model_types = ("llama4",)
+    text_types = ("llama4_text",)
     geometry = "equal tiles, joined to one plane, and an overview"
     decoder = "chunks, every fourth layer full"
     caches = ("dynamic",)
@@ -48,6 +49,11 @@ class Llama4(Placeholders):
                 runs.append(_run(ids, spans[:count]))
                 spans = spans[count:]
         return runs
+
+    def normalize_after_rotary(self, layer: int, name: str, states: Tensor, rotated: bool) -> Tensor:
+        """Apply the norm that follows the rotation in models that have one."""
+        norm = getattr(self.decoder_view.attention_module(layer), "qk_norm", None)
+        return norm(states) if rotated and norm is not None else states
 
     def features(self, visual: VisualInput, output: Any, runs: Sequence[PlaceholderRun]) -> Tensor:
         """Return the output of the encoder, which its adapter has merged."""

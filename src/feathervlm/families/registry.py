@@ -7,18 +7,22 @@ from transformers import PreTrainedModel
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.family import Family, GivenLayout
+from feathervlm.engine.rotary import RotaryRules
 from feathervlm.families.generic import Generic
 from feathervlm.families.unsupported import UNSUPPORTED
 
 FAMILIES: dict[str, type[Family]] = {}
 """The family of every `config.model_type` that a family knows."""
+TEXT_FAMILIES: dict[str, type[Family]] = {}
+"""The family that knows the rotation of each text model, by the `config.model_type` of the text model."""
 
 
 def register(module: ModuleType) -> None:
-    """Add the families that a module defines to the table."""
+    """Add the families that a module defines to the tables."""
     for member in vars(module).values():
         if isinstance(member, type) and issubclass(member, Family) and member.__module__ == module.__name__:
             FAMILIES.update(dict.fromkeys(vars(member).get("model_types", ()), member))
+            TEXT_FAMILIES.update(dict.fromkeys(vars(member).get("text_types", ()), member))
 
 
 def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
@@ -29,6 +33,19 @@ def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
     Raises:
         Unprunable: If the model cannot be pruned, or the places of its visual tokens are not known.
     """
+    family = _find(model, layout)
+    family.rotary = rotary_rules(model)
+    return family
+
+
+def rotary_rules(model: PreTrainedModel) -> RotaryRules:
+    """Return the rules of the family that knows the model's text part, else of the model's family, else the usual."""
+    text, kind = str(model.config.get_text_config(decoder=True).model_type), str(model.config.model_type)
+    rules: type[RotaryRules] = TEXT_FAMILIES.get(text) or FAMILIES.get(kind) or RotaryRules
+    return rules(model)
+
+
+def _find(model: PreTrainedModel, layout: VisualLayout | None) -> Family:
     kind = str(getattr(model.config, "model_type", None))
     known = FAMILIES[kind](model) if kind in FAMILIES else None
     if layout is not None:

@@ -1,4 +1,4 @@
-"""Pruned cache layers answer for the original sequence while they store what is left of it."""
+"""Pruned cache layers report the lengths of the original sequence while they store the kept tokens only."""
 
 import copy
 from functools import cache, partial
@@ -27,13 +27,13 @@ def model(text="llama", attention="sdpa"):
 
 
 def states(positions):
-    """Keys and values (batch, 1, n, 1) that hold the position that they stand for."""
+    """Return keys and values (batch, 1, n, 1) whose numbers are the positions that they stand for."""
     keys = positions[:, None, :, None].double()
     return keys, -keys
 
 
 def make_prefix(generator, logical, ragged=False):
-    """Slots for some of `logical` positions, the last two of every sample among them."""
+    """Return slots for some of `logical` positions, the last two of every sample among them."""
     kept = max(logical // 2, 2)
     index = torch.stack([torch.randperm(logical - 2, generator=generator)[: kept - 2].sort().values] * BATCH)
     index = torch.cat([index, torch.arange(logical - 2, logical).expand(BATCH, -1)], 1)
@@ -45,7 +45,7 @@ def make_prefix(generator, logical, ragged=False):
 
 
 def filled(kind, seed, ragged=False, logical=15):
-    """A pruned layer after its prefill, and an unpruned one of the same history."""
+    """Return a pruned layer after its prefill, and an unpruned one of the same history."""
     generator = torch.Generator().manual_seed(seed)
     plain = DynamicSlidingWindowLayer(WINDOW) if kind is PrunedSlidingLayer else DynamicLayer()
     layer = kind(HookStatus(), copy.deepcopy(plain))
@@ -57,7 +57,7 @@ def filled(kind, seed, ragged=False, logical=15):
 
 
 def stands_for(layer):
-    """The positions that the stored keys hold, which `columns` must tell."""
+    """Compare the positions in the stored keys with those that `columns` returns."""
     index, valid = layer.columns(0, torch.device("cpu"))
     stored = layer.keys[:, 0, :, 0].long()
     assert torch.equal(index.expand_as(stored), stored)
@@ -109,26 +109,26 @@ def test_any_history_keeps_lengths_and_columns_right(seed, kind, ragged):
 def test_batch_operations_carry_validity_and_shift_along():
     layer, _, _ = filled(PrunedDynamicLayer, 0, ragged=True)
     shift = torch.arange(BATCH)[:, None]
-    layer.prefix = SlotMap(layer.prefix.index, layer.prefix.valid, layer.prefix.logical, shift)
+    layer.slot_map = SlotMap(layer.slot_map.index, layer.slot_map.valid, layer.slot_map.logical, shift)
     layer.reorder_cache(torch.tensor([1, 1, 0]))
-    assert layer.prefix.valid[:, 0].tolist() == [False, False, True]
-    assert layer.prefix.shift[:, 0].tolist() == [1, 1, 0]
+    assert layer.slot_map.valid[:, 0].tolist() == [False, False, True]
+    assert layer.slot_map.shift[:, 0].tolist() == [1, 1, 0]
     layer.batch_select_indices(torch.tensor([0, 2]))
     layer.batch_repeat_interleave(2)
-    assert layer.prefix.valid[:, 0].tolist() == [False, False, True, True]
-    assert layer.prefix.shift[:, 0].tolist() == [1, 1, 0, 0]
+    assert layer.slot_map.valid[:, 0].tolist() == [False, False, True, True]
+    assert layer.slot_map.shift[:, 0].tolist() == [1, 1, 0, 0]
 
 
 def test_crop_takes_back_text_but_not_dropped_tokens():
     for seed in range(5):
         layer, plain, _ = filled(PrunedDynamicLayer, seed)
         append(4, layer, plain)
-        for count in (0, 3, 2):  # the last one reaches into the text at the prefix's end
+        for count in (0, 3, 2):  # the last one reaches into the mapped text at the end of the prompt
             layer.crop(-count)
             plain.crop(-count)
             agree(layer, plain)
         before = layer.keys.shape[-2]
-        with pytest.raises(PruningError, match="Cannot take 9 tokens back"):
+        with pytest.raises(PruningError, match="Cannot remove 9 tokens"):
             layer.crop(-9)
         assert layer.keys.shape[-2] == before
         append(2, layer, plain)
@@ -137,8 +137,8 @@ def test_crop_takes_back_text_but_not_dropped_tokens():
 
 def test_crop_refuses_filler_slots_and_positive_counts():
     layer, _, _ = filled(PrunedDynamicLayer, 0, ragged=True)
-    layer.prefix.valid[1, -1] = False
-    with pytest.raises(PruningError, match="Cannot take 1 tokens back"):
+    layer.slot_map.valid[1, -1] = False
+    with pytest.raises(PruningError, match="Cannot remove 1 tokens"):
         layer.crop(-1)
     with pytest.raises(PruningError, match=r"crop\(3\)"):
         layer.crop(3)
@@ -159,7 +159,7 @@ def test_a_recording_window_can_be_cropped_like_the_unpruned_one():
 
 def test_a_window_that_forgot_cannot_be_cropped():
     layer, _, _ = filled(PrunedSlidingLayer, 0, logical=20)
-    with pytest.raises(PruningError, match="forgotten"):
+    with pytest.raises(PruningError, match="left this sliding window"):
         layer.crop(-1)
 
 
@@ -196,7 +196,7 @@ def test_a_window_that_slid_before_it_was_pruned_stands_for_its_last_positions()
 def test_reset_forgets_the_pruning(kind):
     layer, plain, _ = filled(kind, 0, logical=20)
     layer.reset()
-    assert (layer.get_seq_length(), layer.prefix, layer.pending, layer.trimmed) == (0, None, None, 0)
+    assert (layer.get_seq_length(), layer.slot_map, layer.pending, layer.trimmed) == (0, None, None, 0)
     plain = type(plain)(WINDOW) if kind is PrunedSlidingLayer else DynamicLayer()
     for one in (layer, plain):
         one.update(*states(torch.arange(4).expand(BATCH, -1)))
@@ -206,7 +206,7 @@ def test_reset_forgets_the_pruning(kind):
 def test_static_layers_report_the_original_capacity_and_length():
     prefix = make_prefix(torch.Generator().manual_seed(0), 15)
     dropped = prefix.logical - prefix.index.shape[1]
-    layer, plain = PrunedStaticLayer(HookStatus(), 30, dropped, foreseen=True), StaticLayer(30)
+    layer, plain = PrunedStaticLayer(HookStatus(), 30, dropped, size_known=True), StaticLayer(30)
     layer.pending = prefix
     layer.update(*states(prefix.index))
     plain.update(*states(torch.arange(15).expand(BATCH, -1)))
@@ -223,7 +223,7 @@ def test_static_layers_report_the_original_capacity_and_length():
 
 def test_emptied_static_layers_get_their_capacity_back():
     past = DynamicCache()
-    layer = PrunedStaticLayer(HookStatus(), 30, 10, foreseen=True)
+    layer = PrunedStaticLayer(HookStatus(), 30, 10, size_known=True)
     layer.pending = make_prefix(torch.Generator().manual_seed(0), 15)
     layer.update(*states(layer.pending.index))
     past.layers = [layer]
@@ -236,7 +236,7 @@ def test_emptied_static_layers_get_their_capacity_back():
 
 
 def steps(llava, inputs, count):
-    """Forced decoding of the same words, step by step."""
+    """Decode the same words step by step."""
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits, past = [], None

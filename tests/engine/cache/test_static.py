@@ -1,4 +1,4 @@
-"""Static caches hold the surviving tokens only, and one compiled graph decodes them all."""
+"""Static caches store the kept tokens only, and one compiled graph decodes them all."""
 
 from functools import cache
 
@@ -75,11 +75,11 @@ def test_buffers_have_no_room_for_dropped_tokens(name, monkeypatch):
     llava, inputs = model(), tiny.batch(tiny.prompt(1, seed=4))
     with feathervlm.prune(llava, METHODS[name]) as pruning:
         past = generate(llava, inputs, **STATIC)[2]
-    total, foreseen = tiny.SIDE**2, True
+    total, size_known = tiny.SIDE**2, True
     for layer, tokens in zip(past.layers, pruning.report.cached_per_layer[0], strict=True):
         dropped = total - tokens
-        foreseen = foreseen and (name != "feather" or not dropped)
-        assert layer.keys.shape[-2] == past.get_max_length() - (dropped if foreseen else dropped // step * step)
+        size_known = size_known and (name != "feather" or not dropped)
+        assert layer.keys.shape[-2] == past.get_max_length() - (dropped if size_known else dropped // step * step)
         assert isinstance(layer, PrunedStaticLayer) or tokens == total
 
 

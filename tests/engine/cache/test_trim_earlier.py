@@ -1,4 +1,4 @@
-"""Stages that cut what earlier layers have cached: decoding against masks that hide it from the answer alone."""
+"""Stages that trim the cache of earlier layers, against masks that hide the dropped tokens from the answer only."""
 
 import copy
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ def stages_of(method):
 
 @contextmanager
 def hiding(llava, ids, turns, method):
-    """Masks for one sample that hide dropped tokens as the definition says.
+    """Return masks for one sample that hide dropped tokens as the definition says.
 
     Args:
         llava: unpruned.
@@ -90,7 +90,7 @@ def hiding(llava, ids, turns, method):
 
 @torch.no_grad()
 def rescored(llava, inputs, tokens, turns, method):
-    """Logits of an answer from the whole sequence at once."""
+    """Return the logits of an answer from the whole sequence at once."""
     ids = torch.cat([inputs["input_ids"], tokens[:, :-1]], 1)
     whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with hiding(llava, ids, turns, method):
@@ -98,7 +98,7 @@ def rescored(llava, inputs, tokens, turns, method):
 
 
 def turn(inputs, tokens, prompt):
-    """The inputs of the next turn: everything so far and a new prompt, with the new images alone."""
+    """Return the inputs of the next turn: all tokens so far and a new prompt, with the new images only."""
     new = tiny.batch(prompt)
     new["input_ids"] = torch.cat([inputs["input_ids"], tokens, new["input_ids"]], 1)
     new["attention_mask"] = torch.ones_like(new["input_ids"])

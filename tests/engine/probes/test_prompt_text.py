@@ -1,4 +1,4 @@
-"""What criteria read of keys, hidden states and text, against the model's own modules, in any batch."""
+"""Keys, hidden states and text as criteria read them, against the model's own modules, in any batch."""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ AT = 3
 
 @dataclass(frozen=True)
 class Probe(Criterion):
-    """Writes down what it reads."""
+    """Records the signals that it reads."""
 
     wanted: tuple
     seen: dict = field(default_factory=dict, compare=False)
@@ -37,7 +37,7 @@ class Probe(Criterion):
 
 
 def read(model, *prompts, side="left", before=(), at=AT, layout=None):
-    """What is read at a stage before layer `at`, and the report."""
+    """Return the signals read at a stage before layer `at`, and the report."""
     probe = Probe((*VECTORS, *STATES, *map(Text, VECTORS), *FLAGS))
     inputs = tiny.batch(*prompts, side=side)
     with torch.no_grad(), feathervlm.prune(model, Schedule(*before, Stage(at, Top(probe, 0.5))), layout=layout) as held:
@@ -46,7 +46,7 @@ def read(model, *prompts, side="left", before=(), at=AT, layout=None):
 
 
 def dense(model, prompt, start=0, at=AT):
-    """The same vectors of every token of a prompt at positions from `start` on, from hooks on the unpruned model."""
+    """Return the vectors of every token of a prompt at positions from `start` on, from hooks on the unpruned model."""
     text, kept, positions = model.get_decoder(), {}, torch.arange(start, start + len(prompt))[None]
 
     def states(name):
@@ -83,7 +83,7 @@ def dense(model, prompt, start=0, at=AT):
 
 
 def text_of(prompt):
-    """(places of text, which of them are behind the last image)."""
+    """Return the positions of text tokens, and which of them follow the last image."""
     places = [i for i, token in enumerate(prompt) if token != tiny.IMAGE]
     last = max((i for i, token in enumerate(prompt) if token == tiny.IMAGE), default=-1)
     return places, [i > last for i in places]
@@ -160,11 +160,13 @@ def test_nothing_is_measured_that_is_not_asked_for(llava):
         handle = (
             llava.get_decoder()
             .layers[4]
-            .register_forward_pre_hook(lambda *_: seen.append(pruning._forward.sources.embedded))
+            .register_forward_pre_hook(
+                lambda *_: seen.append(list(pruning._hooks._state.hooks.reader.forward.recorders))
+            )
         )
         llava(**tiny.batch(PROMPTS[0]))
         handle.remove()
-    assert seen == [{}]
+    assert seen == [[("query and key", 1, None)]]
 
 
 @pytest.mark.parametrize("signal", [Keys(), Text(Keys(rope=False))])

@@ -1,4 +1,4 @@
-"""Merging inside the vision encoder: what its layers see, what it leaves on the model, and what it refuses."""
+"""Merging inside the vision encoder: tokens per layer, traces on the model, and refusals."""
 
 import copy
 import threading
@@ -42,7 +42,7 @@ def test_nothing_is_left_on_the_model(tower, method):
     with feathervlm.prune(llava, method):
         merged = llava(**inputs).logits
         inside = [part._forward_hooks for part in llava.model.vision_tower.modules()]
-        llava.model.vision_tower(inputs["pixel_values"])  # by itself it is as it was
+        llava.model.vision_tower(inputs["pixel_values"])  # outside a prompt it is unchanged
     assert not torch.equal(merged, plain)
     assert traces(llava) == before
     assert [len(hooks) for hooks in inside] == [hooks for *_, hooks in traces(llava.model.vision_tower)]
@@ -155,7 +155,7 @@ def test_a_model_without_an_encoder_is_refused(method):
 
 @pytest.mark.parametrize("name", ["paddleocr_vl", "video_llama_3", "mistral3"])
 def test_an_encoder_that_packs_or_rotates_in_its_own_way_is_refused(name, method):
-    with pytest.raises(Unprunable, match=r"tells its layers where patches are \(.*position_embeddings\)"):
+    with pytest.raises(Unprunable, match=r"gives its layers the places of patches \(.*position_embeddings\)"):
         feathervlm.prune(FAMILY_CASES[name].model(), method)
 
 
@@ -216,7 +216,7 @@ def test_merging_inside_merging_happens_once():
         EncoderMerge(llava.model, BipartiteMerging(keep=0.5), pytest.fail),
         tiny.batch(PROMPTS[2])["pixel_values"],
     )
-    with merge.merging(), merge.merging():
+    with merge.active(), merge.active():
         llava.model.vision_tower(pixels)
     assert [run.entered for run in merge.runs] == [[37, 31, 25, 19]]
     assert merge.representatives().sum(-1)[:, 0].tolist() == [37, 31, 25, 19, 19]
@@ -229,13 +229,13 @@ def test_another_thread_must_wait():
 
     def other():
         try:
-            with merge.merging():
+            with merge.active():
                 raised.append(None)
         except PruningError as error:
             raised.append(str(error))
 
     for _ in range(2):
-        with merge.merging() if not raised else nullcontext():
+        with merge.active() if not raised else nullcontext():
             thread = threading.Thread(target=other)
             thread.start()
             thread.join()

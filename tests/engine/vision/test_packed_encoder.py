@@ -1,4 +1,4 @@
-"""Merging in a vision encoder that packs pictures, against one that is run by hand, picture by picture."""
+"""Merging in a vision encoder that packs pictures, against one that runs by hand, picture by picture."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ BOTH = [methods.ToMe(keep=0.4), methods.AiluRus(encoder_layer=1, keep=0.4)]
 
 
 def model_of(name="qwen2_5_vl", window=4, full=FULL, attention="sdpa"):
-    """A model whose encoder has windows of so many rows and columns of patches, or none (Qwen2-VL)."""
+    """Return a model whose encoder has windows of so many rows and columns of patches, or none (Qwen2-VL)."""
     text = tiny.sizes(rope_parameters=MROPE)
     if name == "qwen2_vl":
         tower = {key: value for key, value in TOWER.items() if key not in ("out_hidden_size", "intermediate_size")}
@@ -37,16 +37,16 @@ def model_of(name="qwen2_5_vl", window=4, full=FULL, attention="sdpa"):
 
 
 def pictures(*numbers):
-    """Pixels and grids of pictures, packed."""
+    """Return the packed pixels and the grids of pictures."""
     tensors = [qwen_picture(number).tensors for number in numbers]
     return [torch.cat([one[name] for one in tensors]) for name in ("pixel_values", "image_grid_thw")]
 
 
 def encode(model, tower, *numbers, **kwargs):
-    """What an encoder that merges returns for pictures, and its run."""
+    """Return the output of an encoder that merges, and the state of its run."""
     merge = EncoderMerge(model.model, tower, pytest.fail)
     pixels, grids = pictures(*numbers)
-    with merge.merging():
+    with merge.active():
         output = model.model.visual(pixels.to(model.dtype), grids, **kwargs)
     return output, merge.runs[0]
 
@@ -83,7 +83,7 @@ CASES = {
 
 
 def compare(model, case, window, full):
-    """Hold what a packed encoder makes of three pictures to what each gives by hand; how many tokens saw each layer."""
+    """Compare a packed encoder's states of three pictures with each by hand; return the tokens that saw each layer."""
     method, how = CASES[case]
     output, run = encode(model, method.schedule().encoder, 0, 1, 2)
     found = output.pooler_output.split([rows * cols // 4 for rows, cols in GRIDS])
@@ -208,15 +208,15 @@ def test_segments_that_are_not_foreseen_are_refused_before_a_merge_and_raise_beh
     merge, (pixels, grids) = EncoderMerge(model.model, method.schedule().encoder, refused.append), pictures(0, 2)
     bounds = torch.tensor([0, 100, 240], dtype=torch.int32)  # instead of those of the pictures
     model.model.visual.fullatt_block_indexes = [0]
-    with merge.merging():
+    with merge.active():
         found = model.model.visual(pixels, grids, cu_seqlens=bounds).pooler_output
-    assert "Layer 0 of the vision encoder looks at other parts" in str(refused[0])
+    assert "Layer 0 of the vision encoder attends to parts" in str(refused[0])
     assert not merge.runs
     assert torch.equal(found, model.model.visual(pixels, grids, cu_seqlens=bounds).pooler_output)
     model.model.visual.fullatt_block_indexes = [3]
-    with pytest.raises(Unprunable, match="Layer 3 of the vision encoder looks at other parts"), merge.merging():
+    with pytest.raises(Unprunable, match="Layer 3 of the vision encoder attends to parts"), merge.active():
         model.model.visual(pixels, grids, cu_seqlens=bounds)
-    with merge.merging():
+    with merge.active():
         model.model.visual(pixels, grids)
     assert merge.runs[0].merged
     assert len(refused) == 1

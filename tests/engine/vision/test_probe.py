@@ -1,4 +1,4 @@
-"""Attention inside the vision encoder: equal to what eager attention gives, and gone without a trace."""
+"""Attention inside the vision encoder equals eager attention, and leaves no trace on the model."""
 
 import gc
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ PROMPTS = [tiny.prompt(2, seed=1), tiny.prompt(0, seed=2), tiny.prompt(1, seed=3
 
 
 def expected(llava, pixels, layer):
-    """Per image the attention that its patches get, by the tower's own eager attention."""
+    """Return the attention that the patches of every image receive in the encoder's own eager attention."""
     weights = []
     module = llava.model.vision_tower.encoder.layers[layer].self_attn
     handle = module.register_forward_hook(lambda module, args, output: weights.append(output[1]))
@@ -96,7 +96,7 @@ def test_one_layer_may_be_asked_for_from_both_ends():
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(Unprunable, match=r"has 2 attention layers that can be looked at; layers \[-3\]"):
+    with pytest.raises(Unprunable, match=r"2 attention layers that can be hooked; choose .* instead of \[-3\]"):
         feathervlm.prune(tiny.llava(), "fastervlm:encoder_layer=-3")
 
 
@@ -128,7 +128,7 @@ def test_received_attention_by_hand(mask, from_first):
 
 @dataclass(frozen=True)
 class Reading(KeepAll):
-    """Keeps everything, and what it read of the encoder."""
+    """Keeps every token, and records the signals of the encoder."""
 
     signal: EncoderAttention | EncoderKeys
     read: list
@@ -142,7 +142,7 @@ class Reading(KeepAll):
 
 
 def seen(model, inputs, *signals, way="forward"):
-    """What each signal is during a prompt: (batch, visual, ...)."""
+    """Return each signal of a prompt, (batch, visual, ...)."""
     read = [[] for _ in signals]
     stages = [Stage(at, Reading(*each)) for at, each in enumerate(zip(signals, read, strict=True))]
     with feathervlm.prune(model, Schedule(*stages)), torch.no_grad():
@@ -154,7 +154,7 @@ def seen(model, inputs, *signals, way="forward"):
 
 
 def projections(llava, pixels, layer):
-    """What the q and k projections of a layer of the tower make: (images, 1 + patches, dim) each."""
+    """Return the outputs of a layer's q and k projections, (images, 1 + patches, dim) each."""
     found, module = {}, llava.model.vision_tower.encoder.layers[layer].self_attn
     handles = [
         part.register_forward_hook(lambda module, args, output, name=name: found.update({name: output}))
@@ -264,7 +264,7 @@ def test_a_layer_that_the_encoder_leaves_out_is_refused():
     tower.spare = type(tower.encoder.layers[0].self_attn)(tower.config)
     with (
         feathervlm.prune(llava, "fastervlm:encoder_layer=-1"),
-        pytest.raises(Unprunable, match=r"leaves out what was asked for, EncoderAttention\(layer=-1"),
+        pytest.raises(Unprunable, match=r"skips the layer of EncoderAttention\(layer=-1"),
     ):
         llava(**inputs)
 
@@ -282,7 +282,7 @@ def test_what_was_seen_is_let_go_with_the_encoder_s_output():
     llava, inputs = tiny.llava(), tiny.batch(PROMPTS[2])
     with feathervlm.prune(llava, "visionzip") as pruning:
         output = llava.model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
-        (encoding,) = pruning._listener.recent()
+        (encoding,) = pruning._hooks._recorder.recent()
         llava(**inputs, mm_encoder_outputs={"image": output})
         assert set(encoding.inside) == {EncoderAttention(-2), EncoderKeys(-2)}
         del output, inputs

@@ -1,1 +1,1 @@
-"""Layers of transformers caches that hold pruned keys and values."""
+"""Layers of transformers caches that store pruned keys and values."""

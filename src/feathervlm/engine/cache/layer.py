@@ -1,9 +1,8 @@
-"""What the slots of a pruned cache layer stand for.
+"""The base of pruned cache layers: which position each stored slot stands for.
 
-A pruned layer keeps keys and values of the surviving tokens only, yet answers every question about lengths as if
-nothing had been dropped. Positions, masks and `generate`'s bookkeeping therefore stay as they are; only whoever feeds
-the layer must know which stored slot stands for which position (`columns`). Knows neither methods nor how a layer
-stores its slots.
+A pruned layer stores keys and values of the tokens that stay only, yet reports lengths as if nothing had been dropped.
+Positions, masks and the bookkeeping of `generate` therefore stay as they are; only the code that feeds the layer asks
+which stored slot stands for which position (`columns`).
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +16,7 @@ from feathervlm.core.errors import PruningError
 
 
 class HookStatus:
-    """Whether the hooks that a pruned cache depends on are still there; shared by copies of the cache."""
+    """Whether the hooks that a pruned cache depends on still exist; copies of the cache share it."""
 
     def __init__(self) -> None:
         self.alive = True
@@ -26,7 +25,7 @@ class HookStatus:
         return self
 
     def check(self) -> None:
-        """Raise `PruningError` once the hooks are gone."""
+        """Raise `PruningError` once the hooks are removed."""
         if not self.alive:
             raise PruningError(
                 "This cache was pruned, and the pruning that made it has been removed; continue inside the same "
@@ -36,14 +35,14 @@ class HookStatus:
 
 @dataclass(frozen=True)
 class SlotMap:
-    """Which positions the stored slots stand for, up to the end of the last pruned forward.
+    """The positions that stored slots stand for, up to the end of the last pruned forward.
 
     Attributes:
-        index: long (batch, slots), position in the original sequence.
-        valid: bool (batch, slots), False where a slot only fills up a ragged batch; None if all are real.
-        logical: how many original positions the slots stand for.
-        shift: long (batch, 1), how much later position ids are reduced (`renumber`), or None.
-        left: whether fillers, if there are any, come before all real slots.
+        index: Position of every slot in the original sequence, long (batch, slots).
+        valid: False for slots that only fill up a ragged batch, bool (batch, slots); None if all slots are real.
+        logical: Number of original positions that the slots stand for.
+        shift: Number by which later position ids are reduced (`renumber`), long (batch, 1); None if they are not.
+        left: Whether fillers, if there are any, come before all real slots.
     """
 
     index: Tensor
@@ -53,53 +52,46 @@ class SlotMap:
     left: bool = False
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "SlotMap":
-        """The prefix with `change` applied to every per-sample tensor."""
+        """Return the map with `change` applied to every per-sample tensor."""
         valid = None if self.valid is None else change(self.valid)
         shift = None if self.shift is None else change(self.shift)
         return replace(self, index=change(self.index), valid=valid, shift=shift)
 
     @property
     def plain(self) -> bool:
-        """Whether a single new token attends to every slot at its own position: no mask, nothing to shift."""
+        """Whether a single new token attends to every slot at its own position: no mask, no shift."""
         return self.valid is None and self.shift is None
 
 
 class PrunedCacheLayer(ABC):
-    """What all pruned layers share; mixed into transformers' layer classes."""
+    """Base of all pruned layers, mixed into the layer classes of transformers."""
 
-    attachment: HookStatus
-    prefix: SlotMap | None = None
+    hook_status: HookStatus
+    slot_map: SlotMap | None = None
+    """The positions of the first slots; the slots after these stand for the positions that follow, one by one."""
     pending: SlotMap | None = None
-    """The prefix that becomes true when the next keys and values arrive."""
+    """The map that replaces `slot_map` when the next keys and values arrive."""
 
     @abstractmethod
     def columns(self, new: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Position and validity of every slot that attention will see after `new` more tokens: (batch, slots)."""
+        """Return the positions and validity, (batch, slots), of all slots that are attended to after `new` tokens."""
 
-    def _settle(self) -> None:
+    def _apply_pending(self) -> None:
         if self.pending is not None:
-            self.prefix, self.pending = self.pending, None
+            self.slot_map, self.pending = self.pending, None
 
     def _columns(self, tail: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        start = self.prefix.logical if self.prefix is not None else 0
+        start = self.slot_map.logical if self.slot_map is not None else 0
         follow = torch.arange(start, start + tail, device=device)[None]
-        if self.prefix is None:
+        if self.slot_map is None:
             return follow, None
-        index = self.prefix.index.to(device)
+        index = self.slot_map.index.to(device)
         follow = follow.expand(index.shape[0], -1)
-        valid = self.prefix.valid
+        valid = self.slot_map.valid
         if valid is not None:
             valid = torch.nn.functional.pad(valid.to(device), (0, tail), value=True)
         return torch.cat([index, follow], 1), valid
 
-    def _map_prefix(self, change: Callable[[Tensor], Tensor]) -> None:
-        if self.prefix is not None:
-            self.prefix = self.prefix.map(change)
-
-
-def slots_of(states: Tensor, order: Tensor) -> Tensor:
-    """The slots `order` (batch, n) of keys or values (batch, heads, slots, dim)."""
-    order = order.to(states.device)
-    if len(order) == 1:
-        return states.index_select(2, order[0])  # moves whole rows
-    return torch.take_along_dim(states, order[:, None, :, None], 2)
+    def _change_map(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.slot_map is not None:
+            self.slot_map = self.slot_map.map(change)

@@ -1,7 +1,4 @@
-"""A cache of which some layers are pruned: which caches can be, and how their layers change places.
-
-Knows every kind of pruned layer, but not what they store, and nothing of methods.
-"""
+"""Which caches can be pruned, and the exchange of their layers for pruned ones and back."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +14,14 @@ SUPPORTED = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer)
 
 
 def check_cache(cache: Cache, pruned: Sequence[int]) -> None:
-    """Refuse a cache whose layers of these numbers cannot be pruned.
+    """Check that the layers of a cache can be pruned.
+
+    Args:
+        cache: The cache.
+        pruned: Indices of the layers to prune.
 
     Raises:
-        Unprunable: naming the kind of cache and the remedy.
+        Unprunable: If one of them cannot.
     """
     if getattr(cache, "offloading", False):
         raise Unprunable("An offloaded cache cannot be pruned; use a plain DynamicCache, which pruning makes smaller.")
@@ -40,41 +41,43 @@ def check_cache(cache: Cache, pruned: Sequence[int]) -> None:
             raise Unprunable("A static cache that already holds tokens cannot take a new image; use a DynamicCache.")
 
 
-def pruned_layer(cache: Cache, layer: int, attachment: HookStatus, dropped: int, foreseen: bool) -> PrunedCacheLayer:
-    """The pruned form of `cache.layers[layer]`, put in its place if it is not there yet.
+def pruned_layer(cache: Cache, layer: int, hook_status: HookStatus, dropped: int, size_known: bool) -> PrunedCacheLayer:
+    """Return `cache.layers[layer]`, exchanged for its pruned form if it is not pruned yet.
 
     Args:
-        cache: a cache that `check_cache` has passed.
-        layer: its index.
-        attachment: what the layer depends on.
-        dropped: slots that a static layer need not have.
-        foreseen: whether that number follows from shapes alone.
+        cache: A cache that has passed `check_cache`.
+        layer: Index of the layer.
+        hook_status: Status that the layer depends on.
+        dropped: Number of slots that a static layer can do without.
+        size_known: Whether that number follows from shapes alone.
     """
     replicated = cache.layer_class_to_replicate
     while replicated is not None and len(cache.layers) <= layer:  # a DynamicCache without a config grows on demand
         cache.layers.append(replicated())
     current: Any = cache.layers[layer]
     if isinstance(current, PrunedCacheLayer):
-        current.attachment.check()
+        current.hook_status.check()
         return current
     if type(current) is StaticLayer:
-        replacement: Any = PrunedStaticLayer(attachment, current.max_cache_len, dropped, foreseen)
+        replacement: Any = PrunedStaticLayer(hook_status, current.max_cache_len, dropped, size_known)
     elif type(current) is DynamicSlidingWindowLayer:
-        replacement = PrunedSlidingLayer(attachment, current)
+        replacement = PrunedSlidingLayer(hook_status, current)
     else:
-        replacement = PrunedDynamicLayer(attachment, current)
+        replacement = PrunedDynamicLayer(hook_status, current)
     cache.layers[layer] = replacement
     return replacement
 
 
 def restore_static(cache: Cache) -> None:
-    """Give emptied static layers back their full capacity, for another prompt."""
+    """Exchange emptied static layers for layers of full capacity, for another prompt."""
     for index, layer in enumerate(cache.layers):
-        if isinstance(layer, PrunedStaticLayer) and layer.prefix is None:
+        if isinstance(layer, PrunedStaticLayer) and layer.slot_map is None:
             cache.layers[index] = StaticLayer(max_cache_len=layer.logical_capacity)
 
 
 def pruned_layers(cache: object) -> dict[int, PrunedCacheLayer]:
-    """The layers of `cache` that are pruned and hold something, by their index."""
+    """Return the layers of a cache that are pruned and not empty, by their index."""
     layers = enumerate(getattr(cache, "layers", ()))
-    return {index: layer for index, layer in layers if isinstance(layer, PrunedCacheLayer) and layer.prefix is not None}
+    return {
+        index: layer for index, layer in layers if isinstance(layer, PrunedCacheLayer) and layer.slot_map is not None
+    }

@@ -1,7 +1,7 @@
-"""What a stage may do to the layers before it: cut the keys and values that they have cached to the tokens that stay.
+"""Trimming the cache of the layers before a stage to the tokens that the stage keeps.
 
-These layers have run on all tokens, so the prompt is as it was; what is decoded later finds the same tokens in every
-layer. Knows caches and the rows that are left, neither signals nor methods.
+These layers have run on all tokens, so the prompt itself is unchanged; tokens decoded later find the same tokens in
+every layer.
 """
 
 from collections.abc import Hashable
@@ -11,87 +11,88 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
-from feathervlm.engine.cache.layer import HookStatus, SlotMap, slots_of
+from feathervlm.engine.cache.layer import HookStatus, SlotMap
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from feathervlm.engine.cache.support import pruned_layer
+from feathervlm.engine.gather import gather_slots
 from feathervlm.engine.rows import RowTracker
 
 
 class EarlierLayers:
-    """Cuts layers of one cache to the rows that are left.
+    """Trims layers of one cache to the present rows.
 
     Args:
-        cache: of the forward.
-        left: the rows that are left.
-        past: cached positions of earlier turns, all of whose slots stay.
-        attachment: what the cut layers depend on.
+        cache: The cache of the forward.
+        rows: The rows that are present.
+        past: Number of cached positions of earlier turns, whose slots all stay.
+        hook_status: Status that the trimmed layers depend on.
     """
 
-    def __init__(self, cache: Cache, left: RowTracker, past: int, attachment: HookStatus) -> None:
-        self.cache, self.left, self.past, self.attachment = cache, left, past, attachment
-        self.device = left.positions.device
+    def __init__(self, cache: Cache, rows: RowTracker, past: int, hook_status: HookStatus) -> None:
+        self.cache, self.rows, self.past, self.hook_status = cache, rows, past, hook_status
+        self.device = rows.positions.device
         self.memo: dict[Hashable, tuple[Tensor, SlotMap]] = {}
-        real = torch.ones_like(left.positions, dtype=torch.bool) if left.valid is None else left.valid
-        stays = torch.ones(left.batch, past + left.sequence, dtype=torch.bool, device=self.device)
+        real = torch.ones_like(rows.positions, dtype=torch.bool) if rows.valid is None else rows.valid
+        stays = torch.ones(rows.batch, past + rows.sequence, dtype=torch.bool, device=self.device)
         stays[:, past:] = False
-        self.stays = stays.scatter(1, left.positions + past, real)  # for every original position
+        self.stays = stays.scatter(1, rows.positions + past, real)  # for every original position
 
-    def cut(self, index: int, rows: int, alike: Hashable) -> None:
-        """Leave in layer `index` the slots of earlier turns and of the rows that are left.
+    def trim(self, index: int, stored: int, group: Hashable) -> None:
+        """Keep in a layer the slots of earlier turns and of the present rows.
 
         Args:
-            index: of the layer, whose cache is one that can be pruned.
-            rows: how many rows of this forward it has been given.
-            alike: the same for layers whose slots stand for the same positions.
+            index: Index of the layer.
+            stored: Number of rows of this forward that the layer has stored.
+            group: Key that is the same for layers whose slots stand for the same positions.
         """
         current: Any = self.cache.layers[index]
         if isinstance(current, StaticLayer):
-            self.cache.layers[index] = self._smaller(current, rows, alike)
+            self.cache.layers[index] = self._smaller(current, stored, group)
             return
-        layer: Any = pruned_layer(self.cache, index, self.attachment, 0, foreseen=True)
-        if alike not in self.memo:
-            slid = layer.is_sliding and layer.get_seq_length() >= layer.sliding_window
-            self.memo[alike] = self._order(layer.columns(0, self.device), rows, layer.prefix, slid)
-        layer.keep(*self.memo[alike])
+        layer: Any = pruned_layer(self.cache, index, self.hook_status, 0, size_known=True)
+        if group not in self.memo:
+            moved = layer.is_sliding and layer.get_seq_length() >= layer.sliding_window
+            self.memo[group] = self._order(layer.columns(0, self.device), stored, layer.slot_map, moved)
+        layer.keep(*self.memo[group])
 
-    def _smaller(self, layer: Any, rows: int, alike: Hashable) -> PrunedStaticLayer:
-        """A static layer with room for what is left; it held nothing before this forward."""
-        before = layer.prefix if isinstance(layer, PrunedStaticLayer) else None
+    def _smaller(self, layer: Any, stored: int, group: Hashable) -> PrunedStaticLayer:
+        """Return a static layer with room for the present rows, for one that was empty before this forward."""
+        before = layer.slot_map if isinstance(layer, PrunedStaticLayer) else None
         capacity = layer.max_cache_len if before is None else layer.logical_capacity
-        if alike not in self.memo:
-            every = torch.arange(rows, device=self.device)[None], None
-            stored = every if before is None else (before.index, before.valid)
-            self.memo[alike] = self._order(stored, rows, before, slid=False)
-        order, prefix = self.memo[alike]
-        smaller = PrunedStaticLayer(self.attachment, capacity, self.left.dropped, self.left.foreseen)
-        smaller.pending = prefix
-        smaller.update(slots_of(layer.keys, order), slots_of(layer.values, order))
-        smaller.columns(0, self.device)  # makes its map, now and not in a compiled graph
+        if group not in self.memo:
+            every = torch.arange(stored, device=self.device)[None], None
+            columns = every if before is None else (before.index, before.valid)
+            self.memo[group] = self._order(columns, stored, before, window_moved=False)
+        order, slot_map = self.memo[group]
+        smaller = PrunedStaticLayer(self.hook_status, capacity, self.rows.dropped, self.rows.size_known)
+        smaller.pending = slot_map
+        smaller.update(gather_slots(layer.keys, order), gather_slots(layer.values, order))
+        smaller.columns(0, self.device)  # makes its column map here, outside a compiled graph
         return smaller
 
     def _order(
-        self, stored: tuple[Tensor, Tensor | None], rows: int, before: SlotMap | None, slid: bool
+        self, columns: tuple[Tensor, Tensor | None], stored: int, before: SlotMap | None, window_moved: bool
     ) -> tuple[Tensor, SlotMap]:
-        """The slots to keep, long (batch, n), and what they then stand for.
+        """Return the slots to keep, long (batch, n), and the positions that they stand for.
 
         Args:
-            stored: position and validity of every slot.
-            rows: how many rows of this forward the layer has been given.
-            before: what its slots stood for, if any had left.
-            slid: whether a window may have left some of the rows behind.
+            columns: Position and validity of every slot.
+            stored: Number of rows of this forward that the layer has stored.
+            before: The layer's map before, if some of its tokens were dropped already.
+            window_moved: Whether a sliding window may have dropped some of the rows.
         """
-        columns, valid = stored
-        columns = columns.expand(self.left.batch, -1)
-        keep = self.stays.gather(1, columns)
+        positions, valid = columns
+        positions = positions.expand(self.rows.batch, -1)
+        keep = self.stays.gather(1, positions)
         if valid is not None:
             keep = keep & valid
-        slots = columns.shape[1]
-        most = min(slots - min(rows, slots) + self.left.positions.shape[1], slots)
-        # As in a stage, those with fewer are filled on the left, with slots that stay masked.
+        slots = positions.shape[1]
+        most = min(slots - min(stored, slots) + self.rows.positions.shape[1], slots)
+        # As in a stage, shorter samples are filled on the left, with slots that stay masked.
         order = torch.sort(keep.to(torch.uint8), dim=1, stable=True).indices[:, slots - most :]
-        exact = self.left.valid is None and valid is None and not slid
-        logical = self.past + self.left.sequence
+        exact = self.rows.valid is None and valid is None and not window_moved
+        logical = self.past + self.rows.sequence
         shift = None if before is None else before.shift
         return order, SlotMap(
-            columns.gather(1, order), None if exact else keep.gather(1, order), logical, shift, left=True
+            positions.gather(1, order), None if exact else keep.gather(1, order), logical, shift, left=True
         )

@@ -1,1 +1,1 @@
-"""Probes: how each signal is measured in a running model."""
+"""Probes: how each signal is measured in a running model, one file for each kind."""

@@ -1,55 +1,150 @@
-"""What listens to one decoder layer while it runs, so that nothing is computed twice. Knows where rows are, no more."""
+"""What all probes share: the forward that they belong to, hooks on layers, and the interface of a probe."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from feathervlm.core.signals import Signal
+from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
+from feathervlm.engine.family import Family
+from feathervlm.engine.probes.prompt_text import PromptText
+from feathervlm.engine.probes.registry import probe_class
+from feathervlm.engine.rows import RowTracker, RowView
+
+S = TypeVar("S", bound=Signal)
+
+Tokens = Literal["visual", "text"]
+"""The tokens whose vectors a probe returns."""
 
 
-@dataclass(eq=False)
-class RowView:
-    """Where things are in the tensor that a scoring layer sees.
-
-    Attributes:
-        query: long (batch, queries), rows of the queries.
-        slots: long (batch, visual), row of every visual token; anything where it is gone.
-        positions: long (batch, sequence), original position of every row.
-        valid: bool (batch, sequence), False on padding and fillers; None if all are real.
-    """
-
-    query: Tensor
-    slots: Tensor
-    positions: Tensor
-    valid: Tensor | None
-
-
-class Probe(ABC):
-    """Captures something of a layer.
+class LayerRecorder(ABC):
+    """Hooks that record what one decoder layer computes anyway.
 
     Args:
-        decoder: view of the decoder.
-        layer: which.
-        where: tells where things are when the layer runs.
+        decoder: View of the decoder.
+        layer: Index of the layer.
+        view: Function that returns where the tokens are when the layer runs.
     """
 
-    def __init__(self, decoder: DecoderView, layer: int, where: Callable[[], RowView]) -> None:
-        self.decoder, self.layer, self.where = decoder, layer, where
-        self.row: RowView | None = None  # as the layer saw it
+    def __init__(self, decoder: DecoderView, layer: int, view: Callable[[], RowView]) -> None:
+        self.decoder, self.layer, self.view = decoder, layer, view
+        self.recorded_view: RowView | None = None
 
     @property
     def seen(self) -> RowView:
-        """Where things were when the layer ran."""
-        assert self.row is not None
-        return self.row
+        """Where the tokens were when the layer ran."""
+        assert self.recorded_view is not None
+        return self.recorded_view
 
     @abstractmethod
     def attach(self) -> list[RemovableHandle]:
-        """Start listening.
+        """Register the hooks.
 
         Raises:
-            Unprunable: if the layer lacks what there is to listen to.
+            Unprunable: If the layer lacks the module to hook.
         """
+
+
+@dataclass(eq=False)
+class ForwardContext:
+    """One forward as its probes see it.
+
+    Attributes:
+        decoder: View of the decoder.
+        family: Family of the model.
+        call: The call that runs.
+        rows: The rows that are present.
+        text: The text tokens of the prompt.
+        survivors: Results of scoring passes, by their signal.
+        recorders: Recorders that probes share, by what they record.
+        entering: Hidden states of the present rows that enter the layer of the current stage, and that layer's other
+            arguments for all rows; None between stages.
+    """
+
+    decoder: DecoderView
+    family: Family
+    call: ModelCall
+    rows: RowTracker
+    text: PromptText
+    survivors: Mapping[Any, Tensor]
+    recorders: dict[Hashable, Any] = field(default_factory=dict)
+    entering: tuple[Tensor, dict[str, Any]] | None = None
+
+    def probe(self, signal: Signal, at: int, tokens: Tokens = "visual") -> "Probe[Any]":
+        """Return the probe of a signal that a stage before layer `at` reads."""
+        probe: Probe[Any] = probe_class(signal)(signal, at, self, tokens)
+        return probe
+
+    def attach(self, key: Hashable, make: Callable[[], LayerRecorder]) -> list[RemovableHandle]:
+        """Attach a recorder unless one with this key is attached already, and return its new hooks."""
+        if key in self.recorders:
+            return []
+        self.recorders[key] = make()
+        return self.recorders[key].attach()  # type: ignore[no-any-return]  # recorders of any kind
+
+    def token_rows(self, tokens: Tokens, view: RowView) -> Tensor:
+        """Return the rows of visual or text tokens where they lie as in `view`: long (batch, tokens)."""
+        return self.text.rows(view.positions) if tokens == "text" else view.visual
+
+    @property
+    def stage_inputs(self) -> tuple[Tensor, dict[str, Any]]:
+        """The hidden states and arguments on their way into the layer of the current stage."""
+        assert self.entering is not None
+        return self.entering
+
+
+class Probe(ABC, Generic[S]):
+    """The measurement of one signal for one stage of one forward.
+
+    Args:
+        signal: The signal to measure.
+        at: Index of the layer that tokens are dropped before.
+        forward: The forward.
+        tokens: The tokens whose vectors to return.
+    """
+
+    hooks_encoder: ClassVar[bool] = False
+    """Whether the signal is recorded in a layer of the vision encoder while that runs."""
+
+    def __init__(self, signal: S, at: int, forward: ForwardContext, tokens: Tokens = "visual") -> None:
+        self.signal, self.at, self.forward, self.tokens = signal, at, forward, tokens
+
+    @classmethod
+    def check(cls, signal: S, decoder: DecoderView, family: Family, at: int) -> None:
+        """Check before any forward that a stage before layer `at` of a model can read a signal.
+
+        Raises:
+            Unprunable: If it cannot.
+        """
+        return
+
+    @classmethod
+    def check_later_turn(cls, signal: S) -> None:
+        """Check that a signal can be measured when the cache holds earlier turns of the conversation.
+
+        Raises:
+            Unprunable: If it cannot.
+        """
+        return
+
+    def attach(self) -> list[RemovableHandle]:
+        """Register the hooks that the signal needs.
+
+        Raises:
+            Unprunable: If the model lacks a module to hook.
+        """
+        return []
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know about the layer that was measured."""
+        return None
+
+    @abstractmethod
+    def read(self) -> Tensor:
+        """Return the signal; see `feathervlm.core.signals.Signals.read`."""

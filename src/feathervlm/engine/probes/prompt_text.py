@@ -1,7 +1,7 @@
-"""Where the text of the prompt is: what criteria that compare images with words may read.
+"""Where the text of the prompt is, for criteria that compare images with words.
 
-Text is what is neither visual nor padding, up to the token that asks. It never leaves, so its places are told once, in
-original positions, and found again among the rows of any layer. Knows neither layers nor what is measured.
+A text token is one that is neither visual nor padding, up to the token that asks. Text is never dropped, so its
+original positions are computed once and looked up among the rows of any layer.
 """
 
 from functools import cached_property
@@ -15,12 +15,12 @@ from feathervlm.engine.call import ModelCall
 
 
 class PromptText:
-    """The text tokens of every sample, padded to as many as a sample can have: (batch, texts).
+    """The text tokens of every sample, padded to the most that a sample can have: (batch, texts).
 
     Args:
-        layout: of the visual tokens.
-        attended: bool (batch, sequence), False on padding; None if there is none.
-        query: long (batch,), position that asks for tokens.
+        layout: Layout of the visual tokens.
+        attended: False on padding, bool (batch, sequence); None if there is no padding.
+        query: Position whose state asks for tokens, long (batch,).
     """
 
     def __init__(self, layout: VisualLayout, attended: Tensor | None, query: Tensor) -> None:
@@ -28,28 +28,28 @@ class PromptText:
 
     @cached_property
     def _mask(self) -> Tensor:
-        """Bool (batch, sequence)."""
+        """True for text tokens, bool (batch, sequence)."""
         mask = self.layout.mask
         text = ~mask & (torch.arange(mask.shape[1], device=mask.device) <= self.query[:, None])
         return text if self.attended is None else text & self.attended
 
     @cached_property
-    def places(self) -> Tensor:
-        """Long (batch, texts), original positions, in order; any others where a sample has fewer."""
+    def positions(self) -> Tensor:
+        """Original positions in order, long (batch, texts); any positions where a sample has fewer."""
         # Visual tokens are counted on the host, so the width is known without asking the device.
         width = self._mask.shape[1] - min(self.layout.counts)
         return torch.sort((~self._mask).to(torch.uint8), dim=1, stable=True).indices[:, :width]
 
     def exists(self, signal: IsText) -> Tensor:
-        """Bool (batch, texts), the tokens that there are of those asked for."""
-        found = self._mask.gather(1, self.places)
+        """Return which of the text tokens exist and belong to the part that is asked for, bool (batch, texts)."""
+        exists = self._mask.gather(1, self.positions)
         if signal.which == "behind":
-            index = torch.arange(1, self.layout.mask.shape[1] + 1, device=found.device)
-            found = found & (self.places >= (self.layout.mask * index).amax(1, keepdim=True))
-        return found
+            index = torch.arange(1, self.layout.mask.shape[1] + 1, device=exists.device)
+            exists = exists & (self.positions >= (self.layout.mask * index).amax(1, keepdim=True))
+        return exists
 
     def start(self, call: ModelCall) -> Tensor:
-        """Long (batch,), the position of the first token that is no padding."""
+        """Return the position of the first token that is not padding, long (batch,)."""
         attended, mask = self.attended, call.arguments.get("attention_mask")
         if isinstance(mask, dict):
             mask = mask.get("full_attention")
@@ -59,6 +59,11 @@ class PromptText:
         return torch.zeros_like(self.query) if attended is None else attended.to(torch.uint8).argmax(1)
 
     def rows(self, positions: Tensor) -> Tensor:
-        """The row of every text token, long (batch, texts), where rows have these original positions (batch, rows)."""
+        """Return the row of every text token, long (batch, texts).
+
+        Args:
+            positions: Original position of every row, long (batch, rows).
+        """
         row = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
-        return torch.zeros_like(self.layout.mask, dtype=torch.long).scatter(1, positions, row).gather(1, self.places)
+        all_rows = torch.zeros_like(self.layout.mask, dtype=torch.long).scatter(1, positions, row)
+        return all_rows.gather(1, self.positions)

@@ -1,4 +1,4 @@
-"""Values of a layer, taken down while it computes them: nothing is projected a second time."""
+"""The values of a decoder layer, recorded while it computes them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,46 +8,54 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
+from feathervlm.core.signals import Values
 from feathervlm.engine.decoder import DecoderView
-from feathervlm.engine.probes.base import Probe, RowView
+from feathervlm.engine.probes.base import LayerRecorder
+from feathervlm.engine.probes.query_key import LayerSignalProbe
+from feathervlm.engine.probes.registry import measures
+from feathervlm.engine.rows import RowView
 
 
-class ValueProbe(Probe):
-    """Captures the values of a layer."""
+class ValueRecorder(LayerRecorder):
+    """Records the values of a layer while it runs."""
 
-    def __init__(self, decoder: DecoderView, layer: int, where: Callable[[], RowView]) -> None:
-        super().__init__(decoder, layer, where)
-        self.heads, self.kv_heads, self.dim = decoder.head_counts(layer)
+    def __init__(self, decoder: DecoderView, layer: int, view: Callable[[], RowView]) -> None:
+        super().__init__(decoder, layer, view)
+        _, self.kv_heads, self.dim = decoder.head_counts(layer)
         self.values: Tensor | None = None  # (batch, sequence, kv heads, dim)
 
     def attach(self) -> list[RemovableHandle]:
-        """Start listening.
-
-        Raises:
-            Unprunable: if the layer has no projection under a known name.
-        """
         module = self.decoder.attention_module(self.layer)
         names = "v_norm", "v_proj", "qkv_proj"
         for name in names:
-            found = getattr(module, name, None)
-            if isinstance(found, nn.Module):
-                return [found.register_forward_hook(self._see)]
+            part = getattr(module, name, None)
+            if isinstance(part, nn.Module):
+                return [part.register_forward_hook(self._record)]
         raise Unprunable(
             f"Layer {self.layer} of {type(self.decoder.model).__name__} has none of {', '.join(names)} to read values "
             "from; choose a method that does not compare values."
         )
 
-    def vectors(self, index: Tensor) -> Tensor:
-        """Values of the rows `index` (batch, n) of the tensor that the layer saw: (batch, n, kv heads, dim)."""
-        assert self.values is not None
-        return torch.take_along_dim(self.values, index.to(self.values.device)[:, :, None, None], 1)
-
-    def _see(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        self.row, out = self.where(), out.detach()
-        sequence, width = self.row.positions.shape[1], self.kv_heads * self.dim
-        if out.dim() == 3:
-            self.values = out[..., -width:].unflatten(-1, (self.kv_heads, self.dim))  # last of a fused projection
+    def _record(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.recorded_view, output = self.view(), output.detach()
+        sequence, width = self.seen.positions.shape[1], self.kv_heads * self.dim
+        if output.dim() == 3:
+            self.values = output[..., -width:].unflatten(-1, (self.kv_heads, self.dim))  # last of a fused projection
             return
         if self.kv_heads == sequence:
             raise Unprunable(f"A prompt of {sequence} tokens for {sequence} heads hides which dimension is which.")
-        self.values = out if out.shape[1] == sequence else out.transpose(1, 2)
+        self.values = output if output.shape[1] == sequence else output.transpose(1, 2)
+
+
+@measures(Values)
+class ValuesProbe(LayerSignalProbe[Values]):
+    """Measures values, head by head."""
+
+    def attach(self) -> list[RemovableHandle]:
+        make = ValueRecorder, self.forward.decoder, self.layer, self.forward.rows.view
+        return self.forward.attach(("values", self.layer), lambda: make[0](*make[1:]))
+
+    def read(self) -> Tensor:
+        recorder = self.forward.recorders["values", self.layer]
+        rows = self.forward.token_rows(self.tokens, recorder.seen).to(recorder.values.device)
+        return torch.take_along_dim(recorder.values, rows[:, :, None, None], 1)

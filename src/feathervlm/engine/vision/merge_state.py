@@ -1,7 +1,7 @@
-"""What has gone where in one run of a vision encoder that merges.
+"""Where the patches have gone in one run of a vision encoder that merges.
 
-Here pictures are rows of a batch, and as many patches are left of each; in `feathervlm.engine.vision.packed` they lie
-one after the other in a single row.
+Here pictures are rows of a batch and keep the same number of patches; in `feathervlm.engine.vision.packed` they follow
+one another in a single row.
 """
 
 from typing import Any
@@ -15,30 +15,30 @@ from feathervlm.engine.report.records import EncoderRun
 
 
 class MergeState:
-    """One run of the encoder.
+    """The state of one run of the encoder.
 
     Args:
-        tower: what to merge.
-        depth: layers of the encoder.
-        rows: (images, tokens, dim), what enters the first.
-        protected: tokens in front of the patches ([CLS]).
+        merging: The merging to apply.
+        depth: Number of layers of the encoder.
+        rows: States that enter the first layer, of shape (images, tokens, dim).
+        protected: Number of tokens before the patches ([CLS]).
 
     Attributes:
-        source: long (images, tokens), which of the tokens now there each of the first has gone into.
-        sizes: float32 (images, tokens now there), how many of the first each stands for.
-        entered: tokens of a picture that entered each layer.
-        sources: `source` as the first layer began and behind every layer.
-        seen: keys that the attention of the layer under way has been given already.
-        compared: parts of the keys of the layer under way, (images, tokens, dim), if it merges.
-        place: where the tokens of the layer under way go, if it merges, and how many are left.
+        source: Current token that each original token was merged into, long (images, tokens).
+        sizes: Number of original tokens that each current token stands for, float32 (images, current tokens).
+        entered: Number of tokens of a picture that entered each layer.
+        sources: `source` before the first layer and after every layer.
+        seen: Number of keys that the attention of the current layer has received so far.
+        compared: Parts of the keys of the current layer, (images, tokens, dim), if it merges.
+        place: Where the tokens of the current layer go, if it merges, and how many remain.
 
     Raises:
-        Unprunable: if pictures of that size cannot be merged.
+        Unprunable: If pictures of that size cannot be merged.
     """
 
-    def __init__(self, tower: EncoderMerging, depth: int, rows: Tensor, protected: int) -> None:
+    def __init__(self, merging: EncoderMerging, depth: int, rows: Tensor, protected: int) -> None:
         images, tokens, _ = rows.shape
-        self.tower, self.protected = tower, protected
+        self.merging, self.protected = merging, protected
         self._plan(depth, tokens - protected)
         self.source = torch.arange(tokens, device=rows.device).expand(images, tokens)
         self.sizes = torch.ones(images, tokens, device=rows.device)
@@ -48,7 +48,7 @@ class MergeState:
         self.place: tuple[Tensor, int] | None = None
 
     def _plan(self, depth: int, patches: int) -> None:
-        self.plan, self.entered = self.tower.plan(depth, patches), list[int]()
+        self.plan, self.entered = self.merging.plan(depth, patches), list[int]()
 
     @property
     def merged(self) -> bool:
@@ -56,22 +56,30 @@ class MergeState:
         return self.sizes.shape[1] < self.source.shape[1]
 
     def merges(self, layer: int) -> bool:
-        """Whether patches merge in a layer."""
+        """Return whether patches merge in a layer."""
         return layer in self.plan
 
     def rows(self, states: Tensor) -> Tensor:
-        """The encoder's states as (images, tokens, dim)."""
+        """Return the encoder's states as (images, tokens, dim)."""
         return states
 
     def back(self, rows: Tensor) -> Tensor:
-        """The inverse of `rows`."""
+        """Return rows as the encoder's states, the inverse of `rows`."""
         return rows
 
     def check(self, layer: int, kwargs: dict[str, Any]) -> None:
-        """Raise `Unprunable` if a layer is given other arguments than were foreseen."""
+        """Raise `Unprunable` if the arguments of a layer are not the expected ones."""
 
     def enter(self, layer: int, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A layer begins with what is left; its arguments by name, and those that it is to have instead."""
+        """Begin a layer.
+
+        Args:
+            layer: Index of the layer.
+            kwargs: Its arguments by name.
+
+        Returns:
+            The arguments for the current tokens.
+        """
         self.seen = 0
         if layer == 0:
             self.sources.append(self.source)
@@ -79,29 +87,29 @@ class MergeState:
         return kwargs
 
     def count(self) -> None:
-        """Take down how many tokens of a picture enter a layer."""
+        """Record how many tokens of a picture enter a layer."""
         self.entered.append(self.sizes.shape[1])
 
     def find(self, layer: int, compared: Tensor) -> tuple[Tensor, int]:
-        """Where tokens go in a layer that merges, long (images, tokens), and how many are left.
+        """Return where the tokens of a layer that merges go, long (images, tokens), and how many remain.
 
         Args:
-            layer: its number.
-            compared: (images, tokens, dim).
+            layer: Index of the layer.
+            compared: Vectors to compare, of shape (images, tokens, dim).
         """
         count = self.plan[layer]
-        return self.tower.places(compared, count, self.protected), count + self.protected
+        return self.merging.places(compared, count, self.protected), count + self.protected
 
     def weights(self, keys: int) -> Tensor:
-        """What is added to the logits of the next keys: float32 (images, keys)."""
+        """Return what is added to the logits of the next keys, float32 (images, keys)."""
         return self.sizes[:, self.seen : self.seen + keys].log()
 
     def fold(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
-        """Merge, for good: (images, count, dim)."""
+        """Merge the tokens and keep the result: states of shape (images, count, dim)."""
         folded = fold(rows, place, count, self.sizes)
         self.sizes, self.source = folded_sizes(self.sizes, place, count), place.gather(1, self.source)
         return folded
 
     def records(self) -> list[EncoderRun]:
-        """For the report."""
+        """Return the run for the report."""
         return [EncoderRun(self.source.shape[1], self.entered)]

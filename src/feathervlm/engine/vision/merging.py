@@ -1,10 +1,10 @@
 """Merging patches inside the vision encoder while it runs, so that its later layers see fewer.
 
-Between the attention and the MLP of a layer a hook cannot shorten what is added to both. So the norm in between gets
-the merged states, the MLP runs on them, what it gives out is unfolded, and the sum is merged behind the layer: the mean
-of a group plus what all of it got alike is exactly the merged state plus that. Behind the last layer, and in every
-layer's states that are handed on, each patch gets a copy of its group. Knows no decoder and no method, nor how
-pictures lie in the states (`MergeState`).
+Between the attention and the MLP of a layer a hook cannot shorten the residual that is added to both. So the norm in
+between gets the merged states, the MLP runs on them, its output is expanded again, and the sum is merged after the
+layer: the mean of a group plus one vector that is added to each of its members is exactly the merged state plus that
+vector. After the last layer, and in the states of every layer that the encoder returns, each patch gets a copy of its
+group.
 """
 
 import inspect
@@ -23,29 +23,29 @@ from feathervlm.core.encoder.grouping import firsts, fold, unfold
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.engine.vision.merge_state import MergeState
 from feathervlm.engine.vision.packed import ARGUMENTS, Packed, Packing, packs
-from feathervlm.engine.vision.probe import attention_modules, find_encoder, has_class_token, lent
+from feathervlm.engine.vision.probe import attention_modules, find_encoder, has_class_token, replaced_attention
 
 PLAIN = {"self", "hidden_states", "attention_mask", "output_attentions", "kwargs"}
-"""Arguments of an encoder layer that knows of no places, so that its tokens may be merged."""
+"""Names of the arguments of an encoder layer that depend on no places, so that its tokens may be merged."""
 NORMS = ("layer_norm2", "layernorm_after", "norm2")
 """Names of the norm between attention and MLP."""
 
 
 class EncoderMerge:
-    """Merges in a model's vision encoder whenever it runs.
+    """Merges in a model's vision encoder while it runs inside `active()`.
 
     Args:
-        base: the model without its head.
-        tower: what to merge.
-        refuse: told why, if a run of the encoder cannot merge; that run is then left alone.
+        base: The model without its head.
+        merging: The merging to apply.
+        refuse: Callback, called with the error if a run of the encoder cannot merge; that run is then not changed.
 
     Raises:
-        Unprunable: if the encoder is neither one of plain full attention nor one that packs pictures as Qwen2-VL's
-            does, or its parts are not found.
+        Unprunable: If the encoder neither has plain full attention nor packs pictures as Qwen2-VL's does, or its parts
+            are not found.
     """
 
-    def __init__(self, base: nn.Module, tower: EncoderMerging, refuse: Callable[[Unprunable], None]) -> None:
-        self.tower, self.refuse, self.name = tower, refuse, type(base).__name__
+    def __init__(self, base: nn.Module, merging: EncoderMerging, refuse: Callable[[Unprunable], None]) -> None:
+        self.merging, self.refuse, self.name = merging, refuse, type(base).__name__
         self.encoder = find_encoder(base)
         attentions = attention_modules(self.encoder)
         paths = [path.rpartition(".")[0] for path in attentions]
@@ -55,8 +55,8 @@ class EncoderMerge:
         self.protected, self.packs = int(has_class_token(self.encoder)), packs(self.encoder)
         if not paths or len({path.rpartition(".")[0] for path in paths}) > 1:
             raise Unprunable(
-                f"The vision encoder of {self.name} has {len(paths)} attention layers that can be looked at"
-                f"{', not in one line' if paths else ''}; choose a method that does not merge inside it."
+                f"The vision encoder of {self.name} has {len(paths)} attention layers that can be hooked"
+                f"{', not in one sequence' if paths else ''}; choose a method that does not merge inside it."
             )
         self._check_layer(self.layers[0])
         self.runs: list[MergeState] = []
@@ -68,39 +68,42 @@ class EncoderMerge:
         more = set(inspect.signature(layer.forward).parameters) - PLAIN
         if more - (ARGUMENTS if self.packs else set()):
             raise Unprunable(
-                f"The vision encoder of {self.name} packs pictures or tells its layers where patches are ("
-                f"{', '.join(sorted(more))}), which merging would upset; choose a method that does not merge inside it."
+                f"The vision encoder of {self.name} packs pictures or gives its layers the places of patches ("
+                f"{', '.join(sorted(more))}), which merging would invalidate; choose a method that does not merge "
+                "inside it."
             )
         if getattr(getattr(self.encoder, "config", None), "deepstack_visual_indexes", None):
             raise Unprunable(
-                f"The vision encoder of {self.name} uses the states of its middle layers by itself, where patches "
-                "would be missing; choose a method that does not merge inside it."
+                f"The vision encoder of {self.name} uses the states of its middle layers, where patches would be "
+                "missing; choose a method that does not merge inside it."
             )
-        if self.tower.compares == "keys":
+        if self.merging.compares == "keys":
             self._middle(layer)
 
     def _middle(self, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """The norm in front of the MLP, and the MLP."""
-        norm = next((found for name in NORMS if (found := getattr(layer, name, None)) is not None), None)
+        """Return the norm before the MLP, and the MLP."""
+        norms = (getattr(layer, name, None) for name in NORMS)
+        norm = next((norm for norm in norms if norm is not None), None)
         mlp = getattr(layer, "mlp", None)
         if norm is None or mlp is None:
             raise Unprunable(
-                f"The layers of {self.name}'s vision encoder have no MLP behind a norm (looked for .mlp and "
+                f"The layers of {self.name}'s vision encoder have no MLP after a norm (looked for .mlp and "
                 f"{', '.join(NORMS)}); choose a method that does not merge inside it."
             )
         return norm, mlp
 
     @contextmanager
-    def merging(self) -> Iterator[None]:
-        """Merge while this lasts. Inside another one nothing more happens: the encoder is merging already.
+    def active(self) -> Iterator[None]:
+        """Merge inside a `with` block; a block inside another one changes nothing.
 
         Raises:
-            PruningError: if another thread is in one.
-            Unprunable: if the encoder did not run as a whole.
+            PruningError: If another thread is in such a block.
+            Unprunable: If the encoder ran only in part.
         """
         if not self._lock.acquire(blocking=False):
             raise PruningError(
-                "A vision encoder that merges runs once at a time, and another thread is in it; use a copy for each."
+                "A vision encoder that merges runs once at a time, and another thread is in it; use one copy per "
+                "thread."
             )
         try:
             with nullcontext() if self._active else self._hooked():
@@ -115,19 +118,22 @@ class EncoderMerge:
             with ExitStack() as stack:
                 for handle in self._hooks():
                     stack.callback(handle.remove)
-                if self.tower.compares == "keys" or self.tower.proportional:
-                    stack.enter_context(lent(self.modules, self._attend))
+                if self.merging.compares == "keys" or self.merging.proportional:
+                    stack.enter_context(replaced_attention(self.modules, self._attend))
                 yield
             if self._run is not None:
-                raise Unprunable(f"{self.name} runs parts of its vision encoder by themselves; nothing can be merged.")
+                raise Unprunable(
+                    f"{self.name} runs only parts of its vision encoder; choose a method that does not merge in it."
+                )
         finally:
             self._run, self._packing, self._active = None, None, False
 
     def representatives(self) -> Tensor | None:
-        """Which patches stand for their group: float32 (states, images, tokens), the first layer's and those behind
-        every layer. Packed pictures are one.
+        """Return which patches stand for their group, before the first layer and after every layer.
 
-        None if the encoder has not run, or on pictures of several sizes.
+        Returns:
+            float32 (states, images, tokens), packed pictures being one image; None if the encoder has not run, or has
+            run on pictures of several sizes.
         """
         kinds = {run.source.shape[1] for run in self.runs}
         if len(kinds) != 1:
@@ -140,38 +146,42 @@ class EncoderMerge:
             yield self.encoder.register_forward_pre_hook(self._pack, with_kwargs=True)
         for index, layer in enumerate(self.layers):
             yield layer.register_forward_pre_hook(partial(self._enter, index), with_kwargs=True)
-            # Ahead of transformers' own hook, which takes the states down.
+            # Before the hook of transformers, which collects the states.
             yield layer.register_forward_hook(partial(self._leave, index), prepend=True)
-            if self.tower.compares == "keys":
+            if self.merging.compares == "keys":
                 norm, mlp = self._middle(layer)
                 yield norm.register_forward_pre_hook(partial(self._between, index))
                 yield mlp.register_forward_hook(self._spread)
         yield self.encoder.register_forward_hook(self._finish)
 
     def _pack(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        self._packing = Packing(module, len(self.layers), given["grid_thw"])
+        arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        self._packing = Packing(module, len(self.layers), arguments["grid_thw"])
 
     def _begin(self, hidden: Tensor, others: list[Any]) -> None:
         try:
             packing, masked = self._packing, any(isinstance(other, Tensor) for other in others)
             if packing is None and (hidden.dim() != 3 or masked):
                 raise Unprunable(
-                    f"The vision encoder of {self.name} packs or masks these pictures, which merging would upset."
+                    f"The vision encoder of {self.name} packs or masks these pictures, which merging would invalidate; "
+                    "choose a method that does not merge inside it."
                 )
             if any(getattr(layer, "gradient_checkpointing", False) and layer.training for layer in self.layers):
-                raise Unprunable("A vision encoder that merges cannot repeat its layers for gradient checkpointing.")
+                raise Unprunable(
+                    "A vision encoder that merges cannot repeat its layers for gradient checkpointing; turn that "
+                    "off for it."
+                )
             depth = len(self.layers)
             if packing is not None:
-                self._run = Packed(self.tower, depth, hidden[None], packing)
+                self._run = Packed(self.merging, depth, hidden[None], packing)
             else:
-                self._run = MergeState(self.tower, depth, hidden, self.protected)
+                self._run = MergeState(self.merging, depth, hidden, self.protected)
         except Unprunable as error:
             self._run = None
             self.refuse(error)
 
     def _check(self, index: int, kwargs: dict[str, Any]) -> MergeState | None:
-        """The run, unless a layer is given what it has not foreseen."""
+        """Return the run, or None if a layer gets unexpected arguments before anything has merged."""
         run = self._run
         try:
             if run is not None:
@@ -190,7 +200,7 @@ class EncoderMerge:
         run = self._check(index, kwargs)
         if run is None:
             return None
-        if self.tower.compares == "states" and run.merges(index):
+        if self.merging.compares == "states" and run.merges(index):
             rows = run.rows(hidden)
             with torch.no_grad():
                 place, count = run.find(index, rows)
@@ -203,9 +213,9 @@ class EncoderMerge:
     ) -> Any:
         run = self._run
         if run is not None:
-            if self.tower.compares == "keys" and run.merges(self.attentions[id(module)]):
+            if self.merging.compares == "keys" and run.merges(self.attentions[id(module)]):
                 run.compared.append(key.detach().float().mean(1))
-            if self.tower.proportional and run.merged:
+            if self.merging.proportional and run.merged:
                 weights = run.weights(key.shape[2]).to(query.dtype)
                 attention_mask = weights[:, None, None].expand(-1, -1, query.shape[2], -1)
             run.seen += key.shape[2]  # of packed pictures the segments come one by one
@@ -245,8 +255,8 @@ class EncoderMerge:
         states = getattr(output, "hidden_states", None)
         if len(run.sources) != len(self.layers) + 1 or (states is not None and len(states) != len(run.sources)):
             raise Unprunable(
-                f"The vision encoder of {self.name} leaves out layers, or the states of some; nothing can be merged "
-                "inside it."
+                f"The vision encoder of {self.name} leaves out layers, or the states of some; choose a method that "
+                "does not merge inside it."
             )
         if states is not None:
             output.hidden_states = tuple(
@@ -256,6 +266,6 @@ class EncoderMerge:
         self.runs.append(run)
 
     def _whole(self, run: MergeState, state: Tensor, source: Tensor) -> Tensor:
-        """A state of all patches."""
+        """Return a state with a row for every original patch."""
         rows = run.rows(state)
         return run.back(unfold(rows, source)) if rows.shape[1] < source.shape[1] else state

@@ -1,8 +1,8 @@
-"""Inside the vision encoder: how much its patches, or its [CLS] token, look at each patch, and the keys of each.
+"""Queries and keys inside the vision encoder, recorded while it runs.
 
-Queries and keys are taken as the encoder's own attention gets them, rotated and normed, by lending one layer another
-attention function that looks at them and then calls the usual one. Nothing is computed twice but the rows asked for,
-and no layer is switched to eager attention. Knows no geometry: scores lie as the encoder's states do.
+They are read as the encoder's own attention gets them, rotated and normed, by replacing the attention function of a
+layer with one that passes them to the probe of each signal and then calls the original. Only the rows that a signal
+needs are computed twice, and no layer is switched to eager attention. Signals have the layout of the encoder's states.
 """
 
 import copy
@@ -16,31 +16,33 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.signals import EncoderAttention, EncoderKeys, EncoderMeasure, EncoderSignal, encoder_layer_index
+from feathervlm.core.signals import EncoderMeasure, EncoderSignal, encoder_layer_index
+from feathervlm.engine.probes.registry import probe_class
 
-TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder")
+ENCODERS = ("vision_tower", "visual", "vision_model", "vision_encoder")
 CLASS_TOKENS = ("class_embedding", "cls_token")
 ROWS = 512
-"""Query rows compared at a time, which bounds the memory."""
+"""Number of query rows compared at a time, which bounds the memory."""
 
 
 def find_encoder(base: nn.Module) -> nn.Module:
-    """The vision encoder of a model without its head.
+    """Return the vision encoder of a model without its head.
 
     Raises:
-        Unprunable: if it has none under a known name.
+        Unprunable: If there is none under a known name.
     """
-    tower = next((found for name in TOWERS if (found := getattr(base, name, None)) is not None), None)
-    if tower is None:
+    encoders = (getattr(base, name, None) for name in ENCODERS)
+    encoder = next((encoder for encoder in encoders if encoder is not None), None)
+    if encoder is None:
         raise Unprunable(
-            f"{type(base).__name__} has no vision encoder under a known name ({', '.join(TOWERS)}); choose a "
+            f"{type(base).__name__} has no vision encoder under a known name ({', '.join(ENCODERS)}); choose a "
             "method that does not look into it."
         )
-    return tower
+    return encoder
 
 
 def attention_modules(encoder: nn.Module) -> dict[str, Any]:
-    """The attention modules of an encoder that can be lent another function, by name and in order."""
+    """Return the attention modules of an encoder whose function can be replaced, by name and in order."""
     return {
         path: part
         for path, part in encoder.named_modules()
@@ -49,25 +51,25 @@ def attention_modules(encoder: nn.Module) -> dict[str, Any]:
 
 
 def has_class_token(encoder: nn.Module) -> bool:
-    """Whether an encoder has a [CLS] token."""
+    """Return whether an encoder has a [CLS] token."""
     return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in encoder.named_parameters())
 
 
 @contextmanager
-def lent(modules: Iterable[Any], attention: Callable[..., Any]) -> Iterator[None]:
-    """Give attention modules another attention function while this lasts.
+def replaced_attention(modules: Iterable[Any], attention: Callable[..., Any]) -> Iterator[None]:
+    """Replace the attention function of modules inside a `with` block.
 
     Args:
-        modules: some of `attention_modules`; one may come several times.
-        attention: is called with the function it stands in for, and what that would have been.
+        modules: Some of `attention_modules`; one may occur several times.
+        attention: Replacement, called with the original function and the arguments of a call of that.
     """
     by_id = {id(module): module for module in modules}
     configs = {key: module.config for key, module in by_id.items()}
-    usual = {key: config._attn_implementation for key, config in configs.items()}
+    implementations = {key: config._attn_implementation for key, config in configs.items()}
     name = f"feathervlm_{id(configs)}"
 
     def instead(module: Any, *args: Any, **kwargs: Any) -> Any:
-        return attention(_function(usual[id(module)], module), module, *args, **kwargs)
+        return attention(_function(implementations[id(module)], module), module, *args, **kwargs)
 
     AttentionInterface.register(name, instead)
     try:
@@ -82,85 +84,78 @@ def lent(modules: Iterable[Any], attention: Callable[..., Any]) -> Iterator[None
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(name, None)
 
 
-def _function(usual: str, module: Any) -> Any:
-    if "flash" in usual:
-        usual = "sdpa"  # the module has already made the inputs of an attention that is not flash
+def _function(implementation: str, module: Any) -> Any:
+    if "flash" in implementation:
+        implementation = "sdpa"  # the module has already made the inputs of an attention that is not flash
     eager: Any = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
-    return ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
 
 
 class EncoderProbe:
-    """Looks at some attention layers of the vision encoder while it runs.
+    """Records signals in attention layers of the vision encoder while it runs.
 
     Args:
-        base: the model without its head.
-        signals: what to measure in them.
+        base: The model without its head.
+        signals: The signals to record.
 
     Raises:
-        Unprunable: if the encoder or a layer is not found.
+        Unprunable: If the encoder or a layer is not found.
     """
 
     def __init__(self, base: nn.Module, signals: Sequence[EncoderMeasure]) -> None:
-        tower = find_encoder(base)
-        modules = list(attention_modules(tower).values())
+        encoder = find_encoder(base)
+        modules = list(attention_modules(encoder).values())
         depth, layers = len(modules), [signal.layer for signal in signals]
         if not modules or any(not -depth <= layer < depth for layer in layers):
             raise Unprunable(
-                f"The vision encoder of {type(base).__name__} has {depth} attention layers that can be looked "
-                f"at; layers {layers} were asked for."
+                f"The vision encoder of {type(base).__name__} has {depth} attention layers that can be hooked; "
+                f"choose layers among these instead of {layers}."
             )
         self.modules = {signal: modules[encoder_layer_index(signal.layer, depth)] for signal in signals}
-        self.first = has_class_token(tower)
-        self.found: dict[EncoderSignal, list[Tensor]] = {}
+        self.has_class = has_class_token(encoder)
+        self._parts: dict[EncoderSignal, list[Tensor]] = {}
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look while this lasts."""
-        self.found = {signal: [] for signal in self.modules}
-        with lent(self.modules.values(), self._look):
+    def recording(self) -> Iterator[None]:
+        """Record while this lasts."""
+        self._parts = {signal: [] for signal in self.modules}
+        with replaced_attention(self.modules.values(), self._record):
             yield
 
-    def seen(self) -> dict[EncoderSignal, Tensor]:
-        """Every signal, float32, laid out as the encoder's states: (batch, patches), keys (batch, patches, dim).
+    def recorded(self) -> dict[EncoderSignal, Tensor]:
+        """Return every signal but those of layers that the encoder leaves out.
 
-        Not those of layers that the encoder leaves out.
+        Returns:
+            float32 (batch, patches), or (batch, patches, dim) for keys, with the layout of the encoder's states.
         """
-        return {signal: torch.cat(parts, 1) for signal, parts in self.found.items() if parts}
+        return {signal: torch.cat(parts, 1) for signal, parts in self._parts.items() if parts}
 
-    def _look(
+    def _record(
         self, usual: Any, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kw: Any
     ) -> Any:
         scaling = kw.get("scaling") or query.shape[-1] ** -0.5
         with torch.no_grad():
             for signal, known in self.modules.items():
                 if known is module:
-                    self.found[signal].append(self._measure(signal, query, key, attention_mask, scaling))
+                    states = probe_class(signal).measure(signal, query, key, attention_mask, scaling, self.has_class)
+                    self._parts[signal].append(states)
         return usual(module, query, key, value, attention_mask, **kw)
-
-    def _measure(self, signal: EncoderMeasure, query: Tensor, key: Tensor, mask: Any, scaling: float) -> Tensor:
-        if isinstance(signal, EncoderKeys):
-            return (undivided(key) if signal.heads == "joint" else key).float().mean(1)
-        if signal.heads == "joint":
-            query, key = undivided(query), undivided(key.repeat_interleave(query.shape[1] // key.shape[1], 1))
-            scaling = query.shape[-1] ** -0.5
-        assert isinstance(signal, EncoderAttention)
-        return received(query, key, mask, scaling, self.first and signal.source == "cls")
 
 
 def undivided(heads: Tensor) -> Tensor:
-    """All heads as a single one: (batch, 1, tokens, heads * dim) of (batch, heads, tokens, dim)."""
+    """Return all heads of (batch, heads, tokens, dim) as a single one: (batch, 1, tokens, heads * dim)."""
     return heads.transpose(1, 2).flatten(2)[:, None]
 
 
 def received(query: Tensor, key: Tensor, mask: Any, scaling: float, from_first: bool) -> Tensor:
-    """Attention that every key gets, mean over heads and over the asking rows: (batch, keys) float32.
+    """Return the attention that every key receives, the mean over heads and queries: (batch, keys) float32.
 
     Args:
-        query: (batch, heads, queries, dim).
-        key: (batch, heads or groups of heads, keys, dim).
+        query: Queries of shape (batch, heads, queries, dim).
+        key: Keys of shape (batch, heads or groups of heads, keys, dim).
         mask: None, bool or additive, broadcasting to (batch, heads, queries, keys).
-        scaling: of the products.
-        from_first: only the first row asks ([CLS]).
+        scaling: Factor of the products of queries and keys.
+        from_first: Whether only the first query counts ([CLS]).
     """
     key = key.float().repeat_interleave(query.shape[1] // key.shape[1], 1)
     asking = query[:, :, :1] if from_first else query

@@ -1,0 +1,136 @@
+"""Begins and finishes the forwards of a pruned model, and keeps what holds from one to the next."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import StaticCache
+
+from feathervlm.core.errors import Unprunable
+from feathervlm.core.schedule import Schedule
+from feathervlm.engine.cache.layer import HookStatus
+from feathervlm.engine.cache.support import pruned_layers, restore_static
+from feathervlm.engine.call import ModelCall
+from feathervlm.engine.compatibility import check_call
+from feathervlm.engine.decode import Decode, needs_hooks
+from feathervlm.engine.decoder import DecoderView
+from feathervlm.engine.family import Family
+from feathervlm.engine.forward_state import ForwardState
+from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.report.records import Record
+from feathervlm.engine.reused_selection import ReusedSelection
+from feathervlm.engine.scoring_pass import survivors
+
+
+class ForwardRunner:
+    """Registers the hooks on decoder layers that a forward needs.
+
+    Args:
+        schedule: The stages to run.
+        decoder: View of the decoder.
+        family: Family of the model.
+        status: Status that pruned caches depend on.
+    """
+
+    def __init__(self, schedule: Schedule, decoder: DecoderView, family: Family, status: HookStatus) -> None:
+        self.schedule, self.decoder, self.family, self.status = schedule, decoder, family, status
+        self.starts = list(schedule.at_layers(len(decoder.layers)))
+        self._lasting: Decode | None = None  # hooks that stay, for decoding on a static cache
+        self._reused: ReusedSelection | None = None
+
+    def compiles_step(self) -> bool:
+        """Return whether a decoding step on a static cache is being compiled, with the lasting hooks in its graph."""
+        return self._lasting is not None and torch.compiler.is_compiling()
+
+    def begin_prefill(
+        self,
+        state: ForwardState,
+        call: ModelCall,
+        source: tuple[Tensor, ...],
+        refuse: Callable[[Unprunable], None] | None,
+    ) -> None:
+        """Begin a forward that brings images.
+
+        Args:
+            state: State of the forward, to be filled.
+            call: The call.
+            source: The tensors that the images come in.
+            refuse: Callback, called with the error in place of raising it, if the first stage cannot prune.
+
+        Raises:
+            Unprunable: If the call cannot be pruned.
+        """
+        check_call(call, self.schedule, self.decoder)
+        if call.arguments.get("past_key_values") is not None:
+            restore_static(call.arguments["past_key_values"])
+        self._remove_lasting()
+        layout = self.family.layout(call)
+        if not layout.width:
+            return
+        cached = call.caches(self.decoder.config)
+        reused = self._reused if not cached and self._reused and self._reused.covers(call, source) else None
+        state.call = call
+        model = self.decoder, self.family, self.status
+        scored = {} if reused else survivors(self.schedule, call, layout, *model)
+        state.hooks = Prefill(
+            self.decoder,
+            self.family,
+            self.schedule,
+            call,
+            layout,
+            self.status,
+            reused.kept if reused else None,
+            scored,
+            refuse,
+        ).install()
+        state.source = None if reused or cached else source
+
+    def begin_unpruned(self, state: ForwardState, call: ModelCall) -> bool:
+        """Begin a forward that prunes nothing, and return whether it is a prompt on an empty cache.
+
+        Args:
+            state: State of the forward, to be filled.
+            call: The call.
+        """
+        cache, new = call.arguments.get("past_key_values"), call.shape[1]
+        if not pruned_layers(cache):
+            prompt = new > 1 and (cache is None or not int(cache.get_seq_length()))
+            if prompt and cache is not None:
+                restore_static(cache)
+            return prompt
+        if needs_hooks(cache, call.arguments.get("attention_mask"), new, self.decoder):
+            if self._lasting is not None and isinstance(cache, StaticCache):
+                return False  # the lasting hooks suffice
+            self._remove_lasting()
+            state.hooks = Decode(self.decoder, self.starts, lasting=False).install(cache)
+        return False
+
+    def finish(self, state: ForwardState) -> Record | None:
+        """Keep what later forwards need of a finished one, and return its record if the report is to tell of it.
+
+        Raises:
+            Unprunable: For a problem that the stages did not wait to read from the device.
+        """
+        prefill, call = state.hooks, state.call
+        if not isinstance(prefill, Prefill) or prefill.abandoned or call is None:
+            return None
+        prefill.rows.check()
+        record = prefill.record
+        record.encoder = call.encoder_runs()
+        if state.source is not None:
+            self._reused = ReusedSelection(call.tokens, state.source, [stage.kept for stage in record.stages])
+        cache = call.arguments.get("past_key_values")
+        if isinstance(cache, StaticCache):
+            self._lasting = Decode(self.decoder, self.starts, lasting=True).install(cache)
+        unmerged = self.schedule.encoder and not record.encoder  # the report tells why already
+        return None if prefill.reused is not None or unmerged else record
+
+    def remove(self) -> None:
+        """Remove the lasting hooks and drop the reused selection."""
+        self._remove_lasting()
+        self._reused = None
+
+    def _remove_lasting(self) -> None:
+        if self._lasting is not None:
+            self._lasting.remove()
+            self._lasting = None

@@ -1,0 +1,54 @@
+"""What a pruned model keeps for the length of one forward, and what each thread keeps between them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from feathervlm.engine.call import ModelCall
+from feathervlm.engine.decode import Decode
+from feathervlm.engine.prefill import Prefill
+
+
+@dataclass(eq=False)
+class ForwardState:
+    """The state of one forward, made before it and dropped after it.
+
+    Attributes:
+        hooks: Hooks on decoder layers; None if the forward needs none.
+        call: The call, if it is to be pruned.
+        source: Tensors that its images come in, if no cache remembers the selection; None otherwise.
+    """
+
+    hooks: Prefill | Decode | None = None
+    call: ModelCall | None = None
+    source: tuple[Tensor, ...] | None = None
+
+    def remove_hooks(self) -> None:
+        """Remove the hooks from the decoder layers."""
+        if self.hooks is not None:
+            self.hooks.remove()
+
+
+class ThreadState(threading.local):
+    """What one thread tells the hooks of a pruned model.
+
+    Attributes:
+        head_arguments: `logits_to_keep` and `labels` of the full model, whose base model is about to run.
+        disabled: Number of blocks without pruning that the thread is in.
+    """
+
+    head_arguments: tuple[Any, Any] = (0, None)
+    disabled = 0
+
+    @contextmanager
+    def disabled_block(self) -> Iterator[None]:
+        """Count a block without pruning."""
+        self.disabled += 1
+        try:
+            yield
+        finally:
+            self.disabled -= 1

@@ -1,0 +1,216 @@
+"""The hooks of a pruned model: they guard its forwards, and begin and end each of them.
+
+Between calls there are three hooks only: before and after the base model, and one that reads the arguments of the head.
+Hooks on decoder layers exist for the length of one forward.
+"""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from feathervlm.core.errors import PruningError, Unprunable, UnprunedWarning
+from feathervlm.core.schedule import Schedule
+from feathervlm.engine.cache.layer import HookStatus
+from feathervlm.engine.call import EncoderOutput, ModelCall
+from feathervlm.engine.compatibility import check_schedule
+from feathervlm.engine.compiled import Uncompiled
+from feathervlm.engine.decoder import DecoderView
+from feathervlm.engine.family import Family
+from feathervlm.engine.forward_guard import ForwardLock, guard_generate
+from feathervlm.engine.forward_runner import ForwardRunner
+from feathervlm.engine.forward_state import ForwardState, ThreadState
+from feathervlm.engine.report.report import Report
+from feathervlm.engine.vision.recorder import EncoderRecorder
+
+logger = logging.getLogger(__name__)
+
+_pruned: "WeakSet[nn.Module]" = WeakSet()
+
+
+class ModelHooks:
+    """The hooks of one model that prunes; they are registered when the object is made.
+
+    Args:
+        model: A transformers model.
+        schedule: The stages to run.
+        family: The family of the model.
+        name: Name of the method, for reports.
+        strict: Raise where an input cannot be pruned; otherwise warn and run unpruned.
+        report: The report until a prompt has been run.
+        wrappers: Modules around the model that callers may call in its place (PEFT, `torch.compile`).
+
+    Attributes:
+        starts: The layer of every stage, ascending.
+        handles: The registered hooks; empty once they are removed, or where there is nothing to prune.
+        status: Status that pruned caches depend on.
+        thread: What the current thread tells the hooks.
+        report: The report on the last prompt that brought images.
+
+    Raises:
+        PruningError: If the model is being pruned already, or a stage is beyond its depth.
+        Unprunable: If the model cannot be pruned.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        schedule: Schedule,
+        family: Family,
+        name: str,
+        strict: bool,
+        report: Report,
+        wrappers: Sequence[nn.Module] = (),
+    ) -> None:
+        self.model, self.schedule, self.family, self.name, self.strict = model, schedule, family, name, strict
+        self.report, self._wrappers = report, wrappers
+        self.status, self.thread = HookStatus(), ThreadState()
+        self.handles: list[RemovableHandle | Uncompiled] = []
+        self.decoder = DecoderView(model)
+        self._runner = ForwardRunner(schedule, self.decoder, family, self.status)
+        self.starts = self._runner.starts
+        self._recorder: EncoderRecorder | None = None
+        self._lock, self._state = ForwardLock(), ForwardState()
+        check_schedule(schedule, self.decoder, family)
+        if not self.starts:
+            return
+        try:
+            self._attach()
+        except Unprunable:
+            self.remove()
+            raise
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A copy would share its hooks with the original.
+        raise PruningError("A model cannot be copied or pickled while it is being pruned; do it before or afterwards.")
+
+    def _attach(self) -> None:
+        if self.decoder.decoder in _pruned:
+            raise PruningError(
+                f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove()."
+            )
+        base = self.decoder.base
+        self._names = list(inspect.signature(base.forward).parameters)
+        self.handles = [
+            base.register_forward_pre_hook(self._before, with_kwargs=True),
+            base.register_forward_hook(self._after, always_call=True),
+        ]
+        # PEFT may call `forward` of the model itself, so that only a hook on the wrapper sees the arguments.
+        for outer in (self.model, *self._wrappers):
+            if outer is not base:
+                self.handles.append(outer.register_forward_pre_hook(self._read_head_arguments, with_kwargs=True))
+        self.handles.append(Uncompiled((*self._wrappers, *self.model.modules())))
+        self._recorder = EncoderRecorder(
+            base, self.family, self.schedule, self._record_encoding, self._refuse, lambda: not self.thread.disabled
+        )
+        if hasattr(self.model, "generate"):
+            guard_generate(self.model, self._refuse_generate, self._generating)
+        _pruned.add(self.decoder.decoder)
+
+    def remove(self) -> None:
+        """Remove all hooks and wrappers from the model."""
+        self._state.remove_hooks()
+        self._runner.remove()
+        self._state = ForwardState()
+        for handle in self.handles:
+            handle.remove()
+        if self.handles:
+            self.handles = []
+            _pruned.discard(self.decoder.decoder)
+            self.model.__dict__.pop("generate", None)
+            if self._recorder is not None:
+                self._recorder.remove()
+                self._recorder = None
+
+    def _record_encoding(self, encoding: EncoderOutput, output: Any) -> None:
+        """Keep a run of the encoder inside a pruned forward of this thread, and compare it with the layout."""
+        call = self._state.call
+        if call is not None and self._lock.held_here:
+            call.encoded[encoding.modality] = output
+            call.encodings.append(encoding)
+            self.family.check(call, encoding.modality, output)
+
+    @contextmanager
+    def _generating(self, unpruned: bool) -> Iterator[None]:
+        try:
+            with self.thread.disabled_block() if unpruned else nullcontext():
+                yield
+        finally:
+            if self._lock.held_here:  # an interrupt skips the hook after the forward
+                self._end_forward()
+                self._release()
+
+    def _refuse(self, error: Unprunable) -> None:
+        if self.strict:
+            raise error
+        warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=3)
+        self.report = Report(self.name, None, str(error))
+
+    def _refuse_generate(self, error: Unprunable) -> None:
+        if not self.thread.disabled:
+            self._refuse(error)
+
+    def _refuse_stage(self, error: Unprunable) -> None:
+        """Refuse at a stage, unless the encoder has refused to merge before, which is then the reason."""
+        call = self._state.call
+        unmerged = self.schedule.encoder and call is not None and not call.encoder_runs()
+        if not unmerged:
+            self._refuse(error)
+
+    def _read_head_arguments(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._runner.compiles_step():
+            self.thread.head_arguments = (kwargs.get("logits_to_keep", 0), kwargs.get("labels"))
+
+    def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._runner.compiles_step():
+            return
+        self._lock.enter()
+        self._state = ForwardState()
+        arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        if self.model is base:
+            self.thread.head_arguments = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
+        recent = self._recorder.recent() if self._recorder else []
+        call = ModelCall(arguments, *self.thread.head_arguments, recent)
+        prunes, (_, new) = not self.thread.disabled, call.shape
+        try:
+            if prunes and new > 1:
+                source = self.family.visual_source(call)
+                if source:
+                    refuse = None if self.strict else self._refuse_stage
+                    self._runner.begin_prefill(self._state, call, source, refuse)
+                    return
+        except Unprunable as error:
+            self._state = ForwardState()
+            self._refuse(error)
+            prunes = False
+        if self._runner.begin_unpruned(self._state, call) and prunes:
+            self.report = Report(self.name, None, "there was no image in the input")
+
+    def _end_forward(self) -> ForwardState:
+        state, self._state = self._state, ForwardState()
+        state.remove_hooks()
+        return state
+
+    def _release(self) -> None:
+        self.thread.head_arguments = (0, None)
+        self._lock.leave()
+
+    def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._runner.compiles_step() or self._lock.was_refused():
+            return
+        try:
+            state = self._end_forward()
+            record = None if output is None else self._runner.finish(state)
+            if record is not None:
+                self.report = Report(self.name, record)
+                for note in record.notes:
+                    logger.info("%s: %s", self.name, note)
+        finally:
+            self._release()

@@ -1,0 +1,68 @@
+"""Feature vectors: of the vision encoder, of the embeddings that enter the language model, and of hidden states."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from feathervlm.core.signals import Features
+from feathervlm.engine.decoder import DecoderView
+from feathervlm.engine.gather import gather_rows
+from feathervlm.engine.probes.base import LayerRecorder, Probe
+from feathervlm.engine.probes.registry import measures
+from feathervlm.engine.rows import RowView
+
+
+class EmbeddingRecorder(LayerRecorder):
+    """Records the embeddings that enter the first decoder layer.
+
+    Args:
+        decoder: View of the decoder.
+        view: Function that returns where the tokens are when the layer runs.
+        rows: Function from that to the rows to record, long (batch, tokens).
+    """
+
+    def __init__(self, decoder: DecoderView, view: Callable[[], RowView], rows: Callable[[RowView], Tensor]) -> None:
+        super().__init__(decoder, 0, view)
+        self.rows = rows
+        self.embeddings: Tensor | None = None  # (batch, tokens, dim)
+
+    def attach(self) -> list[RemovableHandle]:
+        # Before the pruning hook, which may drop rows at this very layer.
+        return [self.decoder.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)]
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.embeddings = gather_rows(hidden.detach(), self.rows(self.view()), -2)
+
+
+@measures(Features)
+class FeaturesProbe(Probe[Features]):
+    """Measures feature vectors."""
+
+    def attach(self) -> list[RemovableHandle]:
+        if self.signal.source != "projected":
+            return []
+        forward, tokens = self.forward, self.tokens
+        return forward.attach(
+            self._key,
+            lambda: EmbeddingRecorder(
+                forward.decoder, forward.rows.view, lambda view: forward.token_rows(tokens, view)
+            ),
+        )
+
+    @property
+    def _key(self) -> tuple[str, str]:
+        return "embeddings", self.tokens
+
+    def read(self) -> Tensor:
+        forward = self.forward
+        if self.signal.source == "vision":
+            return forward.family.vision_features(forward.call, forward.rows.layout)
+        if self.signal.source == "projected":
+            embeddings = forward.recorders[self._key].embeddings
+            assert isinstance(embeddings, Tensor)
+            return embeddings
+        hidden, _ = forward.stage_inputs
+        return gather_rows(hidden.detach(), forward.token_rows(self.tokens, forward.rows.view()), -2)
