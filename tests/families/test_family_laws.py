@@ -367,7 +367,7 @@ def test_a_static_cache_gives_the_same_or_is_refused(case, way):
     torch.testing.assert_close(torch.stack(out.logits, 1), scores, atol=case.tolerance, rtol=1e-3)
 
 
-def test_every_family_has_a_specimen():
+def test_every_family_has_a_case():
     shown = {case.model().config.model_type for case in FAMILY_CASES.values()}
     kin = [set(family.model_types) for family in set(FAMILIES.values())]
     assert [types for types in kin if not types & shown] == []

@@ -63,7 +63,7 @@ def refuses_previous_layer_scores(bad: Callable[[int], bool], message: str) -> d
 
 def refuses_mid_layer_states() -> dict[str, str]:
     """Return the methods that read states between the attention and the MLP of a layer."""
-    return refuses_signal(lambda signal: signal == LayerStates("middle"), r"has no norm \w+ its attention")
+    return refuses_signal(lambda signal: signal == LayerStates("middle"), "has no norm after its attention")
 
 
 def refuses_signal(which: Callable[[Signal], bool], message: str) -> dict[str, str]:

@@ -136,7 +136,7 @@ FAMILY_CASES = [
         molmo2_picture,
         join=pooled_after,
         finish=molmo2_types,
-        refuses=RENUMBER | refuses_next_layer_scores("no norm"),
+        refuses=RENUMBER | refuses_next_layer_scores("no norm before their attention"),
     ),
     FamilyCase(
         "molmo2-video", molmo2, molmo2_video, join=pooled_after, finish=molmo2_types, refuses=RENUMBER, several=False

@@ -150,7 +150,7 @@ FAMILY_CASES = [
         qwen_picture,
         layers=(4, 6),
         static=False,
-        refuses=refuses_next_layer_scores("no norm"),
+        refuses=refuses_next_layer_scores("no norm before their attention"),
     ),
     FamilyCase(
         "exaone4_5-video",
@@ -158,7 +158,7 @@ FAMILY_CASES = [
         video,
         layers=(4, 6),
         static=False,
-        refuses=refuses_next_layer_scores("no norm"),
+        refuses=refuses_next_layer_scores("no norm before their attention"),
     ),
     FamilyCase("lfm3_vl", lfm3_vl, qwen_picture, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),
     FamilyCase("lfm3_vl-video", lfm3_vl, timed_video, layers=(4, 6), state=True, static=False, refuses=NO_KEYS),

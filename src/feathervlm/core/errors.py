@@ -1,4 +1,4 @@
-"""The exceptions and warnings that users meet. Every message names the offending value and the remedy."""
+"""The two exceptions that users meet. Every message names the offending value and the remedy."""
 
 
 class PruningError(ValueError):
@@ -10,7 +10,7 @@ class Unprunable(PruningError):  # noqa: N818 - reads as what it says: `except U
 
 
 class UnprunedWarning(UserWarning):
-    """A model runs unpruned because it, or its input, cannot be pruned and `strict=False` was given."""
+    """A model or an input that cannot be pruned runs unpruned, because of `strict=False`."""
 
 
 class PlacementWarning(UserWarning):

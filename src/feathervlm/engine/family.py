@@ -139,8 +139,7 @@ class GivenLayout(Family):
         return self.known.row_arguments if self.known else ()
 
     @property
-    def crops(self) -> bool:  # type: ignore[override]
-        """As the family says."""
+    def crops(self) -> bool:  # type: ignore[override]  # an instance's own
         return self.known.crops if self.known else False
 
     @property

@@ -72,7 +72,7 @@ class ModelHooks:
         self.model, self.schedule, self.family, self.name, self.strict = model, schedule, family, name, strict
         self.report, self._wrappers = report, wrappers
         self.status, self.thread = HookStatus(), ThreadState()
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle | Uncompiled] = []
         self.decoder = DecoderView(model)
         self._runner = ForwardRunner(schedule, self.decoder, family, self.status)
         self.starts = self._runner.starts
@@ -102,11 +102,11 @@ class ModelHooks:
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, always_call=True),
         ]
-        # PEFT calls `forward` of the model itself, so only a hook on the wrapper sees the arguments.
+        # PEFT may call `forward` of the model itself, so that only a hook on the wrapper sees the arguments.
         for outer in (self.model, *self._wrappers):
             if outer is not base:
                 self.handles.append(outer.register_forward_pre_hook(self._read_head_arguments, with_kwargs=True))
-        self._uncompiled = Uncompiled((*self._wrappers, *self.model.modules()))
+        self.handles.append(Uncompiled((*self._wrappers, *self.model.modules())))
         self._recorder = EncoderRecorder(
             base, self.family, self.schedule, self._record_encoding, self._refuse, lambda: not self.thread.disabled
         )

@@ -14,11 +14,11 @@ from feathervlm.families.unsupported import UNSUPPORTED
 FAMILIES: dict[str, type[Family]] = {}
 """The family of every `config.model_type` that a family knows."""
 TEXT_FAMILIES: dict[str, type[Family]] = {}
-"""The family that knows how a text model rotates, by the `config.model_type` of the text model."""
+"""The family that knows the rotation of each text model, by the `config.model_type` of the text model."""
 
 
 def register(module: ModuleType) -> None:
-    """Add the families that a module defines to the table."""
+    """Add the families that a module defines to the tables."""
     for member in vars(module).values():
         if isinstance(member, type) and issubclass(member, Family) and member.__module__ == module.__name__:
             FAMILIES.update(dict.fromkeys(vars(member).get("model_types", ()), member))
@@ -39,7 +39,7 @@ def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
 
 
 def rotary_rules(model: PreTrainedModel) -> RotaryRules:
-    """Return the rules of the family that knows the model's text part, else those of its own family, else the usual."""
+    """Return the rules of the family that knows the model's text part, else of the model's family, else the usual."""
     text, kind = str(model.config.get_text_config(decoder=True).model_type), str(model.config.model_type)
     rules: type[RotaryRules] = TEXT_FAMILIES.get(text) or FAMILIES.get(kind) or RotaryRules
     return rules(model)

@@ -37,7 +37,7 @@ def model_of(name="qwen2_5_vl", window=4, full=FULL, attention="sdpa"):
 
 
 def pictures(*numbers):
-    """Pixels and grids of pictures, packed."""
+    """Return the packed pixels and the grids of pictures."""
     tensors = [qwen_picture(number).tensors for number in numbers]
     return [torch.cat([one[name] for one in tensors]) for name in ("pixel_values", "image_grid_thw")]
 
