@@ -9,7 +9,7 @@ from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.schedule import Schedule
 from feathervlm.engine.pruning import Pruning
-from feathervlm.methods.base import Method, get
+from feathervlm.methods.base import Method, resolve
 
 
 def prune(
@@ -42,12 +42,7 @@ def prune(
             f"prune() takes a transformers model, not {type(model).__name__}; unwrap it first (a PEFT model has "
             "get_base_model(), a compiled one _orig_mod)."
         )
-    if isinstance(method, str):
-        method = get(method)
-    if not isinstance(method, Method | Schedule):
-        raise PruningError(f"method={method!r} is neither a spec such as 'feather', nor a method, nor a Schedule.")
-    schedule = method.schedule() if isinstance(method, Method) else method
-    name = str(method) if isinstance(method, Method) else "schedule"
+    name, schedule = resolve(method)
     try:
         family = families.find(model, layout)
     except Unprunable as error:

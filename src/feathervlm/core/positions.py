@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.layout import Geometry
-from feathervlm.core.tensor_ops import draws, ordered
+from feathervlm.core.tensor_ops import lexsort, seeded_uniform
 
 Positions = Literal["preserve", "renumber", "shuffle", "stretch"]
 
@@ -55,7 +55,7 @@ def _closed(places: Tensor, visual: Tensor, geometry: Geometry, left: Tensor) ->
 def _shuffled(now: Tensor, geometry: Geometry, left: Tensor, seed: int) -> Tensor:
     """The token with the n-th smallest draw of its image takes the place of the image's n-th token."""
     group = torch.where(left, geometry.image, geometry.images)
-    return now.scatter(1, ordered([group, draws(left, seed)]), now.gather(1, ordered([group])))
+    return now.scatter(1, lexsort([group, seeded_uniform(left, seed)]), now.gather(1, lexsort([group])))
 
 
 def _stretched(places: Tensor, visual: Tensor, geometry: Geometry, left: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from feathervlm.core.schedule import Schedule
 class Solvable(Protocol):
     """Anything with a schedule and a copy with another value of its free parameter, such as a method."""
 
-    def with_free(self, value: float) -> Any:
+    def with_budget(self, value: float) -> Any:
         """A copy whose free parameter is `value` in (0, 1]."""
         ...
 
@@ -40,7 +40,7 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], d
     """
 
     def cost(value: float) -> float:
-        schedule: Schedule = method.with_free(value).schedule()
+        schedule: Schedule = method.with_budget(value).schedule()
         return schedule.average_tokens(grids, depth)
 
     tolerance *= len(grids)  # whole tokens leave every image at once
@@ -56,5 +56,5 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], d
     best: float = min((low, high), key=lambda value: abs(cost(value) - average))
     if abs(cost(best) - average) > tolerance:
         raise PruningError(f"The closest average to {average:g} visual tokens is {cost(best):.1f}; ask for that.")
-    found: S = method.with_free(best)
+    found: S = method.with_budget(best)
     return found

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
+from feathervlm.core.run_stage import run_stage
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.scoring_pass import Survivors
 from feathervlm.core.signals import Attention
@@ -188,12 +189,11 @@ class Prefill:
         with torch.no_grad():
             watch = Stopwatch(hidden.device)
             tokens = Candidates(self.left.geometry, self.left.present, self.sources)
-            if self.given is None:
-                chosen = stage.select.select(tokens) & tokens.present
-            else:
-                chosen = self.given[self.stage].to(tokens.present.device) & tokens.present
-            scores = next(iter(tokens.scores.values()), None)
-        groups, merged = self._merge(stage, tokens, chosen, hidden)
+            result = run_stage(stage, tokens, None if self.given is None else self.given[self.stage])
+        chosen, groups, scores = result.kept, result.groups, result.scores
+        merged = None
+        if stage.merge is not None and groups is not None:
+            merged = stage.merge.combine(rows(hidden, self.left.slots, -2), groups, tokens)
         with torch.no_grad():
             order = self.left.drop(stage, chosen, plan=self.given is None)
             if self.refuse is not None:
@@ -211,16 +211,6 @@ class Prefill:
         self.sources.leave()
         self.arguments.next_stage()
         return left
-
-    def _merge(
-        self, stage: Stage, tokens: Candidates, chosen: Tensor, hidden: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Where every token goes, (batch, visual), and the states of the tokens that stay, (batch, visual, dim)."""
-        if stage.merge is None:
-            return None, None
-        with torch.no_grad():
-            groups = stage.merge.groups(tokens, chosen)
-        return groups, stage.merge.combine(rows(hidden, self.left.slots, -2), groups, tokens)
 
     def _cut_earlier(self, at: int, cache: Any) -> None:
         """Let the layers before a stage forget what has left, too, where the stage asks for that."""

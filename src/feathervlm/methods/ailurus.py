@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.encoder.density_peaks import DensityPeakMerging
-from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import KeepAll
+from feathervlm.core import DensityPeakMerging, KeepAll, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -35,7 +33,7 @@ class AiluRus(Method):
 
     name: ClassVar[str] = "ailurus"
     paper: ClassVar[str] = "2311.01197 (NeurIPS 2023), caddyless/ailurus"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     keep: float = 0.5
     encoder_layer: int | float = 1 / 12

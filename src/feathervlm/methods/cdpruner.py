@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.features import TextSimilarity
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.diversity import DPP
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import choose
+from feathervlm.core import DPP, Keep, Layer, Schedule, Stage, TextPart, TextSimilarity, check_choice
 from feathervlm.methods.base import Method
 
 
@@ -44,7 +39,7 @@ class CDPruner(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.text, get_args(TextPart), "text")
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.text, get_args(TextPart), "text")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         relevance = TextSimilarity("projected", self.text)
         return Schedule(Stage(self.layer, DPP(self.keep, relevance, "projected"), self.positions))

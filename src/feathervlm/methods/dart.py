@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.features import KeyNorm
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.redundancy import FarFromPivots
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core import FarFromPivots, Keep, KeyNorm, Layer, Schedule, Stage, TextPart, Top, check_choice, check_int
 from feathervlm.methods.base import Method
 
 
@@ -44,15 +38,15 @@ class DART(Method):
     keep: Keep = 1 / 9
     pivots: int = 4
     words: int = 4
-    text: TextPart = "behind"
+    text: TextPart = "question"
     rope: bool = False
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.text, get_args(TextPart), "text")
-        check_whole(self.pivots, "pivots", least=2)
+        check_choice(self.text, get_args(TextPart), "text")
+        check_int(self.pivots, "pivots", minimum=2)
         norm = KeyNorm(self.rope)
         far = FarFromPivots(
-            Top(norm, self.pivots), self.keep, "hidden", words=self.words, which=self.text, keys=norm.signal
+            Top(norm, self.pivots), self.keep, "hidden", words=self.words, text=self.text, keys=norm.signal
         )
         return Schedule(Stage(self.layer, far))

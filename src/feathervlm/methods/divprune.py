@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.diversity import MaxMin
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import choose
+from feathervlm.core import FeatureSource, Keep, Layer, MaxMin, Schedule, Stage, check_choice
 from feathervlm.methods.base import Method
 
 
@@ -39,5 +35,5 @@ class DivPrune(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         return Schedule(Stage(self.layer, MaxMin(self.keep, self.features), self.positions))

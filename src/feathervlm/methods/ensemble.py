@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Grid, Top
+from feathervlm.core import Grid, Keep, LastTokenAttention, Layer, Schedule, Stage, Top
 from feathervlm.methods.base import Method
 
 

@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.validation import choose
+from feathervlm.core import Keep, Layer, Schedule, Stage, Top, VisionAttention, check_choice
 from feathervlm.methods.base import Method
 
 
@@ -38,5 +34,5 @@ class FasterVLM(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         return Schedule(Stage(self.layer, Top(VisionAttention(self.encoder_layer), self.keep), self.positions))

@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import Support
+from feathervlm.core import Keep, LastTokenAttention, Layer, Schedule, Stage, Support, Top
 from feathervlm.methods.base import Method
 
 

@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import check_fraction
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Union
-from feathervlm.core.selectors.basic import Grid, Top
+from feathervlm.core import Grid, LastTokenAttention, Layer, PruningError, Schedule, Stage, Top, Union, check_fraction
 from feathervlm.methods.base import Method
 
 

@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.redundancy import GreedyThreshold
-from feathervlm.core.signals import FeatureSource, Support
+from feathervlm.core import FeatureSource, GreedyThreshold, Keep, LastTokenAttention, Layer, Schedule, Stage, Support
 from feathervlm.methods.base import Method
 
 

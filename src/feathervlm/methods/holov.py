@@ -3,13 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.criteria.variance import LocalVariance
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.zones import Zone
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import check_encoder_layer, check_whole, choose
+from feathervlm.core import (
+    FeatureSource,
+    Keep,
+    Layer,
+    LocalVariance,
+    Schedule,
+    Stage,
+    VisionAttention,
+    Zone,
+    check_choice,
+    check_encoder_layer,
+    check_int,
+)
 from feathervlm.methods.base import Method
 
 
@@ -51,10 +57,10 @@ class HoloV(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
-        check_whole(self.chunks, "chunks")
+        check_int(self.chunks, "chunks")
         attention = VisionAttention(self.encoder_layer)
         weight = LocalVariance(attention, "chunk", self.chunks, self.alpha, self.features)
-        zones = Zone(attention, self.keep, "chunk", self.chunks, "proportional", weight, spare="weight")
+        zones = Zone(attention, self.keep, "chunk", self.chunks, "proportional", weight, rounding="weight")
         return Schedule(Stage(self.layer, zones, self.positions))

@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep, check_keep
-from feathervlm.core.criteria.rotary import RotaryPhase
-from feathervlm.core.criteria.values import ValueForeground
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
+from feathervlm.core import Keep, Layer, RotaryPhase, Schedule, Stage, Top, ValueForeground, check_keep
 from feathervlm.methods.base import Method
 
 

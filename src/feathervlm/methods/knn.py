@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.criteria.features import KNNDensity
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import check_whole
+from feathervlm.core import FeatureSource, KNNDensity, Layer, Schedule, Stage, Top, check_int
 from feathervlm.methods.base import Method
 
 
@@ -29,7 +25,7 @@ class KNN(Method):
 
     name: ClassVar[str] = "knn"
     paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_KNN"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 3 / 32
     count: int = 196
@@ -38,5 +34,5 @@ class KNN(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        check_whole(self.count, "count", least=2)
+        check_int(self.count, "count", minimum=2)
         return Schedule(Stage(self.layer, Top(KNNDensity(self.neighbors, self.features), self.count)))

@@ -5,18 +5,31 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates, Criterion, check_criterion
-from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import ImageRows
-from feathervlm.core.mergers.neighborhood import Neighborhood
-from feathervlm.core.partition import ranks, zones
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import Features
-from feathervlm.core.validation import choose
+from feathervlm.core import (
+    Candidates,
+    Criterion,
+    Features,
+    ImageRows,
+    ImageTokens,
+    Keep,
+    LastTokenAttention,
+    Layer,
+    Neighborhood,
+    PruningError,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_criterion,
+    check_fraction,
+    check_keep,
+    kept,
+    kept_tensor,
+    part_of_each,
+    rank_in_part,
+)
 from feathervlm.methods.base import Method
 
 SIDE = 2
@@ -49,7 +62,7 @@ class Regions(Selector):
         whole = tokens.original().flatten()[:, None]
         each = -(-(SIDE**2) * kept_tensor(self.keep, whole) // whole.clamp(min=1))
         scores = images.take(tokens.score(self.criterion))
-        rank = ranks(images.present, zones(images, "window", SIDE), scores)
+        rank = rank_in_part(images.present, part_of_each(images, "window", SIDE), scores)
         return images.put(images.present & (rank < each))
 
     def expected(self, image: ImageTokens) -> float:
@@ -106,7 +119,7 @@ class Nuwa(Method):
         """Regions and their surroundings, then the last token's attention."""
         check_keep(self.keep)
         check_fraction(self.then, "then")
-        choose(self.positions, ("preserve", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "stretch"), "positions")
         if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:
             raise PruningError(f"layers={self.layers!r} must be two layers, such as 0+16.")
         attention = VisionAttention(self.encoder_layer)

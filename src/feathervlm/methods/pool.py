@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.mergers.pool import Pool
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Grid
+from feathervlm.core import Grid, Layer, Pool, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -23,7 +21,7 @@ class AveragePool(Method):
 
     name: ClassVar[str] = "pool"
     paper: ClassVar[str] = "a control, reported in 2602.02951"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 0
     stride: int = 2

@@ -6,16 +6,22 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.mergers.nearest import Neighbors
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector, check_operands
-from feathervlm.core.selectors.thresholds import IQR
-from feathervlm.core.signals import EncoderKeys
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    IQR,
+    Candidates,
+    EncoderKeys,
+    ImageTokens,
+    Layer,
+    Neighbors,
+    PruningError,
+    Schedule,
+    Selector,
+    Stage,
+    VisionAttention,
+    check_choice,
+    check_encoder_layer,
+    check_operands,
+)
 from feathervlm.methods.base import Method
 
 
@@ -86,7 +92,7 @@ class PruMerge(Method):
 
     name: ClassVar[str] = "prumerge"
     paper: ClassVar[str] = "2403.15388 (ICCV 2025), 42Shawn/LLaVA-PruMerge"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 0
     plus: bool = False
@@ -97,7 +103,7 @@ class PruMerge(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.positions, ("preserve", "renumber"), "positions")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
         if not isinstance(self.plus, bool):
             raise PruningError(f"plus={self.plus!r} is neither true nor false.")

@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import check_fraction
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.validation import choose
+from feathervlm.core import LastTokenAttention, Layer, PruningError, Schedule, Stage, Top, check_choice, check_fraction
 from feathervlm.methods.base import Method
 
 
@@ -36,7 +31,7 @@ class PyramidDrop(Method):
     def schedule(self) -> Schedule:
         """One stage per layer."""
         check_fraction(self.keep)
-        choose(self.form, ("authors", "baseline"), "form")
+        check_choice(self.form, ("authors", "baseline"), "form")
         if not isinstance(self.layers, tuple | list) or not self.layers:
             raise PruningError(f"layers={self.layers!r} must be a list of layers, such as 8+16+24.")
         if self.form == "baseline":

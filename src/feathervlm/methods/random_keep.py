@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Random
+from feathervlm.core import Keep, Layer, Random, Schedule, Stage
 from feathervlm.methods.base import Method
 
 

@@ -4,15 +4,22 @@ from dataclasses import dataclass
 from math import log
 from typing import ClassVar, Literal, get_args
 
-from feathervlm.core.budget import Keep, check_fraction, check_keep, is_count
-from feathervlm.core.criteria.attention import TextRaterAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.mergers.clusters import Clusters
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.clustering import TopAndClusters
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import choose
+from feathervlm.core import (
+    Clusters,
+    Keep,
+    Layer,
+    PruningError,
+    Schedule,
+    Stage,
+    TextPart,
+    TextRaterAttention,
+    Top,
+    TopAndClusters,
+    check_choice,
+    check_fraction,
+    check_keep,
+    is_count,
+)
 from feathervlm.methods.base import Method
 
 HEADS = 14 / 32
@@ -62,14 +69,14 @@ class SparseVLM(Method):
     keep: float | None = None
     table: tuple[Keep, ...] | None = None
     plus: bool = False
-    text: TextPart = "behind"
+    text: TextPart = "question"
     positions: Literal["preserve", "renumber"] | None = None
 
     def schedule(self) -> Schedule:
         """One stage per layer."""
-        choose(self.text, get_args(TextPart), "text")
+        check_choice(self.text, get_args(TextPart), "text")
         if self.positions is not None:
-            choose(self.positions, ("preserve", "renumber"), "positions")
+            check_choice(self.positions, ("preserve", "renumber"), "positions")
         if not isinstance(self.plus, bool):
             raise PruningError(f"plus={self.plus!r} is neither true nor false.")
         keeps = self._keeps()

@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from feathervlm.core.budget import Keep, check_fraction
-from feathervlm.core.criteria.features import FeatureAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import choose
+from feathervlm.core import (
+    FeatureAttention,
+    Keep,
+    Layer,
+    PruningError,
+    Schedule,
+    Stage,
+    TextPart,
+    Top,
+    check_choice,
+    check_fraction,
+)
 from feathervlm.methods.base import Method
 
 
@@ -42,7 +47,7 @@ class STAR(Method):
 
     def schedule(self) -> Schedule:
         """Two stages."""
-        choose(self.text, get_args(TextPart), "text")
+        check_choice(self.text, get_args(TextPart), "text")
         check_fraction(self.then, "then")
         if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:
             raise PruningError(f"layers={self.layers!r} must be two layers, such as 0+16.")

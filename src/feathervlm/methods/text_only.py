@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import KeepNone
+from feathervlm.core import KeepNone, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -17,7 +16,7 @@ class TextOnly(Method):
 
     name: ClassVar[str] = "text-only"
     paper: ClassVar[str] = "2412.13180 (ICCV 2025), Fig. 4"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     def schedule(self) -> Schedule:
         """One stage at layer 0."""

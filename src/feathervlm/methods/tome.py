@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.encoder.bipartite import BipartiteMerging
-from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.groups import OnePerGroup
+from feathervlm.core import BipartiteMerging, OnePerGroup, Schedule, Stage
 from feathervlm.methods.base import Method
 
 

@@ -6,13 +6,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens, Keep
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.transport import OptimalTransport
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector, check_operands
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.validation import check_whole
+from feathervlm.core import (
+    Candidates,
+    ImageTokens,
+    Keep,
+    Layer,
+    OptimalTransport,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+    check_int,
+    check_operands,
+)
 from feathervlm.methods.base import Method
 
 
@@ -30,7 +36,7 @@ class Recovered(Selector):
 
     def __post_init__(self) -> None:
         check_operands(self.first)
-        check_whole(self.every, "every", least=0)
+        check_int(self.every, "every", minimum=0)
 
     def select(self, tokens: Candidates) -> Tensor:
         """The first ones and the sample."""

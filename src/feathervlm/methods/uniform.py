@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Grid
+from feathervlm.core import Grid, Layer, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -21,7 +20,7 @@ class Uniform(Method):
 
     name: ClassVar[str] = "uniform"
     paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_uniform"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 3 / 32
     stride: int = 2

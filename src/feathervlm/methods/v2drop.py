@@ -5,12 +5,19 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from feathervlm.core.budget import Keep, check_fraction
-from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import Features, LayerStates
+from feathervlm.core import (
+    Candidates,
+    Criterion,
+    Features,
+    Keep,
+    Layer,
+    LayerStates,
+    PruningError,
+    Schedule,
+    Stage,
+    Top,
+    check_fraction,
+)
 from feathervlm.methods.base import Method
 
 AFTER, BEFORE = Features("hidden"), LayerStates("entry")

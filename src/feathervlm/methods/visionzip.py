@@ -5,15 +5,25 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens, Keep, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.mergers.nearest import Nearest
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector, check_operands
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import EncoderKeys
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    Candidates,
+    EncoderKeys,
+    ImageTokens,
+    Keep,
+    Layer,
+    Nearest,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_encoder_layer,
+    check_keep,
+    check_operands,
+    kept,
+    kept_tensor,
+)
 from feathervlm.methods.base import Method
 
 
@@ -84,7 +94,7 @@ class VisionZip(Method):
 
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = "2412.04467 (CVPR 2025), dvlab-research/VisionZip"
-    free: ClassVar[str | None] = "dominant"
+    budget_parameter: ClassVar[str | None] = "dominant"
 
     layer: Layer = 0
     dominant: Keep = 0.21
@@ -97,7 +107,7 @@ class VisionZip(Method):
         check_keep(self.dominant, "dominant")
         check_keep(self.contextual, "contextual")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.positions, ("preserve", "renumber"), "positions")
         dominant = Top(VisionAttention(self.encoder_layer), self.dominant)
         merge = Nearest(EncoderKeys(self.encoder_layer), form="onto", aside=dominant)
         return Schedule(Stage(self.layer, Sampled(dominant, self.contextual), self.positions, merge))

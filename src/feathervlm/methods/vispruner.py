@@ -3,13 +3,21 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep, check_fraction, check_keep, part_of
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.redundancy import Dedup
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    Dedup,
+    FeatureSource,
+    Keep,
+    Layer,
+    Schedule,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_encoder_layer,
+    check_fraction,
+    check_keep,
+    part_of,
+)
 from feathervlm.methods.base import Method
 
 
@@ -48,7 +56,7 @@ class VisPruner(Method):
 
     def schedule(self) -> Schedule:
         """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
         check_keep(self.keep)
         check_fraction(self.important, "important")

@@ -6,19 +6,33 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import ImageRows
-from feathervlm.core.mergers.nearest import Nearest
-from feathervlm.core.partition import ranks
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import EncoderSource, Features
-from feathervlm.core.tensor_ops import best, ordered
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core import (
+    Candidates,
+    Criterion,
+    EncoderSource,
+    Features,
+    ImageRows,
+    ImageTokens,
+    Keep,
+    LastTokenAttention,
+    Layer,
+    Nearest,
+    PruningError,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_fraction,
+    check_int,
+    check_keep,
+    first_n,
+    kept,
+    kept_tensor,
+    lexsort,
+    rank_in_part,
+)
 from feathervlm.methods.base import Method
 
 
@@ -43,8 +57,8 @@ class LocalScan(Selector):
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        check_whole(self.window, "window")
-        choose(self.share, ("even", "capped"), "share")
+        check_int(self.window, "window")
+        check_choice(self.share, ("even", "capped"), "share")
 
     def select(self, tokens: Candidates) -> Tensor:
         """The best of the windows."""
@@ -56,8 +70,8 @@ class LocalScan(Selector):
         half = kept_tensor(self.keep, tokens.original()).flatten()[:, None] // 2
         each = (half if self.share == "even" else half + count - 1) // count.clamp(min=1)
         scores = images.take(tokens.score(self.criterion))
-        within = images.present & (ranks(images.present, window, scores) < each)
-        return images.put(best([-scores], within, half[:, 0]))
+        within = images.present & (rank_in_part(images.present, window, scores) < each)
+        return images.put(first_n([-scores], within, half[:, 0]))
 
     def _windows(self, images: ImageRows) -> Tensor:
         """The window of every token, numbered within its image: long (images, n); anything on padding."""
@@ -72,7 +86,7 @@ class LocalScan(Selector):
             for side, end in zip((row, col), ends, strict=True)
         )
         parts = [(~images.exists).long(), plane, frame, row, col]
-        order = ordered(parts)
+        order = lexsort(parts)
         aligned = torch.stack(parts).gather(2, order.expand(len(parts), -1, -1))
         starts = torch.zeros_like(order)
         starts[:, 1:] = (aligned[..., 1:] != aligned[..., :-1]).any(0)
@@ -124,8 +138,8 @@ class VScan(Method):
 
     def schedule(self) -> Schedule:
         """Local and global scan, then the last token's attention."""
-        choose(self.form, ("llava", "qwen"), "form")
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.form, ("llava", "qwen"), "form")
+        check_choice(self.positions, ("preserve", "renumber"), "positions")
         check_keep(self.keep)
         check_fraction(self.then, "then")
         if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:

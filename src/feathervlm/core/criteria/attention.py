@@ -27,8 +27,8 @@ from feathervlm.core.signals import (
     Text,
     TextPart,
 )
-from feathervlm.core.tensor_ops import widened
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core.tensor_ops import to_float64
+from feathervlm.core.validation import check_choice, check_encoder_layer
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class LastTokenAttention(Criterion):
     layer: ScoreLayer = "K-1"
 
     def __post_init__(self) -> None:
-        choose(self.over, ("visual", "all"), "over")
-        choose(self.layer, ("K-1", "K"), "layer")
+        check_choice(self.over, ("visual", "all"), "over")
+        check_choice(self.layer, ("K-1", "K"), "layer")
         if not isinstance(self.rope, bool):
             raise PruningError(f"rope={self.rope!r} is neither true nor false.")
 
@@ -85,8 +85,8 @@ class VisionAttention(Criterion):
 
     def __post_init__(self) -> None:
         check_encoder_layer(self.layer)
-        choose(self.source, ("cls", "received"), "source")
-        choose(self.heads, ("mean", "joint"), "heads")
+        check_choice(self.source, ("cls", "received"), "source")
+        check_choice(self.heads, ("mean", "joint"), "heads")
 
     @property
     def signal(self) -> EncoderAttention:
@@ -106,38 +106,38 @@ class VisionAttention(Criterion):
 class TextRaterAttention(Criterion):
     """Attention from the words that the pictures are about, mean over these and heads (SparseVLM, arXiv 2410.04417).
 
-    That of the last layer that saw all tokens, with RoPE, softmax over all keys. With `least` it is divided by what
-    rotation alone does between two places, which falls off with distance, and a token gets at most 1 / `least` times
+    That of the last layer that saw all tokens, with RoPE, softmax over all keys. With `min_decay` it is divided by what
+    rotation alone does between two places, which falls off with distance, and a token gets at most 1 / `min_decay` times
     its attention (SparseVLM+). Heads are chosen after that.
 
     Args:
-        which: text that raters are chosen from: of "all" the prompt, or "behind" its last image.
+        text: text that raters are chosen from: of "all" the prompt, or "behind" its last image.
         heads: share of the heads that count, rounded down and at least one: those that look most at visual tokens.
-        least: divide by the cosine of rotated vectors of ones, where it is smaller by this; None not to divide.
+        min_decay: divide by the cosine of rotated vectors of ones, where it is smaller by this; None not to divide.
 
     Raises:
         PruningError: if a parameter is out of range.
     """
 
-    which: TextPart = "behind"
+    text: TextPart = "question"
     heads: float = 1.0
-    least: float | None = None
+    min_decay: float | None = None
 
     def __post_init__(self) -> None:
-        choose(self.which, get_args(TextPart), "which")
+        check_choice(self.text, get_args(TextPart), "text")
         check_fraction(self.heads, "heads")
-        if self.least is not None:
-            check_fraction(self.least, "least")
+        if self.min_decay is not None:
+            check_fraction(self.min_decay, "min_decay")
 
     @property
     def signal(self) -> RaterAttention:
         """The attention."""
-        return RaterAttention(which=self.which, heads=self.heads, least=self.least)
+        return RaterAttention(text=self.text, heads=self.heads, min_decay=self.min_decay)
 
     def signals(self) -> tuple[Signal, ...]:
         """The attention, and what tells the raters."""
         features = Features("projected")
-        return self.signal, features, Text(features), IsText(self.which)
+        return self.signal, features, Text(features), IsText(self.text)
 
     def score(self, tokens: Candidates) -> Tensor:
         """The attention itself: (batch, visual)."""
@@ -160,7 +160,7 @@ def raters(visual: Tensor, exists: Tensor, text: Tensor, there: Tensor) -> Tenso
         bool (batch, texts), a subset of `there`.
     """
     exists, there = exists.to(visual.device), there.to(visual.device)
-    queries, words = widened(visual, exists), widened(text, there)
+    queries, words = to_float64(visual, exists), to_float64(text, there)
     found, step = words.new_zeros(there.shape), max(1, BLOCK // max(there.numel(), 1))
     for start in range(0, queries.shape[1], step):
         rows = slice(start, start + step)

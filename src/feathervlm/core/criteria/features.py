@@ -14,8 +14,8 @@ from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.signals import Features, FeatureSource, IsText, Keys, ScoreLayer, Signal, Text, TextPart
-from feathervlm.core.tensor_ops import density_peaks, widened
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import density_peaks, to_float64
+from feathervlm.core.validation import check_choice, check_int
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class KNNDensity(Criterion):
     features: FeatureSource = "vision"
 
     def __post_init__(self) -> None:
-        choose(self.features, get_args(FeatureSource), "features")
-        check_whole(self.neighbors, "neighbors")
+        check_choice(self.features, get_args(FeatureSource), "features")
+        check_int(self.neighbors, "neighbors")
 
     def signals(self) -> tuple[Signal, ...]:
         """Feature vectors."""
@@ -69,7 +69,7 @@ class KeyNorm(Criterion):
     layer: ScoreLayer = "K-1"
 
     def __post_init__(self) -> None:
-        choose(self.layer, get_args(ScoreLayer), "layer")
+        check_choice(self.layer, get_args(ScoreLayer), "layer")
         if not isinstance(self.rope, bool):
             raise PruningError(f"rope={self.rope!r} is neither true nor false.")
 
@@ -84,7 +84,7 @@ class KeyNorm(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """The sums: (batch, visual)."""
-        return widened(tokens.signals.read(self.signal), tokens.present).abs().sum(-1).float()
+        return to_float64(tokens.signals.read(self.signal), tokens.present).abs().sum(-1).float()
 
 
 @dataclass(frozen=True)
@@ -94,27 +94,29 @@ class TextSimilarity(Criterion):
     Args:
         features: "projected", the embeddings of both that enter the language model, or "hidden", their states at the
             stage's layer.
-        which: text of "all" the prompt, the template's own included, or "behind" its last image.
+        text: text of "all" the prompt, the template's own included, or "behind" its last image.
 
     Raises:
         PruningError: if a parameter is out of range.
     """
 
     features: FeatureSource = "projected"
-    which: TextPart = "all"
+    text: TextPart = "all"
 
     def __post_init__(self) -> None:
-        choose(self.features, ("projected", "hidden"), "features")
-        choose(self.which, get_args(TextPart), "which")
+        check_choice(self.features, ("projected", "hidden"), "features")
+        check_choice(self.text, get_args(TextPart), "text")
 
     def signals(self) -> tuple[Signal, ...]:
         """Features of both, and which of them are text."""
-        return Features(self.features), Text(Features(self.features)), IsText(self.which)
+        return Features(self.features), Text(Features(self.features)), IsText(self.text)
 
     def score(self, tokens: Candidates) -> Tensor:
         """The cosines: (batch, visual)."""
         images, read = ImageRows(tokens), tokens.signals.read
-        mean = widened(read(Text(Features(self.features))), read(IsText(self.which))).sum(1)  # its length is no matter
+        mean = to_float64(read(Text(Features(self.features))), read(IsText(self.text))).sum(
+            1
+        )  # its length is no matter
         mean = torch.nn.functional.normalize(mean, dim=-1).repeat_interleave(tokens.geometry.images, 0)
         return images.put((images.directions(self.features) @ mean[..., None])[..., 0].float())
 
@@ -131,7 +133,7 @@ class FeatureAttention(Criterion):
     Args:
         of: who looks: the tokens of the "image" themselves, or the "text".
         features: "vision", "projected" or "hidden"; text has no first.
-        which: text of "all" the prompt, the template's own included, or "behind" its last image.
+        text: text of "all" the prompt, the template's own included, or "behind" its last image.
 
     Raises:
         PruningError: if a parameter is out of range, or text has no such features.
@@ -139,19 +141,19 @@ class FeatureAttention(Criterion):
 
     of: Literal["image", "text"] = "image"
     features: FeatureSource = "projected"
-    which: TextPart = "all"
+    text: TextPart = "all"
 
     def __post_init__(self) -> None:
-        choose(self.of, ("image", "text"), "of")
-        choose(self.features, get_args(FeatureSource), "features")
-        choose(self.which, get_args(TextPart), "which")
+        check_choice(self.of, ("image", "text"), "of")
+        check_choice(self.features, get_args(FeatureSource), "features")
+        check_choice(self.text, get_args(TextPart), "text")
         if self.of == "text":
             Text(Features(self.features))  # checks that there is such a thing
 
     def signals(self) -> tuple[Signal, ...]:
         """Features, and those of text if it looks."""
         features = Features(self.features)
-        return (features,) if self.of == "image" else (features, Text(features), IsText(self.which))
+        return (features,) if self.of == "image" else (features, Text(features), IsText(self.text))
 
     def score(self, tokens: Candidates) -> Tensor:
         """Logarithms of the means: (batch, visual)."""
@@ -162,7 +164,7 @@ class FeatureAttention(Criterion):
         if self.of == "image":
             received = log_received(keys, images.present, keys, images.present)
         else:
-            queries, there = read(Text(Features(self.features))), read(IsText(self.which))
+            queries, there = read(Text(Features(self.features))), read(IsText(self.text))
             received = log_received(queries, there, keys, images.present, tokens.geometry.images)
         return images.put(received.float().masked_fill(~images.present, 0))
 
@@ -183,7 +185,7 @@ def log_received(queries: Tensor, asks: Tensor, keys: Tensor, present: Tensor, r
     total, step = keys.new_full(keys.shape[:2], float("-inf")), max(1, BLOCK // keys.shape[:2].numel())
     for start in range(0, queries.shape[1], step):
         rows = slice(start, start + step)
-        some = widened(queries[:, rows], asks[:, rows]).repeat_interleave(repeats, 0)
+        some = to_float64(queries[:, rows], asks[:, rows]).repeat_interleave(repeats, 0)
         # Rounded, equal tokens have equal logits wherever they lie, and so equal scores.
         logits = (some @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).float().to(keys.dtype)
         weights = logits.masked_fill(~present[:, None], float("-inf")).log_softmax(-1)

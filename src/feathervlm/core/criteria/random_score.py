@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.tensor_ops import draws
+from feathervlm.core.tensor_ops import seeded_uniform
 from feathervlm.core.validation import check_seed
 
 
@@ -24,4 +24,4 @@ class RandomScore(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """Numbers in [0, 1): (batch, visual)."""
-        return draws(tokens.present, self.seed)
+        return seeded_uniform(tokens.present, self.seed)

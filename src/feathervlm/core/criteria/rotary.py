@@ -11,8 +11,8 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.signals import RotaryTable, Signal, Wave
-from feathervlm.core.tensor_ops import widened
-from feathervlm.core.validation import choose
+from feathervlm.core.tensor_ops import to_float64
+from feathervlm.core.validation import check_choice
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RotaryPhase(Criterion):
     of: Wave = "cos"
 
     def __post_init__(self) -> None:
-        choose(self.of, get_args(Wave), "of")
+        check_choice(self.of, get_args(Wave), "of")
 
     def signals(self) -> tuple[Signal, ...]:
         """The rotary table."""
@@ -40,4 +40,4 @@ class RotaryPhase(Criterion):
 
     def score(self, tokens: Candidates) -> Tensor:
         """The means: (batch, visual)."""
-        return widened(tokens.signals.read(RotaryTable(self.of)), tokens.present).mean(-1).float()
+        return to_float64(tokens.signals.read(RotaryTable(self.of)), tokens.present).mean(-1).float()

@@ -13,8 +13,8 @@ from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.signals import LayerStates, Signal
-from feathervlm.core.tensor_ops import widened
-from feathervlm.core.validation import check_whole
+from feathervlm.core.tensor_ops import to_float64
+from feathervlm.core.validation import check_int
 
 STATES = LayerStates("entry"), LayerStates("middle")
 
@@ -55,7 +55,7 @@ class OptimalTransport(Criterion):
             raise PruningError(
                 f"epsilon={self.epsilon!r} is too small for costs up to {self.feature + self.spatial:g}."
             )
-        check_whole(self.iterations, "iterations")
+        check_int(self.iterations, "iterations")
 
     def signals(self) -> tuple[Signal, ...]:
         """States before and inside the last layer."""
@@ -66,7 +66,7 @@ class OptimalTransport(Criterion):
         images = ImageRows(tokens)
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
-        sources, targets = (widened(images.take(tokens.signals.read(states)), images.present) for states in STATES)
+        sources, targets = (to_float64(images.take(tokens.signals.read(states)), images.present) for states in STATES)
         cells = self._cells(images)
         # All pairs are compared, so some images at a time.
         step, sent = max(1, BLOCK // images.longest**2), []

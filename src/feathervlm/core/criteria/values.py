@@ -12,8 +12,8 @@ from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.criteria.features import log_received
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.signals import IsText, Signal, Text, TextPart, Values
-from feathervlm.core.tensor_ops import ordered, widened
-from feathervlm.core.validation import choose
+from feathervlm.core.tensor_ops import lexsort, to_float64
+from feathervlm.core.validation import check_choice
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,22 @@ class ValueForeground(Criterion):
 
     Args:
         seeds: fraction of an image's tokens that are seeds, at least one.
-        which: text "behind" the last image, or "all" of the prompt, the template's own included.
+        text: text "behind" the last image, or "all" of the prompt, the template's own included.
 
     Raises:
         PruningError: if a parameter is out of range.
     """
 
     seeds: float = 0.01
-    which: TextPart = "behind"
+    text: TextPart = "question"
 
     def __post_init__(self) -> None:
         check_fraction(self.seeds, "seeds")
-        choose(self.which, get_args(TextPart), "which")
+        check_choice(self.text, get_args(TextPart), "text")
 
     def signals(self) -> tuple[Signal, ...]:
         """Values of both, and which of them are text."""
-        return Values(), Text(Values()), IsText(self.which)
+        return Values(), Text(Values()), IsText(self.text)
 
     def score(self, tokens: Candidates) -> Tensor:
         """G of text and seeds: (batch, visual)."""
@@ -49,14 +49,14 @@ class ValueForeground(Criterion):
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
         values = images.take(read(Values())).transpose(1, 2)  # (images, heads, n, dim)
-        values = widened(values, images.present[:, None].expand(values.shape[:3]))
-        asks = read(IsText(self.which))
+        values = to_float64(values, images.present[:, None].expand(values.shape[:3]))
+        asks = read(IsText(self.text))
         text = read(Text(Values())).transpose(1, 2)
-        text = widened(text, asks[:, None].expand(text.shape[:3]))
+        text = to_float64(text, asks[:, None].expand(text.shape[:3]))
         text, asks = (part.repeat_interleave(tokens.geometry.images, 0) for part in (text, asks))
         first = self._received(text, asks, values, images.present)
         most = kept(self.seeds, images.longest)
-        index = ordered([(~images.present).long(), -first])[:, :most]
+        index = lexsort([(~images.present).long(), -first])[:, :most]
         wanted = kept_tensor(self.seeds, images.present.sum(1))[:, None]
         seeds = values.gather(2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[-1]))
         asks = torch.cat([asks, torch.arange(most, device=asks.device) < wanted], 1)

@@ -9,10 +9,10 @@ from torch import Tensor
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import BLOCK, ImageRows
-from feathervlm.core.partition import Cut, zones
+from feathervlm.core.partition import Partition, part_of_each
 from feathervlm.core.signals import Features, FeatureSource, Signal
-from feathervlm.core.tensor_ops import cosines
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import stable_cosines
+from feathervlm.core.validation import check_choice, check_int
 
 NOISE = 2.0**-44
 """A variance of float32 cosines below this is that of their rounding."""
@@ -27,8 +27,8 @@ class LocalVariance(Criterion):
 
     Args:
         criterion: the score.
-        cut: "window", "grid" or "chunk", as in `Zone`.
-        by: see `Zone`.
+        partition: "window", "grid" or "chunk", as in `Zone`.
+        partition_size: see `Zone`.
         alpha: weight of the variance.
         features: "vision", encoder patch features before the projector, or "projected".
 
@@ -37,16 +37,16 @@ class LocalVariance(Criterion):
     """
 
     criterion: Criterion
-    cut: Cut = "chunk"
-    by: int = 16
+    partition: Partition = "chunk"
+    partition_size: int = 16
     alpha: float = 0.09
     features: FeatureSource = "vision"
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, "criterion")
-        choose(self.cut, get_args(Cut), "cut")
-        check_whole(self.by, "by")
-        choose(self.features, get_args(FeatureSource), "features")
+        check_choice(self.partition, get_args(Partition), "partition")
+        check_int(self.partition_size, "partition_size")
+        check_choice(self.features, get_args(FeatureSource), "features")
         if (
             isinstance(self.alpha, bool)
             or not isinstance(self.alpha, int | float)
@@ -64,7 +64,9 @@ class LocalVariance(Criterion):
         if not images.longest:
             return inner
         scores = images.take(inner).masked_fill(~images.present, 0)
-        variance = variety(images.directions(self.features), images.present, zones(images, self.cut, self.by))
+        variance = variety(
+            images.directions(self.features), images.present, part_of_each(images, self.partition, self.partition_size)
+        )
         scale = scores.abs().sum(1, keepdim=True) / variance.sum(1, keepdim=True)
         scale = torch.where(variance.any(1, keepdim=True), scale, 0.0)
         return images.put(scores + self.alpha * scale * variance)
@@ -88,7 +90,7 @@ def variety(directions: Tensor, present: Tensor, zone: Tensor) -> Tensor:
         rows = slice(start, start + block)
         other = present[:, None] & (zone[:, rows, None] == zone[:, None]) & (index[rows, None] != index)
         count = other.sum(-1, keepdim=True).clamp(min=1)
-        similarity = cosines(directions[:, rows], directions).to(directions.dtype).masked_fill(~other, 0)
+        similarity = stable_cosines(directions[:, rows], directions).to(directions.dtype).masked_fill(~other, 0)
         apart = (similarity - similarity.sum(-1, keepdim=True) / count).masked_fill(~other, 0)
         parts.append((apart.square().sum(-1, keepdim=True) / count)[..., 0])
     found = torch.cat(parts, 1).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 from feathervlm.core.budget import check_fraction, kept
 from feathervlm.core.encoder.base import EncoderMerging, encoder_layer
 from feathervlm.core.errors import PruningError, Unprunable
-from feathervlm.core.tensor_ops import cosines, widened
+from feathervlm.core.tensor_ops import stable_cosines, to_float64
 from feathervlm.core.validation import check_encoder_layer
 
 
@@ -39,9 +39,9 @@ def bipartite(metric: Tensor, merges: int, protected: int = 0, window: Tensor | 
     """
     images, tokens, _ = metric.shape
     everything = torch.ones(images, tokens, dtype=torch.bool, device=metric.device)
-    unit = torch.nn.functional.normalize(widened(metric, everything), dim=-1)
+    unit = torch.nn.functional.normalize(to_float64(metric, everything), dim=-1)
     # In steps of 2**-23, so that cosines about zero are equal, too, whatever order their products are summed in.
-    similar = (cosines(unit[:, ::2], unit[:, 1::2]) * 2**23).round()  # (images, A, B)
+    similar = (stable_cosines(unit[:, ::2], unit[:, 1::2]) * 2**23).round()  # (images, A, B)
     similar[:, :protected] = float("-inf")
     if window is not None:
         similar.masked_fill_(window[::2, None] != window[1::2], float("-inf"))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from feathervlm.core.budget import check_fraction, kept
 from feathervlm.core.encoder.base import EncoderMerging, encoder_layer
-from feathervlm.core.encoder.grouping import firsts
+from feathervlm.core.encoder.grouping import is_first
 from feathervlm.core.errors import PruningError, Unprunable
-from feathervlm.core.tensor_ops import peaks, widened
-from feathervlm.core.validation import check_encoder_layer, check_whole
+from feathervlm.core.tensor_ops import peak_scores, to_float64
+from feathervlm.core.validation import check_encoder_layer, check_int
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class DensityPeakMerging(EncoderMerging):
     def __post_init__(self) -> None:
         check_encoder_layer(self.layer)
         check_fraction(self.keep)
-        check_whole(self.neighbors, "neighbors")
-        check_whole(self.reach, "reach")
+        check_int(self.neighbors, "neighbors")
+        check_int(self.reach, "reach")
         check_fraction(self.locality, "locality")
         if not isinstance(self.proportional, bool):
             raise PruningError(f"proportional={self.proportional!r} is neither true nor false.")
@@ -71,7 +71,7 @@ class DensityPeakMerging(EncoderMerging):
         """Anchors in the order of the patches, and the others where their anchors are."""
         images, patches = len(compared), compared.shape[1] - protected
         everything = torch.ones(images, patches, dtype=torch.bool, device=compared.device)
-        features = widened(compared[:, protected:], everything)
+        features = to_float64(compared[:, protected:], everything)
         grid = _apart(_square(patches, features.device) if where is None else where)
         # By a matrix product, several times as fast, which in float64 is exact enough but for zeros.
         apart = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
@@ -80,7 +80,7 @@ class DensityPeakMerging(EncoderMerging):
         if window is not None:
             across = window[:, None] != window
             distance, grid = distance.masked_fill(across, float("inf")), grid.masked_fill(across, grid.max() + 1)
-        best = torch.sort(peaks(distance, self.neighbors), dim=1, descending=True, stable=True).indices
+        best = torch.sort(peak_scores(distance, self.neighbors), dim=1, descending=True, stable=True).indices
         if window is not None:
             best, windows = _one_of_each(best, window)
             count = max(count, windows)
@@ -115,5 +115,5 @@ def _apart(where: Tensor) -> Tensor:
 def _one_of_each(best: Tensor, window: Tensor) -> tuple[Tensor, int]:
     """Patches in the order of their scores, (1, patches), the best of every window before all others; and windows."""
     inside = window[best[0]]
-    first = firsts(inside[None] - inside.min(), len(inside))[0]
+    first = is_first(inside[None] - inside.min(), len(inside))[0]
     return best[:, torch.sort(first.long(), descending=True, stable=True).indices], int(first.sum())

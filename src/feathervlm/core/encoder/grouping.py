@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def fold(states: Tensor, place: Tensor, count: int, sizes: Tensor) -> Tensor:
+def merge_groups(states: Tensor, place: Tensor, count: int, sizes: Tensor) -> Tensor:
     """The mean of every group, weighted by size: (images, count, dim) of (images, tokens, dim), summed in float32.
 
     A group of one is left as it is to the last bit. On CUDA the order of a sum, and so its last bit, is open unless
@@ -22,42 +22,42 @@ def fold(states: Tensor, place: Tensor, count: int, sizes: Tensor) -> Tensor:
     """
     images, _, dim = states.shape
     wide = torch.promote_types(states.dtype, torch.float32)
-    shares = sizes / folded_sizes(sizes, place, count).gather(1, place)
+    shares = sizes / merged_sizes(sizes, place, count).gather(1, place)
     row = place + count * torch.arange(images, device=place.device)[:, None]
     parts = states.to(wide) * shares[..., None].to(wide)
     sums = parts.new_zeros(images * count, dim).index_add(0, row.flatten(), parts.flatten(0, 1))
     return sums.view(images, count, dim).to(states.dtype)
 
 
-def folded_sizes(sizes: Tensor, place: Tensor, count: int) -> Tensor:
+def merged_sizes(sizes: Tensor, place: Tensor, count: int) -> Tensor:
     """How many patches every group stands for: (images, count) of (images, tokens)."""
     return sizes.new_zeros(len(sizes), count).scatter_add(1, place, sizes)
 
 
-def unfold(states: Tensor, place: Tensor) -> Tensor:
+def expand_groups(states: Tensor, place: Tensor) -> Tensor:
     """A copy of its group for every token: (images, tokens, dim) of (images, count, dim).
 
-    >>> unfold(torch.tensor([[[5.0], [7.0]]]), torch.tensor([[1, 0, 1]]))[0, :, 0]
+    >>> expand_groups(torch.tensor([[[5.0], [7.0]]]), torch.tensor([[1, 0, 1]]))[0, :, 0]
     tensor([7., 5., 7.])
     """
     return states.gather(1, place[..., None].expand(*place.shape, states.shape[-1]))
 
 
-def leaders(place: Tensor, count: int) -> Tensor:
+def first_of_each(place: Tensor, count: int) -> Tensor:
     """The first token of every group: long (images, count).
 
-    >>> leaders(torch.tensor([[1, 0, 1, 0]]), 2)
+    >>> first_of_each(torch.tensor([[1, 0, 1, 0]]), 2)
     tensor([[1, 0]])
     """
     index = torch.arange(place.shape[1], device=place.device).expand_as(place)
     return torch.full_like(place, place.shape[1])[:, :count].scatter_reduce(1, place, index, "amin")
 
 
-def firsts(place: Tensor, count: int) -> Tensor:
+def is_first(place: Tensor, count: int) -> Tensor:
     """Which tokens are the first of their group: bool (images, tokens).
 
-    >>> firsts(torch.tensor([[1, 0, 1, 0]]), 2)
+    >>> is_first(torch.tensor([[1, 0, 1, 0]]), 2)
     tensor([[ True,  True, False, False]])
     """
     index = torch.arange(place.shape[1], device=place.device).expand_as(place)
-    return leaders(place, count).gather(1, place) == index
+    return first_of_each(place, count).gather(1, place) == index

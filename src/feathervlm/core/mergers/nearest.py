@@ -16,7 +16,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.mergers.base import AdditiveMerger, Merger, group_sizes
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.signals import EncoderKeys, Features, Signal
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.validation import check_choice, check_int
 
 Vectors = Features | EncoderKeys
 """The signals that are a vector for every token."""
@@ -57,7 +57,7 @@ class Nearest(Merger):
     """Each token goes into the most similar kept token of its image: the one with the highest cosine.
 
     Args:
-        by: what is compared.
+        vectors: what is compared.
         form: "mean" of the kept token and all that went there (VScan, arXiv 2505.22654), or "onto" it: the kept token
             plus the mean of those that went there, which is about twice as long (VisionZip, arXiv 2412.04467).
         aside: a selector whose tokens take nothing in, None if all kept ones do.
@@ -66,25 +66,25 @@ class Nearest(Merger):
         PruningError: if `by` is no vector, or another argument none of its kind.
     """
 
-    by: Vectors
+    vectors: Vectors
     form: Literal["mean", "onto"] = "mean"
     aside: Selector | None = None
 
     def __post_init__(self) -> None:
-        check_vectors(self.by)
-        choose(self.form, ("mean", "onto"), "form")
+        check_vectors(self.vectors)
+        check_choice(self.form, ("mean", "onto"), "form")
         if self.aside is not None and not isinstance(self.aside, Selector):
             raise PruningError(f"aside={self.aside!r} must be a selector such as Top(...), or None.")
 
     def signals(self) -> Sequence[Signal]:
         """The vectors, and what chooses the tokens that stand aside."""
-        return (self.by, *(self.aside.signals() if self.aside is not None else ()))
+        return (self.vectors, *(self.aside.signals() if self.aside is not None else ()))
 
     def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
         """The most similar kept token, of equals the first; -1 where there is none."""
         takes = kept if self.aside is None else kept & ~self.aside.select(tokens)
         found = []
-        for _, cosine in similarities(tokens.signals.read(self.by), tokens):
+        for _, cosine in similarities(tokens.signals.read(self.vectors), tokens):
             cosine = cosine.masked_fill(~takes[:, None], float("-inf"))
             found.append(torch.where(cosine.isfinite().any(-1), cosine.argmax(-1), -1))
         return torch.cat(found, 1)
@@ -105,7 +105,7 @@ class Neighbors(AdditiveMerger):
     similar one.
 
     Args:
-        by: what is compared.
+        vectors: what is compared.
         weights: w, which the sum is not divided by.
         count: how many neighbours each takes up.
 
@@ -113,25 +113,25 @@ class Neighbors(AdditiveMerger):
         PruningError: if an argument is none of its kind.
     """
 
-    by: Vectors
+    vectors: Vectors
     weights: Criterion
     count: int = 32
 
     def __post_init__(self) -> None:
-        check_vectors(self.by)
-        check_whole(self.count, "count")
+        check_vectors(self.vectors)
+        check_int(self.count, "count")
         if not isinstance(self.weights, Criterion):
             raise PruningError(f"weights={self.weights!r} must be a criterion such as VisionAttention().")
 
     def signals(self) -> Sequence[Signal]:
         """The vectors and what the weights read."""
-        return (self.by, *self.weights.signals())
+        return (self.vectors, *self.weights.signals())
 
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """The weights of the nearest, and their cosines; see `AdditiveMerger`."""
         index = torch.arange(kept.shape[1], device=kept.device)
         weights = torch.where(tokens.present, tokens.score(self.weights), 0)
-        for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
+        for rows, cosine in similarities(tokens.signals.read(self.vectors), tokens):
             cosine = cosine.masked_fill(index[rows, None] == index, float("-inf"))
             nearest = torch.sort(cosine, dim=-1, descending=True, stable=True).indices[..., : self.count]
             taken = torch.zeros_like(cosine, dtype=torch.bool).scatter(-1, nearest, True)

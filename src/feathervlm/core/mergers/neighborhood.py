@@ -28,7 +28,7 @@ class Neighborhood(AdditiveMerger):
     corners. Pillars, the best of the kept, take up nothing.
 
     Args:
-        by: what is compared.
+        vectors: what is compared.
         score: how good a kept token is.
         reach: share of the plane's diagonal. Nuwa's R of sqrt(280) cells on 24 x 24 is 0.514.
         pillars: quantile of the scores of an image's kept tokens, interpolated linearly, from which on a token is a
@@ -38,13 +38,13 @@ class Neighborhood(AdditiveMerger):
         PruningError: if an argument is none of its kind.
     """
 
-    by: Vectors
+    vectors: Vectors
     score: Criterion
     reach: float = (280 / 1058) ** 0.5
     pillars: float = 0.55
 
     def __post_init__(self) -> None:
-        check_vectors(self.by)
+        check_vectors(self.vectors)
         check_criterion(self.score, "score")
         if isinstance(self.reach, bool) or not isinstance(self.reach, int | float) or not 0 < self.reach < float("inf"):
             raise PruningError(f"reach={self.reach!r} must be a number above 0, a share of the picture's diagonal.")
@@ -53,13 +53,13 @@ class Neighborhood(AdditiveMerger):
 
     def signals(self) -> Sequence[Signal]:
         """The vectors and what the score reads."""
-        return (self.by, *self.score.signals())
+        return (self.vectors, *self.score.signals())
 
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """The normed weights of the surroundings; see `AdditiveMerger`."""
         place, takes = tokens.geometry, kept & ~self._pillars(tokens, kept)
         index, radius = torch.arange(kept.shape[1], device=kept.device), self._radius(tokens)
-        for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
+        for rows, cosine in similarities(tokens.signals.read(self.vectors), tokens):
             down, across, apart, over = (
                 part[:, rows, None] - part[:, None] for part in (place.row, place.col, place.plane, place.frame)
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.mergers.base import Merger
 from feathervlm.core.selectors.basic import Grid
-from feathervlm.core.tensor_ops import ordered
+from feathervlm.core.tensor_ops import lexsort
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pool(Merger):
         """The first kept token of the block."""
         place, (frame, row, col) = tokens.geometry, Grid(self.stride).strides
         block = [place.image, place.plane, place.frame // frame, place.row // row, place.col // col]
-        order = ordered([*block, (~kept).long()])
+        order = lexsort([*block, (~kept).long()])
         sides = torch.stack(block).gather(2, order.expand(len(block), -1, -1))
         starts = torch.ones_like(order)
         starts[:, 1:] = (sides[..., 1:] != sides[..., :-1]).any(0)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, Keep, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates, Criterion, top
+from feathervlm.core.candidates import Candidates, Criterion, top_per_image
 from feathervlm.core.errors import PruningError
 from feathervlm.core.signals import Features, FeatureSource, Signal
-from feathervlm.core.validation import choose
+from feathervlm.core.validation import check_choice
 
 Base = Literal["original", "current"]
 
@@ -85,7 +85,7 @@ class Budgeted(Selector):
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        choose(self.of, ("original", "current"), "of")
+        check_choice(self.of, ("original", "current"), "of")
 
     @abstractmethod
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ class Ranked(Budgeted):
 
     def select(self, tokens: Candidates) -> Tensor:
         """The best of every image."""
-        return top(tokens.score(self.ranking), tokens, self.budget(tokens))
+        return top_per_image(tokens.score(self.ranking), tokens, self.budget(tokens))
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The given tokens and the best of the others."""
-        return top(tokens.score(self.ranking), tokens, self.budget(tokens), first)
+        return top_per_image(tokens.score(self.ranking), tokens, self.budget(tokens), first)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Union(Selector):
         assert isinstance(ranked, Ranked)
         budget = ranked.budget(tokens)
         extra = torch.zeros_like(budget).scatter_add_(1, tokens.geometry.image, other.long())
-        return top(tokens.score(ranked.ranking), tokens, budget + extra, first=a | b)
+        return top_per_image(tokens.score(ranked.ranking), tokens, budget + extra, first=a | b)
 
     def expected(self, image: ImageTokens) -> float:
         """|a| + |b|, less the overlap of independent choices unless fixed."""
@@ -249,7 +249,7 @@ class ByFeatures(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose(self.features, get_args(FeatureSource), "features")
+        check_choice(self.features, get_args(FeatureSource), "features")
 
     def signals(self) -> Iterator[Signal]:
         """Those of criteria, and the features."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, check_fraction, truncated
-from feathervlm.core.candidates import Candidates, top
+from feathervlm.core.candidates import Candidates, top_per_image
 from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.base import Ranked, Selector
 from feathervlm.core.signals import Features, FeatureSource, Signal
-from feathervlm.core.tensor_ops import best, density_peaks, distances
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import density_peaks, first_n, pairwise_distances
+from feathervlm.core.validation import check_choice, check_int
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class TopAndClusters(Selector):
         if not isinstance(self.first, Ranked):
             raise PruningError(f"first={self.first!r} must rank tokens, as Top(...) does.")
         check_fraction(self.share, "share")
-        check_whole(self.group, "group")
-        choose(self.features, ("hidden", "projected", "vision"), "features")
+        check_int(self.group, "group")
+        check_choice(self.features, ("hidden", "projected", "vision"), "features")
 
     def signals(self) -> Iterator[Signal]:
         """Those of the first choice, and features."""
@@ -87,7 +87,7 @@ class TopAndClusters(Selector):
         rest = Candidates(tokens.geometry, tokens.present & ~self.first.select(tokens), tokens.signals)
         count = rest.current()
         count = (truncated(self.share, count) + 1).minimum(count)
-        chosen = top(tokens.score(self.first.ranking), rest, count)
+        chosen = top_per_image(tokens.score(self.first.ranking), rest, count)
         return Shortlist(tokens, chosen, int(tokens.geometry.longest * self.share) + 1, self.features)
 
 
@@ -117,7 +117,7 @@ class Shortlist:
         """The density peaks: bool (batch, visual)."""
         count = self.members.sum(1)
         wanted = (count // group + 1).minimum(count)
-        peaks = best([-density_peaks(self.features, self.members, wanted)], self.members, wanted)
+        peaks = first_n([-density_peaks(self.features, self.members, wanted)], self.members, wanted)
         return self._put(peaks, False)
 
     def nearest(self, centres: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Shortlist:
         able = self.images.mark(centres).gather(1, self.place) & self.members
         if not able.shape[1]:
             return torch.full_like(centres, -1, dtype=torch.long)
-        distance = distances(self.features).nan_to_num(float("inf")).masked_fill(~able[:, None], float("inf"))
+        distance = pairwise_distances(self.features).nan_to_num(float("inf")).masked_fill(~able[:, None], float("inf"))
         found = self.index.gather(1, distance.argmin(-1))
         return self._put(torch.where(self.members & able.any(1, keepdim=True), found, -1), -1)
 

@@ -14,7 +14,7 @@ from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.selectors.base import Base, ByFeatures
 from feathervlm.core.signals import FeatureSource
-from feathervlm.core.tensor_ops import cosines
+from feathervlm.core.tensor_ops import stable_cosines
 
 STEP = 2.0**-24
 """Gains of a determinant closer than this share of the largest are equal: beyond it lies the noise of summation."""
@@ -60,7 +60,7 @@ def nearest(directions: Tensor, present: Tensor) -> Tensor:
     for start in range(0, longest, block):
         rows = slice(start, start + block)
         other = present[:, None] & (index[rows, None] != index)
-        similarity = cosines(directions[:, rows], directions)
+        similarity = stable_cosines(directions[:, rows], directions)
         parts.append(similarity.masked_fill(~other, float("-inf")).amax(-1))
     return torch.cat(parts, 1)
 
@@ -92,7 +92,7 @@ class MaxMin(ByFeatures):
         picks = Picks(images, images.mark(first), self.budget(tokens).flatten())
         distance = 1 - nearest(directions, images.present) if steps else directions.new_zeros(0)
         for step in range(steps):
-            near = 1 - cosines(directions, row_at(directions, picks.take(distance)))[..., 0]
+            near = 1 - stable_cosines(directions, row_at(directions, picks.take(distance)))[..., 0]
             distance = torch.minimum(distance, near) if step else near
         return images.put(picks.chosen)
 

@@ -18,8 +18,8 @@ from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.selectors.base import Base, Budgeted, ByFeatures
 from feathervlm.core.selectors.diversity import Picks, row_at
 from feathervlm.core.signals import Features, FeatureSource, IsText, Keys, Signal, Text, TextPart
-from feathervlm.core.tensor_ops import best, cosines, ordered, split, widened
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import first_n, lexsort, reserve_first, stable_cosines, to_float64
+from feathervlm.core.validation import check_choice, check_int
 
 KEYS = Keys()
 
@@ -63,7 +63,7 @@ class GreedyThreshold(ByFeatures):
         worth = torch.zeros_like(images.present, dtype=torch.float32).scatter(1, order, count.expand(order.shape))
         for _ in range(kept(self.keep, images.longest)):
             index = picks.take(worth)
-            similar = cosines(directions, row_at(directions, index))[..., 0] > self.tau
+            similar = stable_cosines(directions, row_at(directions, index))[..., 0] > self.tau
             worth = torch.where(similar & (worth > 0), worth - images.longest, worth)  # below all that are not
         return images.put(picks.chosen)
 
@@ -97,14 +97,14 @@ class Dedup(ByFeatures):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_criterion(self.criterion, "criterion")
-        check_whole(self.per_round, "per_round")
+        check_int(self.per_round, "per_round")
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """What is left after all rounds, besides the given tokens."""
         images = ImageRows(tokens)
         if not images.longest:
             return first
-        held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
+        held, pool, wanted = reserve_first(images.present, images.mark(first), self.budget(tokens).flatten())
         directions, scores = images.directions(self.features), images.take(tokens.score(self.criterion))
         # All pairs are compared in every round, so some images at a time keep their similarities.
         chunk = max(1, BLOCK // images.longest**2)
@@ -116,8 +116,8 @@ class Dedup(ByFeatures):
 
     def _rounds(self, directions: Tensor, scores: Tensor, pool: Tensor, wanted: Tensor) -> Tensor:
         """Those of the pool that are left, bool (images, n)."""
-        similarity = cosines(directions, directions)
-        line = ordered([(~pool).long(), -scores])
+        similarity = stable_cosines(directions, directions)
+        line = lexsort([(~pool).long(), -scores])
         count = torch.where(wanted > 0, pool.sum(1), 0)
         place = torch.arange(pool.shape[1], device=pool.device)
         backward = place.flip(0).expand_as(line)
@@ -127,7 +127,7 @@ class Dedup(ByFeatures):
             second = torch.zeros_like(pool).scatter(1, line, here & ~even)
             near = similarity.masked_fill(~second[:, None], float("-inf")).amax(-1).gather(1, line)
             group = torch.where(here, torch.where(even, 0, 1), 2)
-            order = ordered([group, torch.where(here & even, -near, place)], backward)
+            order = lexsort([group, torch.where(here & even, -near, place)], backward)
             leave = torch.minimum(((count + 1) // 2).clamp(max=self.per_round), (count - wanted).clamp(min=0))
             order = order.gather(1, (place + leave[:, None]) % len(place))  # those in front leave, to the very end
             line, count = line.gather(1, order), count - leave
@@ -156,7 +156,7 @@ class FarFromPivots(ByFeatures):
         features: "vision", "projected" or "hidden".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
         words: text tokens that are pivots of every image, too: those whose keys have the largest sum of |k|.
-        which: these are of "all" the prompt, or "behind" its last image.
+        text: these are of "all" the prompt, or "behind" its last image.
         keys: the keys.
 
     Raises:
@@ -168,15 +168,15 @@ class FarFromPivots(ByFeatures):
     features: FeatureSource = "vision"
     of: Base = "original"
     words: int = 0
-    which: TextPart = "behind"
+    text: TextPart = "question"
     keys: Keys = KEYS
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.pivots, Budgeted):
             raise PruningError(f"pivots={self.pivots!r} must be a selector with a budget, such as Top(..., keep=4).")
-        check_whole(self.words, "words", least=0)
-        choose(self.which, get_args(TextPart), "which")
+        check_int(self.words, "words", minimum=0)
+        check_choice(self.text, get_args(TextPart), "text")
         if not isinstance(self.keys, Keys):
             raise PruningError(f"keys={self.keys!r} must be Keys(...).")
         if self.words:
@@ -186,15 +186,15 @@ class FarFromPivots(ByFeatures):
         """Those of the pivots, the features, and keys and features of text if there are such pivots."""
         yield from super().signals()
         if self.words:
-            yield from (IsText(self.which), Text(self.keys), Text(Features(self.features)))
+            yield from (IsText(self.text), Text(self.keys), Text(Features(self.features)))
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The given tokens, then pivots, then those far from pivots."""
         images = ImageRows(tokens)
         directions = images.directions(self.features)
-        held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
+        held, pool, wanted = reserve_first(images.present, images.mark(first), self.budget(tokens).flatten())
         pivots = images.mark(self.pivots.select(tokens))
-        chosen = held | best([], pool & pivots, wanted)
+        chosen = held | first_n([], pool & pivots, wanted)
         wanted, pool = wanted - (chosen & ~held).sum(1), pool & ~pivots
         count, number = pivots.sum(1), pivots.cumsum(1)
         asking = []  # for every pivot its directions (images, 1, dim), its number in each image, and where it exists
@@ -208,20 +208,20 @@ class FarFromPivots(ByFeatures):
         each, rest = wanted // count.clamp(min=1), wanted % count.clamp(min=1)
         for direction, place, exists in asking:
             share = torch.where(exists, each + (place < rest).long(), 0)
-            taken = best([cosines(directions, direction)[..., 0]], pool, share)
+            taken = first_n([stable_cosines(directions, direction)[..., 0]], pool, share)
             chosen, pool = chosen | taken, pool & ~taken
         return images.put(chosen)
 
     def _words(self, tokens: Candidates) -> tuple[Tensor, Tensor]:
         """Text that is a pivot of every image: directions (images, words, dim), and which there are."""
         read = tokens.signals.read
-        there = read(IsText(self.which))
-        loudness = widened(read(Text(self.keys)), there).abs().sum(-1).float()
-        chosen = best([-loudness], there, there.new_full(there.shape[:1], self.words, dtype=torch.long))
-        index = ordered([(~chosen).long()])[:, : self.words]
+        there = read(IsText(self.text))
+        loudness = to_float64(read(Text(self.keys)), there).abs().sum(-1).float()
+        chosen = first_n([-loudness], there, there.new_full(there.shape[:1], self.words, dtype=torch.long))
+        index = lexsort([(~chosen).long()])[:, : self.words]
         there = chosen.gather(1, index)
         vectors = read(Text(Features(self.features)))
         vectors = vectors.gather(1, index.to(vectors.device)[..., None].expand(-1, -1, vectors.shape[-1]))
-        directions = torch.nn.functional.normalize(widened(vectors, there), dim=-1)
+        directions = torch.nn.functional.normalize(to_float64(vectors, there), dim=-1)
         images = tokens.geometry.images
         return directions.repeat_interleave(images, 0), there.repeat_interleave(images, 0)

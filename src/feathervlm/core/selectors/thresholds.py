@@ -1,7 +1,7 @@
 """Selectors without a budget: every token that is good enough stays, so the image decides how many.
 
 Their counts are open until the scores are there, which costs a stage one wait for the device. Plans and solvers go by
-`typical`, the share that is usual.
+`expected_share`, the share that is usual.
 """
 
 from abc import abstractmethod
@@ -14,7 +14,7 @@ from feathervlm.core.budget import ImageTokens, check_fraction
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.base import Selector
-from feathervlm.core.tensor_ops import best, quantile
+from feathervlm.core.tensor_ops import first_n, quantile
 from feathervlm.core.validation import check_number
 
 
@@ -23,15 +23,15 @@ class Bounded(Selector):
 
     Attributes:
         criterion: the score.
-        typical: share of the tokens that usually stays; plans go by it.
+        expected_share: share of the tokens that usually stays; plans go by it.
     """
 
     criterion: Criterion
-    typical: float
+    expected_share: float
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, "criterion")
-        check_fraction(self.typical, "typical")
+        check_fraction(self.expected_share, "expected_share")
 
     @abstractmethod
     def bound(self, scores: Tensor, present: Tensor) -> Tensor:
@@ -44,11 +44,13 @@ class Bounded(Selector):
             return tokens.present
         scores = images.take(tokens.score(self.criterion)).masked_fill(~images.present, float("-inf"))
         above = scores > self.bound(scores, images.present)
-        return images.put(above & images.present | best([-scores], images.present, torch.ones_like(above[:, 0]).long()))
+        return images.put(
+            above & images.present | first_n([-scores], images.present, torch.ones_like(above[:, 0]).long())
+        )
 
     def expected(self, image: ImageTokens) -> float:
         """What is typical."""
-        return self.typical * image.current
+        return self.expected_share * image.current
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Threshold(Bounded):
     Args:
         criterion: the score.
         above: the bound.
-        typical: share of the tokens that usually stays; plans go by it.
+        expected_share: share of the tokens that usually stays; plans go by it.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -66,7 +68,7 @@ class Threshold(Bounded):
 
     criterion: Criterion
     above: float
-    typical: float = 1.0
+    expected_share: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +88,7 @@ class IQR(Bounded):
     Args:
         criterion: the score.
         factor: distance from the upper quartile, in interquartile ranges.
-        typical: share of the tokens that usually stays; plans go by it. 5.5 % is PruMerge's mean.
+        expected_share: share of the tokens that usually stays; plans go by it. 5.5 % is PruMerge's mean.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -94,7 +96,7 @@ class IQR(Bounded):
 
     criterion: Criterion
     factor: float = 1.5
-    typical: float = 0.055
+    expected_share: float = 0.055
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,18 +13,18 @@ from torch import Tensor
 from feathervlm.core.budget import Keep
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.image_rows import ImageRows
-from feathervlm.core.partition import Cut, per_zone, ranks, zones
+from feathervlm.core.partition import Partition, part_of_each, rank_in_part, sum_per_part
 from feathervlm.core.selectors.base import Base, Budgeted
-from feathervlm.core.tensor_ops import best, split
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import first_n, reserve_first
+from feathervlm.core.validation import check_choice, check_int
 
 Rule = Literal["equal", "proportional", "softmax"]
 
 
-Spare = Literal["fraction", "weight"]
+Rounding = Literal["fraction", "weight"]
 
 
-def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, spare: Spare = "fraction") -> Tensor:
+def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, rounding: Rounding = "fraction") -> Tensor:
     """Share out a count among zones in proportion to their weights, none getting more than its size.
 
     What a full zone cannot take is offered to the others again, in proportion; zones of no weight come last. Fractions
@@ -35,7 +35,7 @@ def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, spare: Spare = "fract
         wanted: long (images,), at most the sum of sizes.
         weights: (images, zones), at least 0.
         sizes: long (images, zones).
-        spare: whether the largest "fraction" or "weight" takes what is spare.
+        rounding: whether the largest "fraction" or "weight" takes what is spare.
 
     Returns:
         long (images, zones), whose sums are `wanted`.
@@ -46,7 +46,7 @@ def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, spare: Spare = "fract
     exact = exact + _level(wanted - exact.sum(1), torch.ones_like(room), room - exact)
     whole = (exact + 2.0**-20).floor().minimum(room)  # 5.999999 is six
     fraction = ((exact - whole) * 2**20).round()
-    order = best([-(fraction if spare == "fraction" else weights)], whole < room, wanted - whole.sum(1).long())
+    order = first_n([-(fraction if rounding == "fraction" else weights)], whole < room, wanted - whole.sum(1).long())
     return whole.long() + order.long()
 
 
@@ -75,13 +75,13 @@ class Zone(Budgeted):
     Args:
         criterion: what is best in a zone.
         keep: fraction or number of tokens kept of the whole image.
-        cut: "window", squares of `by` x `by` cells; "grid", `by` x `by` parts of every frame; "chunk", `by` runs of the
+        partition: "window", squares of `by` x `by` cells; "grid", `by` x `by` parts of every frame; "chunk", `by` runs of the
             sequence.
-        by: see `cut`.
+        partition_size: see `cut`.
         share: the same for all zones ("equal"), in proportion to the mean weight of their tokens, or to its exponential
             ("softmax").
         weight: criterion of the weight, None for `criterion`. Negative means count as none unless "softmax".
-        spare: whether tokens that do not divide go to zones with the largest "fraction" or the largest "weight".
+        rounding: whether tokens that do not divide go to zones with the largest "fraction" or the largest "weight".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
@@ -90,11 +90,11 @@ class Zone(Budgeted):
 
     criterion: Criterion
     keep: Keep
-    cut: Cut = "window"
-    by: int = 6
+    partition: Partition = "window"
+    partition_size: int = 6
     share: Rule = "equal"
     weight: Criterion | None = None
-    spare: Spare = "fraction"
+    rounding: Rounding = "fraction"
     of: Base = "original"
 
     def __post_init__(self) -> None:
@@ -102,21 +102,26 @@ class Zone(Budgeted):
         check_criterion(self.criterion, "criterion")
         if self.weight is not None:
             check_criterion(self.weight, "weight")
-        choose(self.cut, get_args(Cut), "cut")
-        choose(self.share, get_args(Rule), "share")
-        choose(self.spare, get_args(Spare), "spare")
-        check_whole(self.by, "by")
+        check_choice(self.partition, get_args(Partition), "partition")
+        check_choice(self.share, get_args(Rule), "share")
+        check_choice(self.rounding, get_args(Rounding), "rounding")
+        check_int(self.partition_size, "partition_size")
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The best of every zone; given tokens before all others, and the rest of the budget shared out."""
         images = ImageRows(tokens)
         if not images.longest:
             return first
-        held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
-        zone, scores = zones(images, self.cut, self.by), images.take(tokens.score(self.criterion))
-        sizes = per_zone(pool.long(), zone)
-        quota = quotas(torch.minimum(wanted, pool.sum(1)), self._weights(images, pool, zone, sizes), sizes, self.spare)
-        return images.put(held | (pool & (ranks(pool, zone, scores) < quota.gather(1, zone))))
+        held, pool, wanted = reserve_first(images.present, images.mark(first), self.budget(tokens).flatten())
+        zone, scores = (
+            part_of_each(images, self.partition, self.partition_size),
+            images.take(tokens.score(self.criterion)),
+        )
+        sizes = sum_per_part(pool.long(), zone)
+        quota = quotas(
+            torch.minimum(wanted, pool.sum(1)), self._weights(images, pool, zone, sizes), sizes, self.rounding
+        )
+        return images.put(held | (pool & (rank_in_part(pool, zone, scores) < quota.gather(1, zone))))
 
     def _weights(self, images: ImageRows, pool: Tensor, zone: Tensor, sizes: Tensor) -> Tensor:
         """Weight of every zone, at least 0: (images, n)."""
@@ -124,7 +129,7 @@ class Zone(Budgeted):
             return torch.ones_like(sizes, dtype=torch.float32)
         scores = images.take(images.tokens.score(self.weight or self.criterion)).masked_fill(~pool, 0)
         wide = torch.float32 if scores.device.type == "mps" else torch.float64
-        means = per_zone(scores.to(wide), zone) / sizes.clamp(min=1)
+        means = sum_per_part(scores.to(wide), zone) / sizes.clamp(min=1)
         if self.share == "proportional":
             return means.clamp(min=0)
         return (means - means.masked_fill(sizes == 0, float("-inf")).amax(1, keepdim=True)).exp()

@@ -43,7 +43,7 @@ class PromptText:
     def exists(self, signal: IsText) -> Tensor:
         """Bool (batch, texts), the tokens that there are of those asked for."""
         found = self._mask.gather(1, self.places)
-        if signal.which == "behind":
+        if signal.text == "question":
             index = torch.arange(1, self.layout.mask.shape[1] + 1, device=found.device)
             found = found & (self.places >= (self.layout.mask * index).amax(1, keepdim=True))
         return found

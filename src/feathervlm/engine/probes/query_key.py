@@ -130,8 +130,8 @@ class QueryKeyProbe(Probe):
             some = slice(start, start + step)
             index = self.seen.query[:, some]
             weights = self._weights(signal, query[:, :, some], keys, index, present)
-            if signal.least is not None:
-                weights = weights / self._decay(index).clamp(min=signal.least)[:, None]
+            if signal.min_decay is not None:
+                weights = weights / self._decay(index).clamp(min=signal.min_decay)[:, None]
             total = total + (weights * rates[:, None, some, None]).sum(2)
         by_head = total / rates.sum(1).clamp(min=1)[:, None, None]
         mass = (by_head * present[:, None]).sum(-1)

@@ -128,7 +128,7 @@ class SignalReader:
         """See `feathervlm.core.signals.Signals`."""
         if isinstance(signal, RaterAttention):
             features = Features("projected")
-            words, there = self.read(Text(features)), self.text.exists(IsText(signal.which))
+            words, there = self.read(Text(features)), self.text.exists(IsText(signal.text))
             rates = raters(self.read(features), self.left.geometry.exists, words, there)
             return self._tap(signal).rated(signal, rates.to(there.device), self.left.present)
         if isinstance(signal, Attention):

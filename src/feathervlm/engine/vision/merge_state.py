@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.encoder.base import EncoderMerging
-from feathervlm.core.encoder.grouping import fold, folded_sizes
+from feathervlm.core.encoder.grouping import merge_groups, merged_sizes
 from feathervlm.engine.report.records import EncoderRun
 
 
@@ -98,8 +98,8 @@ class MergeState:
 
     def fold(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
         """Merge, for good: (images, count, dim)."""
-        folded = fold(rows, place, count, self.sizes)
-        self.sizes, self.source = folded_sizes(self.sizes, place, count), place.gather(1, self.source)
+        folded = merge_groups(rows, place, count, self.sizes)
+        self.sizes, self.source = merged_sizes(self.sizes, place, count), place.gather(1, self.source)
         return folded
 
     def records(self) -> list[EncoderRun]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.encoder.base import EncoderMerging
-from feathervlm.core.encoder.grouping import firsts, fold, unfold
+from feathervlm.core.encoder.grouping import expand_groups, is_first, merge_groups
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.engine.vision.merge_state import MergeState
 from feathervlm.engine.vision.packed import ARGUMENTS, Packed, Packing, packs
@@ -132,7 +132,7 @@ class EncoderMerge:
         kinds = {run.source.shape[1] for run in self.runs}
         if len(kinds) != 1:
             return None
-        marks = [torch.stack([firsts(s, s.shape[1]) for s in run.sources]) for run in self.runs]
+        marks = [torch.stack([is_first(s, s.shape[1]) for s in run.sources]) for run in self.runs]
         return torch.cat(marks, 1).float()
 
     def _hooks(self) -> Iterator[RemovableHandle]:
@@ -218,11 +218,11 @@ class EncoderMerge:
         with torch.no_grad():
             run.place = run.find(index, torch.cat(run.compared, 1))
         run.compared = []
-        return (run.back(fold(run.rows(args[0]), *run.place, run.sizes)),)
+        return (run.back(merge_groups(run.rows(args[0]), *run.place, run.sizes)),)
 
     def _spread(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         run = self._run
-        return None if run is None or run.place is None else run.back(unfold(run.rows(output), run.place[0]))
+        return None if run is None or run.place is None else run.back(expand_groups(run.rows(output), run.place[0]))
 
     def _leave(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         run = self._run
@@ -234,7 +234,7 @@ class EncoderMerge:
             run.place = None
         run.sources.append(run.source)
         if index == len(self.layers) - 1 and run.merged:
-            rows = unfold(rows, run.source)
+            rows = expand_groups(rows, run.source)
         hidden = run.back(rows)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -258,4 +258,4 @@ class EncoderMerge:
     def _whole(self, run: MergeState, state: Tensor, source: Tensor) -> Tensor:
         """A state of all patches."""
         rows = run.rows(state)
-        return run.back(unfold(rows, source)) if rows.shape[1] < source.shape[1] else state
+        return run.back(expand_groups(rows, source)) if rows.shape[1] < source.shape[1] else state

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
 from feathervlm.core.encoder.base import EncoderMerging
-from feathervlm.core.encoder.grouping import leaders
+from feathervlm.core.encoder.grouping import first_of_each
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.report.records import EncoderRun
 from feathervlm.engine.vision.merge_state import MergeState
@@ -156,7 +156,7 @@ class Packed(MergeState):
     def fold(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
         """Merge, for good: (1, count, dim)."""
         folded = super().fold(rows, place, count)
-        self.first = leaders(self.source, count)[0]
+        self.first = first_of_each(self.source, count)[0]
         return folded
 
     def records(self) -> list[EncoderRun]:
