@@ -232,7 +232,7 @@ def test_what_a_method_reads_is_told():
     for name, part in (
         ("dart", "keys of the layer before"),
         ("cdpruner", "and embeddings of text"),
-        ("topv", "behind the attention"),
+        ("topv", "after the attention"),
     ):
         assert part in told[name]["needs"][0]
     assert all(each["count_known"] for each in told.values())

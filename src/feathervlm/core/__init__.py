@@ -49,7 +49,7 @@ from feathervlm.core.signals import (
     TextPart,
 )
 from feathervlm.core.solve import solve
-from feathervlm.core.tensor_ops import first_n, lexsort
+from feathervlm.core.tensor_ops import first_n
 from feathervlm.core.validation import (
     check_bool,
     check_choice,
@@ -137,7 +137,6 @@ __all__ = [
     "is_count",
     "kept",
     "kept_tensor",
-    "lexsort",
     "part_of",
     "part_of_each",
     "rank_in_part",

@@ -74,7 +74,7 @@ def from_json(text: str) -> Schedule:
     schedule = {key: value for key, value in data.items() if key != "feathervlm"}
     if not _is_schedule(schedule):
         raise PruningError(
-            f'A schedule document has "feathervlm", a list of "stages" and maybe "encoder"; this one has {sorted(data)}.'
+            f'A schedule document has "feathervlm", a list of "stages" and maybe "encoder", not {sorted(data)}.'
         )
     decoded: Schedule = _decode(schedule)
     return decoded

@@ -78,7 +78,7 @@ def quantile(scores: Tensor, present: Tensor, share: float) -> Tensor:
 
 
 def seeded_uniform(like: Tensor, seed: int) -> Tensor:
-    """Return random numbers in [0, 1) of the shape (batch, visual) of `like`, the same for every sample of any batch."""
+    """Return random numbers in [0, 1) of the shape (batch, visual) of `like`, the same for every sample and batch."""
     # Drawn one by one in order, so that a wider batch extends the sequence instead of changing it.
     numbers = torch.rand(like.shape[1], generator=torch.Generator().manual_seed(seed))
     return numbers.to(like.device).expand(like.shape)

@@ -169,7 +169,7 @@ def resolve(method: "str | Method | Schedule") -> tuple[str, Schedule]:
         method = get(method)
     if not isinstance(method, Method):
         raise PruningError(
-            f"method={method!r} is neither a spec such as 'feather', nor a method, nor a Schedule; see methods.available()."
+            f"method={method!r} is neither a spec such as 'feather', nor a JSON file, a method or a Schedule."
         )
     return str(method), method.schedule()
 

@@ -1,4 +1,4 @@
-"""DivPrune: the most diverse tokens, whatever they show."""
+"""DivPrune: the most diverse tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,13 +9,13 @@ from feathervlm.methods.base import Method
 
 @dataclass(frozen=True)
 class DivPrune(Method):
-    """Keep visual tokens far apart: again and again the one whose nearest kept token is farthest.
+    """Keep visual tokens far apart: repeatedly the token whose nearest kept token is farthest.
 
-    Distance is 1 - cosine of what the projector gives out. Text plays no part, no attention is read, and any model
-    can be pruned so.
+    Distance is 1 - cosine of the projected features. It selects before the language model and reads neither text nor
+    attention, so every model supports it.
 
-    Paper and code: the first token is the one whose nearest neighbour of all is farthest, as in the code. The authors
-    round the count, here it is cut off as everywhere. Their LLaVA gives the tokens that are left new, compact positions
+    Paper and code: as in the code, the first token is the one whose nearest neighbour among all tokens is farthest. The
+    authors round the count; here it is truncated, as everywhere. Their LLaVA renumbers positions
     (`positions=renumber`), their Qwen keeps them.
 
     Args:
@@ -34,6 +34,5 @@ class DivPrune(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
         check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         return Schedule(Stage(self.layer, MaxMin(self.keep, self.features), self.positions))

@@ -1,4 +1,4 @@
-"""Density-peak clustering as a pruning criterion."""
+"""KNN: density-peak clustering as a pruning criterion."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from feathervlm.methods.base import Method
 class KNN(Method):
     """Keep the density peaks of the vision encoder's features (DPC-KNN), one token for each cluster.
 
-    Text plays no part. Features are the encoder's, before the projector.
+    It does not read the text. Features are the encoder's, before the projector.
 
-    Paper and code: the paper takes the widest distance of the densest token itself, the code the widest of the whole
-    image; this is the code. Its random tie noise is replaced by index order.
+    Paper and code: for the densest token the paper takes its largest distance, the code the largest of the whole image,
+    as here. Ties are broken by index instead of by random noise.
 
     Args:
         layer: tokens leave before this layer.
@@ -33,6 +33,5 @@ class KNN(Method):
     features: FeatureSource = "vision"
 
     def schedule(self) -> Schedule:
-        """One stage."""
         check_int(self.count, "count", minimum=2)
         return Schedule(Stage(self.layer, Top(KNNDensity(self.neighbors, self.features), self.count)))

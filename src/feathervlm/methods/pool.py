@@ -15,7 +15,7 @@ class AveragePool(Method):
     FastV, SparseVLM and VisionZip (RefCOCO at 128 and 64 tokens of 576, arXiv 2602.02951).
 
     Args:
-        layer: tokens are averaged before this layer; 0 is what enters the language model.
+        layer: tokens are averaged before this layer; 0 is the input of the language model.
         stride: side of a block; blocks at the border are smaller.
     """
 
@@ -27,5 +27,4 @@ class AveragePool(Method):
     stride: int = 2
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Grid(self.stride), merge=Pool(self.stride)))

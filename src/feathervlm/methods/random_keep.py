@@ -9,12 +9,12 @@ from feathervlm.methods.base import Method
 
 @dataclass(frozen=True)
 class RandomKeep(Method):
-    """Keep random visual tokens: what any criterion has to beat.
+    """Keep random visual tokens, the control for any criterion.
 
     Args:
         layer: tokens leave before this layer.
         keep: fraction or number of visual tokens kept.
-        seed: of the choice, which is the same in any batch.
+        seed: seed of the choice, which is the same in any batch.
     """
 
     name: ClassVar[str] = "random"
@@ -25,5 +25,4 @@ class RandomKeep(Method):
     seed: int = 0
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Random(self.keep, self.seed)))

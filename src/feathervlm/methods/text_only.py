@@ -1,4 +1,4 @@
-"""No image at all, the other control."""
+"""No image at all, a control."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,7 @@ from feathervlm.methods.base import Method
 class TextOnly(Method):
     """Keep no visual token; the text keeps its original positions.
 
-    What a benchmark still scores here can be guessed without looking (arXiv 2412.13180, Fig. 4).
+    What a benchmark still scores here can be guessed without the image (arXiv 2412.13180, Fig. 4).
     """
 
     name: ClassVar[str] = "text-only"
@@ -19,5 +19,4 @@ class TextOnly(Method):
     budget_parameter: ClassVar[str | None] = None
 
     def schedule(self) -> Schedule:
-        """One stage at layer 0."""
         return Schedule(Stage(0, KeepNone()))

@@ -11,7 +11,7 @@ from feathervlm.methods.base import Method
 class Uniform(Method):
     """Keep every stride-th row and column of the image, whatever it shows.
 
-    Starts at the top left corner; 27 x 27 tokens leave 729, 196, 81, 49, 36 for strides 1 to 5.
+    Rows and columns start at the top left corner; of 27 x 27 tokens 729, 196, 81, 49 and 36 remain for strides 1 to 5.
 
     Args:
         layer: tokens leave before this layer.
@@ -26,5 +26,4 @@ class Uniform(Method):
     stride: int = 2
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Grid(self.stride)))

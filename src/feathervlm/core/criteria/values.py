@@ -1,4 +1,4 @@
-"""Scores by the attention that values give each other."""
+"""A criterion by the attention that values give each other (IVC-Prune)."""
 
 import math
 from dataclasses import dataclass
@@ -18,15 +18,16 @@ from feathervlm.core.validation import check_choice
 
 @dataclass(frozen=True)
 class ValueForeground(Criterion):
-    """Attention that a token receives from text, and from what text looks at first, if values attend to values.
+    """Attention that a token receives if values attend to values, from the text and from the tokens that the text finds
+    first.
 
     G = log mean over queries and heads of softmax(V_query V_image^T / sqrt(dim)), the softmax over the tokens of one
-    image (IVC-Prune, arXiv 2602.03060). The tokens with the highest G of the text are seeds; then text and seeds ask
-    together, and that is the score.
+    image (IVC-Prune, arXiv 2602.03060). The tokens with the highest G of the text are seeds; the score is G with text
+    and seeds as queries.
 
     Args:
-        seeds: fraction of an image's tokens that are seeds, at least one.
-        text: text "behind" the last image, or "all" of the prompt, the template's own included.
+        seeds: fraction of an image's tokens that are seeds, at least one token.
+        text: the "question" after the last image, or "all" of the prompt, including the chat template.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -40,11 +41,9 @@ class ValueForeground(Criterion):
         check_choice(self.text, get_args(TextPart), "text")
 
     def signals(self) -> tuple[Signal, ...]:
-        """Values of both, and which of them are text."""
         return Values(), Text(Values()), IsText(self.text)
 
     def score(self, tokens: Candidates) -> Tensor:
-        """G of text and seeds: (batch, visual)."""
         images, read = ImageRows(tokens), tokens.signals.read
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
@@ -64,7 +63,7 @@ class ValueForeground(Criterion):
 
     @staticmethod
     def _received(queries: Tensor, asks: Tensor, values: Tensor, present: Tensor) -> Tensor:
-        """Log means over queries (images, heads, m, dim) and heads: float32 (images, n), zeros where absent."""
+        """Compute log means over queries (images, heads, m, dim) and heads: float32 (images, n), zeros where absent."""
         heads = values.shape[1]
         there = [mask.repeat_interleave(heads, 0) for mask in (asks, present)]
         received = log_received(queries.flatten(0, 1), there[0], values.flatten(0, 1), there[1])

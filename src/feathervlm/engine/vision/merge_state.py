@@ -90,7 +90,7 @@ class MergeState:
             compared: (images, tokens, dim).
         """
         count = self.plan[layer]
-        return self.tower.places(compared, count, self.protected), count + self.protected
+        return self.tower.assign(compared, count, self.protected), count + self.protected
 
     def weights(self, keys: int) -> Tensor:
         """What is added to the logits of the next keys: float32 (images, keys)."""

@@ -147,7 +147,7 @@ class Packed(MergeState):
         for picture, (plan, vectors, inside, where) in enumerate(zip(self.plans, *parts, strict=True)):
             place = torch.arange(len(vectors), device=vectors.device)
             if layer in plan:
-                place = self.tower.places(vectors[None], plan[layer], 0, where, inside)[0]
+                place = self.tower.assign(vectors[None], plan[layer], 0, where, inside)[0]
                 self.left[picture] = int(place.max()) + 1
             places.append(place + end)
             end += self.left[picture]
