@@ -41,7 +41,7 @@ class Plane:
     def __post_init__(self) -> None:
         if any(side % tiles for side, tiles in zip(self.shape[1:], self.tiles, strict=True)):
             raise PruningError(
-                f"A plane of {self.shape[1:]} rows and columns has no {self.tiles} equal tiles; give tiles that divide it."
+                f"A plane of {self.shape[1:]} rows and columns has no {self.tiles} equal tiles; change tiles."
             )
 
     @property

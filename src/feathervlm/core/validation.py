@@ -15,9 +15,14 @@ def check_bool(value: object, name: str) -> None:
         raise PruningError(f"{name}={value!r} must be true or false.")
 
 
+def is_int(value: object, minimum: int = 1) -> bool:
+    """Return whether `value` is an integer of at least `minimum`; True and False are not integers."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
 def check_int(value: object, name: str, minimum: int = 1) -> None:
     """Raise `PruningError` unless `value` is an integer of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+    if not is_int(value, minimum):
         raise PruningError(f"{name}={value!r} must be a whole number of at least {minimum}.")
 
 

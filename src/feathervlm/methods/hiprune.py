@@ -1,4 +1,4 @@
-"""HiPrune: objects from a middle layer of the vision encoder, the cells around them, and the deep layer's best tokens."""
+"""HiPrune: objects from a middle layer of the vision encoder, cells around them, and a deep layer's best tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

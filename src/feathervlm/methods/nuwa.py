@@ -1,4 +1,4 @@
-"""Nuwa: the best tokens of every small region with their surroundings, and a second choice in the middle of the model."""
+"""Nuwa: the best of every small region with its surroundings, and a second choice in the middle of the model."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

@@ -23,7 +23,7 @@ def bipartite(metric: Tensor, merges: int, protected: int = 0, window: Tensor | 
 
     Args:
         metric: tensor of shape (images, tokens, dim) that is compared.
-        merges: number of tokens of an image that leave, at most half of those that are not protected.
+        merges: number of tokens of an image that leave, at most half of the unprotected ones.
         protected: 1 if the first token ([CLS]) is to stay single; it belongs to A, so that nothing goes into it.
         window: long tensor of shape (tokens,), ascending: only tokens of one window merge, as many as can if these are
             fewer than `merges`, and groups are numbered by window first. For a single image.

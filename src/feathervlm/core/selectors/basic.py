@@ -10,7 +10,7 @@ from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.criteria.random_score import RandomScore
 from feathervlm.core.errors import PruningError
 from feathervlm.core.selectors.base import Base, Ranked, Selector
-from feathervlm.core.validation import check_int
+from feathervlm.core.validation import is_int
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Grid(Selector):
 
     def __post_init__(self) -> None:
         strides = self.stride if isinstance(self.stride, Sequence) else (1, self.stride, self.stride)
-        if len(strides) != 3:
-            raise PruningError(f"stride={self.stride!r} must be a whole number or (frame, row, column) strides.")
-        for side in strides:
-            check_int(side, "stride")
+        if len(strides) != 3 or not all(map(is_int, strides)):
+            raise PruningError(
+                f"stride={self.stride!r} must be a whole number of at least 1, or (frame, row, column) strides."
+            )
         if isinstance(self.stride, Sequence):
             object.__setattr__(self, "stride", tuple(strides))
 
