@@ -56,9 +56,9 @@ class ValueForeground(Criterion):
         first = self._received(text, asks, values, images.present)
         most = kept(self.seeds, images.longest)
         index = lexsort([(~images.present).long(), -first])[:, :most]
-        wanted = kept_tensor(self.seeds, images.present.sum(1))[:, None]
+        count = kept_tensor(self.seeds, images.present.sum(1))[:, None]
         seeds = values.gather(2, index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[-1]))
-        asks = torch.cat([asks, torch.arange(most, device=asks.device) < wanted], 1)
+        asks = torch.cat([asks, torch.arange(most, device=asks.device) < count], 1)
         return images.put(self._received(torch.cat([text, seeds.to(text.dtype)], 2), asks, values, images.present))
 
     @staticmethod
