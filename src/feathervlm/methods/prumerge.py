@@ -77,7 +77,8 @@ class PruMerge(Method):
     picture and not kept here. They merge states of the encoder before the projector; here what enters language model
     layer `layer` is merged, after the projector, which differs unless the projector is linear. They order tokens by
     attention and renumber positions; here tokens stay in raster order and keep theirs (`positions=renumber` renumbers).
-    Outliers are determined image by image, in the code among all images of a batch; if there is none, the best token stays.
+    Outliers are determined image by image, in the code among all images of a batch; if there is none, the best token
+    stays.
 
     Args:
         layer: tokens leave before this layer of the language model.
