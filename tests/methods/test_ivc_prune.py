@@ -233,8 +233,8 @@ def test_the_model_keeps_what_numpy_keeps():
         if not count:
             assert pruning.report.stages[0].kept[row].tolist() == []
             continue
-        behind = torch.arange(len(ids)) > visual.nonzero().max()
-        values, text = (cached[row, which].numpy() for which in (visual, behind))
+        after = torch.arange(len(ids)) > visual.nonzero().max()
+        values, text = (cached[row, which].numpy() for which in (visual, after))
         waves = {wave: table[row, visual].numpy() for wave, table in zip(("cos", "sin"), tables, strict=True)}
         found = []
         for start in range(0, count, tiny.SIDE**2):

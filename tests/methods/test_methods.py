@@ -226,7 +226,7 @@ def test_methods_of_one_stage(method, stage):
     ("method", "average"),
     [(Uniform(), 196), (KNN(), 196), (RandomKeep(), 182), (FastV(), 182), (Ensemble(), 182 + 81 * (1 - 182 / 729))],
 )
-def test_what_is_left_after_the_early_layers(method, average):
+def test_tokens_that_remain_after_the_early_layers(method, average):
     tokens = method.schedule().tokens_per_layer(PRISMATIC, 32)
     assert tokens == pytest.approx([729] * 3 + [average] * 29)
 

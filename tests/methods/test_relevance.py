@@ -225,17 +225,22 @@ def test_choices_do_not_depend_on_how_much_is_compared_at_a_time(method, monkeyp
     assert p.kept(method) == at_once
 
 
-def test_what_a_method_reads_is_told():
-    told = {method.name: describe(method) for method in METHODS}
-    assert [told[name]["needs_text"] for name in ("dart", "cdpruner", "star", "topv")] == [True, True, True, False]
+def test_what_a_method_reads_is_described():
+    description = {method.name: describe(method) for method in METHODS}
+    assert [description[name]["needs_text"] for name in ("dart", "cdpruner", "star", "topv")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert not describe(DART(words=0))["needs_text"]
     for name, part in (
         ("dart", "keys of the layer before"),
         ("cdpruner", "and embeddings of text"),
         ("topv", "after the attention"),
     ):
-        assert part in told[name]["needs"][0]
-    assert all(each["count_known"] for each in told.values())
+        assert part in description[name]["needs"][0]
+    assert all(each["count_known"] for each in description.values())
 
 
 def says_something(scores):

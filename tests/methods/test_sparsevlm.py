@@ -112,7 +112,7 @@ def naive_scores(block, states, positions, asking, visual, plus, heads=HEADS * 1
 
 @torch.no_grad()
 def by_hand(model, prompt, table, plus, renumber, which="question"):
-    """For each stage (kept, where tokens went, scores, states behind it), and the logits of what is left."""
+    """For each stage (kept, where tokens went, scores, states after it), and the logits of the remaining tokens."""
     states, positions, places = prompt.embeddings, list(range(prompt.length)), list(range(prompt.length))
     embedded, text = prompt.embeddings[0].numpy().astype(np.float64), prompt.text(which)
     asking = [text[word] for word in naive_raters(embedded[prompt.visual], embedded[text])]
@@ -251,7 +251,7 @@ def test_rows_are_made_a_block_at_a_time(plus, monkeypatch):
     assert all(logits <= HEADS * prompt.length * 3 for _, logits in made)
 
 
-def test_one_word_behind_the_picture_is_the_rater():
+def test_one_word_after_the_picture_is_the_rater():
     prompt = Prompt(SQUARE[0], 1, after=1 - BETWEEN)
     assert len(prompt.text("question")) == 1
     report, _, _ = pruned(llama(), prompt, SparseVLM(layers=AT, table=TABLE))
@@ -262,7 +262,7 @@ def test_one_word_behind_the_picture_is_the_rater():
 
 
 @pytest.mark.parametrize("plus", [False, True])
-def test_without_a_word_behind_the_picture_it_is_refused(plus):
+def test_without_a_word_after_the_picture_it_is_refused(plus):
     prompt = Prompt(SQUARE[0], 1, after=-BETWEEN)
     with pytest.raises(Unprunable, match="text after the image"):
         pruned(llama(), prompt, SparseVLM(layers=AT, table=TABLE, plus=plus))
@@ -434,17 +434,17 @@ def test_bad_criteria_are_refused(make):
         TextRaterAttention(**make)
 
 
-def test_what_it_reads_is_told():
-    told = SimpleNamespace(**describe(SparseVLM()))
-    assert told.needs_text
-    assert told.count_known
-    assert [(stage["layer_of_32"], stage["tokens_of_576"], stage["merged"]) for stage in told.stages] == [
+def test_what_it_reads_is_described():
+    description = SimpleNamespace(**describe(SparseVLM()))
+    assert description.needs_text
+    assert description.count_known
+    assert [(stage["layer_of_32"], stage["tokens_of_576"], stage["merged"]) for stage in description.stages] == [
         (3, 309, True),
         (7, 204, True),
         (16, 113, True),
     ]
-    assert "the words that the image is about in the layer before the cut, with RoPE" in told.needs[0]
-    assert "embeddings of text" in told.needs[0]
+    assert "the words that the image is about in the layer before the cut, with RoPE" in description.needs[0]
+    assert "embeddings of text" in description.needs[0]
     assert set(SparseVLM(plus=True).schedule().signals()) == {
         RaterAttention(heads=14 / 32, min_decay=0.1),
         Features("projected"),
