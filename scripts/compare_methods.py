@@ -95,7 +95,7 @@ def planned(plan: Plan, total: int, encoder: int) -> Iterator[tuple[float, str, 
                 try:
                     if isinstance(method, m.KNN):
                         found: m.Method = replace(method, count=int(average))
-                    elif method.free is None:
+                    elif method.budget_parameter is None:
                         found = replace(method, keep=share)
                     else:
                         found = rounded(earlier(method, factor).solve(average, [plan.shape], plan.depth))

@@ -12,7 +12,7 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.engine.compiled import compiled_module
 from feathervlm.engine.pruning import Pruning
 from feathervlm.families.registry import find
-from feathervlm.methods.base import Method, get
+from feathervlm.methods.base import Method, resolve
 
 
 def prune(
@@ -47,12 +47,7 @@ def prune(
         Unprunable: If `strict` and the model or an input cannot be pruned.
     """
     inner, wrappers = unwrap(model)
-    if isinstance(method, str):
-        method = get(method)
-    if not isinstance(method, Method | Schedule):
-        raise PruningError(f"method={method!r} is neither a spec such as 'feather', nor a method, nor a Schedule.")
-    schedule = method.schedule() if isinstance(method, Method) else method
-    name = str(method) if isinstance(method, Method) else "schedule"
+    name, schedule = resolve(method)
     try:
         family = find(inner, layout)
     except Unprunable as error:

@@ -19,7 +19,7 @@ from families.processors import PROCESSORS
 from family_cases import FAMILY_CASES
 from feathervlm import methods
 from feathervlm.cli.main import app
-from feathervlm.cli.options import split_specs
+from feathervlm.core.spec import split_specs
 from feathervlm.inference import compare as running
 
 

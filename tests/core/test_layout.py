@@ -164,7 +164,7 @@ def test_tiles_of_unequal_size_are_an_error():
         Plane((1, 4, 5), tiles=(2, 2))
 
 
-def test_shapes_of_several_planes_are_told_together():
+def test_shapes_of_several_planes_are_one_entry():
     picture = (Plane((1, 1, 1)), Plane((1, 2, 2)))
     layout = VisualLayout(torch.ones(1, 7, dtype=torch.bool), [[picture, (1, 2)]])
     assert layout.shapes(0) == [((1, 1, 1), (1, 2, 2)), (1, 1, 2)]

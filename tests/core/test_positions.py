@@ -43,7 +43,7 @@ def prompts(draw):
     for _ in range(draw(st.integers(1, 3))):
         images, position = [], draw(st.integers(0, 3))
         for _ in range(draw(st.integers(0, 2))):
-            gap = draw(st.sampled_from([0, 3]))  # a line break behind so many tokens
+            gap = draw(st.sampled_from([0, 3]))  # a line break after so many tokens
             rows, cols = draw(st.integers(1, 3)), draw(st.integers(1, 4))
             image = []
             for token in range(rows * cols):

@@ -19,7 +19,8 @@ from feathervlm.core import (
     Top,
 )
 from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
-from feathervlm.core.spec import VERSION, build, from_json, parse, to_json, write_value
+from feathervlm.core.spec import VERSION, build, from_json, parse, split_specs, to_json, write_value
+from method_cases import ROWS
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LAYERS = st.integers(0, 80) | st.floats(0, 1, exclude_max=True)
@@ -203,7 +204,7 @@ ATTENTION = {"type": "LastTokenAttention"}
         ('{"feathervlm": 2, "stages": []}', ["version 1", "is 2"]),
         ('{"feathervlm": "1", "stages": []}', ["version 1", "'1'"]),
         ('{"feathervlm": 1, "type": "Grid", "stride": 3}', ['"stages"']),
-        ('{"feathervlm": 1, "stages": [3]}', ["not of 3"]),
+        ('{"feathervlm": 1, "stages": [3]}', ["3 is not a Stage"]),
         ('{"feathervlm": 1, "stages": [{"type": "Step"}]}', ["'Step'", "Stage"]),
         ('{"feathervlm": 1, "stages": [{"at": 3}]}', ["Unknown type None", "Stage"]),
         (stage({"type": "Gird", "stride": 3}), ["'Gird'", "Grid"]),
@@ -232,3 +233,70 @@ def test_a_bad_document_is_named(text, named):
 def test_tokens_given_for_one_input_are_not_written(wrap):
     with pytest.raises(PruningError, match="belong to one input"):
         to_json(Schedule(Stage(3, wrap(Given(torch.ones(1, 4, dtype=torch.bool))))))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ()),
+        ("none", ("none",)),
+        (" none , fastv ,", ("none", "fastv")),
+        ("feather:layers=[8,16],keep=0.3,knn", ("feather:layers=[8,16],keep=0.3", "knn")),
+        ("mine.json,fastv:keep=0.5", ("mine.json", "fastv:keep=0.5")),
+        ("x:method=(y:a=1,b=2),c=3,z", ("x:method=(y:a=1,b=2),c=3", "z")),
+    ],
+)
+def test_a_list_of_specs_keeps_their_own_commas(text, expected):
+    assert split_specs(text) == expected
+
+
+def test_a_list_of_specs_needs_matching_brackets():
+    with pytest.raises(PruningError, match="brackets"):
+        split_specs("x:method=(fastv,feather")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_method_is_written_and_read_back(name, tmp_path):
+    schedule = ROWS[name].method.schedule()
+    assert from_json(to_json(schedule)) == schedule
+    schedule.save(tmp_path / "method.json")
+    assert Schedule.load(tmp_path / "method.json") == schedule
+    assert Schedule.load(str(tmp_path / "method.json")).fingerprint() == schedule.fingerprint()
+
+
+def test_fingerprints_tell_schedules_apart():
+    prints = {name: ROWS[name].method.schedule().fingerprint() for name in ROWS}
+    assert len(set(prints.values())) == len({row.method.schedule() for row in ROWS.values()})
+    # The same on every machine and in every release that reads the same files.
+    assert Schedule(Stage(8, Grid(3))).fingerprint() == (
+        "42265f98b5296a610ae8b596e148d39af52bd0fdb9de4768a24e2f20e49bde52"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("missing.json", None, ["missing.json cannot be read", "No such file"]),
+        ("method.txt", "{}", ["method.txt", ".json"]),
+        ("broken.json", "{", ["broken.json", "not JSON"]),
+        ("other.json", '{"model_type": "llava"}', ["other.json", "not a feathervlm schedule", "None"]),
+        ("newer.json", '{"feathervlm": 99, "stages": []}', ["newer.json", "is 99"]),
+        ("binary.json", b"\xff\xfe\x00", ["binary.json", "not a text file"]),
+    ],
+)
+def test_a_file_that_holds_no_schedule_is_named(name, text, named, tmp_path):
+    path = tmp_path / name
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(PruningError) as error:
+        Schedule.load(path)
+    assert all(part in str(error.value) for part in named)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    for path, named in ((tmp_path / "no" / "a.json", "cannot be written"), (tmp_path / "a.yaml", ".json")):
+        with pytest.raises(PruningError, match=named):
+            Schedule(Stage(8, Grid(3))).save(path)
+    with pytest.raises(PruningError, match="one input"):
+        Schedule(Stage(8, Given(torch.ones(1, 1, dtype=torch.bool)))).save(tmp_path / "given.json")
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from feathervlm.cli.main import app
-from feathervlm.cli.options import split_specs
+from feathervlm.core.spec import split_specs
 
 
 def cli(*arguments: object, **environment: str) -> Result:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from feathervlm.cli.options import split_specs
+from feathervlm.core.spec import split_specs
 from feathervlm.evaluation.paper import MODEL, printed, settled
 from feathervlm.evaluation.tasks import GROUPS, TASKS
 

@@ -25,7 +25,7 @@ def test_clusters_are_those_of_plain_python(data):
     count = data.draw(st.integers(1, side * side))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
     features = torch.randn(2, protected + side * side, 6, generator=generator)
-    place = tower.places(features, count, protected)
+    place = tower.assign(features, count, protected)
     for image in range(2):
         expected = clusters(features[image, protected:], count, tower.neighbors, tower.reach, tower.locality)
         front = [[0]][:protected]
@@ -45,7 +45,7 @@ def test_clusters_inside_windows_are_those_of_plain_python(data):
     count = data.draw(st.integers(1, rows * cols))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
     features = torch.randn(1, rows * cols, 6, generator=generator)
-    place = tower.places(features, count, 0, torch.tensor(where), torch.tensor(window))
+    place = tower.assign(features, count, 0, torch.tensor(where), torch.tensor(window))
     expected = clusters(features[0], count, tower.neighbors, tower.reach, tower.locality, where, window)
     assert members(place[0]) == [sorted(group) for group in expected]
     assert len(expected) == max(count, len(numbers))

@@ -18,7 +18,7 @@ from feathervlm.methods import (
     available,
     get,
 )
-from feathervlm.methods.base import REGISTRY
+from feathervlm.methods.base import REGISTRY, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_a_method_written_in_a_file_of_its_own_needs_no_more_than_this():
 
         name: ClassVar[str] = "corner"
         paper: ClassVar[str] = "none"
-        free: ClassVar[str | None] = None
+        budget_parameter: ClassVar[str | None] = None
 
         stride: int = field(default=8)
 
@@ -68,7 +68,7 @@ def test_a_method_written_in_a_file_of_its_own_needs_no_more_than_this():
             return Schedule(Stage(0.25, Grid(self.stride)))
 
     assert get("corner:stride=4").schedule().stages[0].select == Grid(4)
-    with pytest.raises(PruningError, match="corner has no free parameter"):
+    with pytest.raises(PruningError, match="corner has no budget parameter"):
         Corner().solve(100, [(1, 24, 24)], 32)
 
 
@@ -199,8 +199,8 @@ def test_methods_are_values():
         FastV().keep = 0.5
 
 
-def test_with_free_changes_the_free_parameter_alone():
-    assert FastV(layer=3, rope=False).with_free(0.5) == FastV(layer=3, rope=False, keep=0.5)
+def test_with_budget_changes_the_budget_parameter_alone():
+    assert FastV(layer=3, rope=False).with_budget(0.5) == FastV(layer=3, rope=False, keep=0.5)
 
 
 def test_solve_is_a_method_of_the_same_kind():
@@ -211,8 +211,8 @@ def test_solve_is_a_method_of_the_same_kind():
 
 
 @pytest.mark.parametrize("spec", ["uniform", "knn", "text-only", "before-llm", "pool", "shuffled-positions"])
-def test_methods_without_a_free_parameter_say_so(spec):
-    with pytest.raises(PruningError, match=f"{spec} has no free parameter"):
+def test_methods_without_a_budget_parameter_say_so(spec):
+    with pytest.raises(PruningError, match=f"{spec} has no budget parameter"):
         get(spec).solve(192, grids=[(1, 24, 24)], depth=32)
 
 
@@ -220,3 +220,39 @@ def test_available_is_sorted_and_complete():
     assert available() == tuple(sorted(available()))
     public = [getattr(methods, name) for name in methods.__all__]
     assert set(available()) == {part.name for part in public if isinstance(part, type) and part is not Method}
+
+
+def test_a_file_is_a_method(tmp_path, monkeypatch):
+    path, method = tmp_path / "mine.json", FastV(layer=2, keep=0.5)
+    method.schedule().save(path)
+    read = get(f" {path} ")
+    assert str(read) == str(path)
+    assert read.schedule() == method.schedule()
+    assert read.fingerprint() == method.schedule().fingerprint()
+    assert get(str(read)) == read
+    assert "schedule-file" not in available()
+    Feather().schedule().save(path)
+    assert read.schedule() == method.schedule()  # it has been read already
+    monkeypatch.chdir(tmp_path)
+    assert get("before-llm:method=(mine.json)").method.schedule() == Feather().schedule()
+    with pytest.raises(PruningError, match="cannot be read"):
+        get("none.json")
+
+
+def test_methods_are_resolved_to_a_name_and_a_schedule(tmp_path):
+    schedule = FastV(layer=2).schedule()
+    schedule.save(tmp_path / "mine.json")
+    path = str(tmp_path / "mine.json")
+    assert resolve("fastv:layer=2") == resolve(FastV(layer=2)) == ("fastv:layer=2", schedule)
+    assert resolve(schedule) == ("schedule", schedule)
+    assert resolve(path) == resolve(get(path)) == (path, schedule)
+    for wrong in (3, None, Grid(2)):
+        with pytest.raises(PruningError, match="neither a spec"):
+            resolve(wrong)
+
+
+def test_fingerprints_tell_parameters_apart():
+    methods_ = [FastV(), FastV(keep=0.5), FastV(layer=3), Feather(), BeforeLLM(), BeforeLLM(FastV(keep=0.5))]
+    prints = {method.fingerprint() for method in methods_}
+    assert len(prints) == len(methods_)
+    assert get("fastv").fingerprint() == FastV(layer=3 / 32, keep=0.25).fingerprint()

@@ -43,7 +43,7 @@ class Prompt:
     def read(self, signal):
         if isinstance(signal, IsText):
             place = torch.arange(WORDS + self.spare)
-            return (place < WORDS)[None] & (place >= (BEFORE if signal.which == "behind" else 0))[None]
+            return (place < WORDS)[None] & (place >= (BEFORE if signal.text == "question" else 0))[None]
         if isinstance(signal, Text):
             return torch.cat([torch.tensor(self.text), torch.full((self.spare, HEADS, DIM), float("nan"))])[None]
         return torch.tensor(self.values if isinstance(signal, Values) else self.tables[signal.of])[None]
@@ -106,7 +106,7 @@ def test_scores_are_the_logarithms_of_the_formula():
     p = Prompt(7)
     scores = p.candidates().score(ValueForeground())[0].exp().numpy()
     np.testing.assert_allclose(scores, foreground(p.values, p.text[BEFORE:]), rtol=1e-5)
-    scores = p.candidates().score(ValueForeground(0.1, which="all"))[0].exp().numpy()
+    scores = p.candidates().score(ValueForeground(0.1, text="all"))[0].exp().numpy()
     np.testing.assert_allclose(scores, foreground(p.values, p.text, 0.1), rtol=1e-5)
     assert scores.sum() == pytest.approx(1, abs=1e-5)
 
@@ -233,8 +233,8 @@ def test_the_model_keeps_what_numpy_keeps():
         if not count:
             assert pruning.report.stages[0].kept[row].tolist() == []
             continue
-        behind = torch.arange(len(ids)) > visual.nonzero().max()
-        values, text = (cached[row, which].numpy() for which in (visual, behind))
+        after = torch.arange(len(ids)) > visual.nonzero().max()
+        values, text = (cached[row, which].numpy() for which in (visual, after))
         waves = {wave: table[row, visual].numpy() for wave, table in zip(("cos", "sin"), tables, strict=True)}
         found = []
         for start in range(0, count, tiny.SIDE**2):
@@ -301,7 +301,7 @@ def test_it_is_found_described_and_solved():
         (lambda: IVCPrune(seeds=2), "seeds=2"),
         (lambda: IVCPrune(keep=1.5), "keep=1.5"),
         (lambda: RotaryPhase("tan"), "of='tan'"),
-        (lambda: ValueForeground(which="front"), "which='front'"),
+        (lambda: ValueForeground(text="front"), "text='front'"),
         (lambda: Text(RotaryTable()), "Text has no"),
     ],
 )

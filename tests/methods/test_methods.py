@@ -106,7 +106,7 @@ def test_every_method_builds_and_describes_itself(name):
     assert method.summary().endswith(".")
     assert method.summary() == method.summary().strip() != ""
     assert type(method).__name__ in methods.__all__
-    assert method.free is None or method.free in {field.name for field in fields(method)}
+    assert method.budget_parameter is None or method.budget_parameter in {field.name for field in fields(method)}
 
 
 @pytest.mark.parametrize("name", available())
@@ -132,7 +132,7 @@ REACH = {"ivc-prune": (365.0, 729.0), "nuwa": (1.0, 416.5)}
 """Methods whose first half sees all tokens, or whose second sees a seventh of them."""
 
 
-@pytest.mark.parametrize("name", [name for name in available() if get(name).free])
+@pytest.mark.parametrize("name", [name for name in available() if get(name).budget_parameter])
 @pytest.mark.parametrize("average", [250, 300.5, 450])
 def test_every_free_parameter_can_be_solved_for(name, average):
     if name in REACH and not REACH[name][0] <= average <= REACH[name][1]:
@@ -226,7 +226,7 @@ def test_methods_of_one_stage(method, stage):
     ("method", "average"),
     [(Uniform(), 196), (KNN(), 196), (RandomKeep(), 182), (FastV(), 182), (Ensemble(), 182 + 81 * (1 - 182 / 729))],
 )
-def test_what_is_left_after_the_early_layers(method, average):
+def test_tokens_that_remain_after_the_early_layers(method, average):
     tokens = method.schedule().tokens_per_layer(PRISMATIC, 32)
     assert tokens == pytest.approx([729] * 3 + [average] * 29)
 

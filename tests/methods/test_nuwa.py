@@ -206,7 +206,7 @@ def test_the_model_runs_on_the_merged_embeddings():
 
     first, second = method.schedule().stages
     watched = feathervlm.Schedule(
-        feathervlm.Stage(0, first.select, merge=Watched(first.merge.by, first.merge.score)), second
+        feathervlm.Stage(0, first.select, merge=Watched(first.merge.vectors, first.merge.score)), second
     )
     with torch.no_grad(), feathervlm.prune(model, watched) as pruning:
         pruned = model(**inputs).logits[:, -3:]
@@ -274,7 +274,7 @@ def test_the_image_may_be_last_in_no_prompt():
         (lambda: Nuwa(pillars=1.5), "pillars=1.5"),
         (lambda: Nuwa(positions="renumber"), "positions='renumber'"),
         (lambda: Neighborhood(Features("vision"), ATTENTION, reach=0), "reach=0"),
-        (lambda: Neighborhood("vision", ATTENTION), "by='vision'"),
+        (lambda: Neighborhood("vision", ATTENTION), "vectors='vision'"),
         (lambda: Neighborhood(Features("vision"), 3), "score=3"),
         (lambda: Regions(3, 0.5), "criterion=3"),
     ],

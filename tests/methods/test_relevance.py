@@ -48,7 +48,7 @@ class Prompt:
     def read(self, signal):
         if isinstance(signal, IsText):
             place = torch.arange(self.words + self.spare)
-            return (place < self.words)[None] & (place >= (BEFORE if signal.which == "behind" else 0))[None]
+            return (place < self.words)[None] & (place >= (BEFORE if signal.text == "question" else 0))[None]
         if isinstance(signal, Text):
             values = torch.tensor(self.text[name_of(signal.of)])
             return torch.cat([values, torch.full((self.spare, values.shape[1]), float("nan"))])[None]
@@ -181,7 +181,7 @@ def test_dart(seed, count, pivots, words):
 def test_cdpruner(seed, count):
     p = Prompt(seed)
     assert p.kept(CDPruner(keep=count)) == [cdpruner(p, count)]
-    assert p.kept(CDPruner(keep=count, text="behind")) == [cdpruner(p, count, BEFORE)]
+    assert p.kept(CDPruner(keep=count, text="question")) == [cdpruner(p, count, BEFORE)]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -189,7 +189,7 @@ def test_cdpruner(seed, count):
 def test_star(seed, count):
     p = Prompt(seed)
     assert p.kept(STAR(keep=count, then=0.4)) == star(p, count, 0.4)
-    assert p.kept(STAR(keep=count, text="behind")) == star(p, count, 0.5, BEFORE)
+    assert p.kept(STAR(keep=count, text="question")) == star(p, count, 0.5, BEFORE)
 
 
 @pytest.mark.parametrize("every", [0, 2, 4])
@@ -225,17 +225,22 @@ def test_choices_do_not_depend_on_how_much_is_compared_at_a_time(method, monkeyp
     assert p.kept(method) == at_once
 
 
-def test_what_a_method_reads_is_told():
-    told = {method.name: describe(method) for method in METHODS}
-    assert [told[name]["needs_text"] for name in ("dart", "cdpruner", "star", "topv")] == [True, True, True, False]
+def test_what_a_method_reads_is_described():
+    description = {method.name: describe(method) for method in METHODS}
+    assert [description[name]["needs_text"] for name in ("dart", "cdpruner", "star", "topv")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert not describe(DART(words=0))["needs_text"]
     for name, part in (
         ("dart", "keys of the layer before"),
         ("cdpruner", "and embeddings of text"),
-        ("topv", "behind the attention"),
+        ("topv", "after the attention"),
     ):
-        assert part in told[name]["needs"][0]
-    assert all(each["count_known"] for each in told.values())
+        assert part in description[name]["needs"][0]
+    assert all(each["count_known"] for each in description.values())
 
 
 def says_something(scores):
@@ -357,7 +362,7 @@ def test_a_recovered_sample_has_the_size_it_says(keep, every):
 def test_schedules():
     norm, own = KeyNorm(), FeatureAttention("image", "projected")
     assert DART().schedule() == Schedule(
-        Stage(1 / 16, FarFromPivots(Top(norm, 4), 1 / 9, "hidden", words=4, which="behind", keys=Keys()))
+        Stage(1 / 16, FarFromPivots(Top(norm, 4), 1 / 9, "hidden", words=4, text="question", keys=Keys()))
     )
     assert CDPruner(positions="renumber").schedule() == Schedule(
         Stage(0, DPP(0.25, TextSimilarity("projected", "all"), "projected"), "renumber")
@@ -371,7 +376,7 @@ def test_schedules():
 @pytest.mark.parametrize(
     ("method", "signals"),
     [
-        (DART(), {Keys(), Features("hidden"), IsText("behind"), Text(Keys()), Text(Features("hidden"))}),
+        (DART(), {Keys(), Features("hidden"), IsText("question"), Text(Keys()), Text(Features("hidden"))}),
         (DART(words=0, rope=True), {Keys(rope=True), Features("hidden")}),
         (CDPruner(), {Features("projected"), Text(Features("projected")), IsText("all")}),
         (STAR(), {Features("projected"), Features("hidden"), Text(Features("hidden")), IsText("all")}),
@@ -384,7 +389,7 @@ def test_signals(method, signals):
 
 LAYERS = st.integers(0, 80) | st.floats(0, 1, exclude_max=True)
 KEEPS = st.floats(1e-6, 1) | st.integers(1, 3000)
-PARTS, PLACES = st.sampled_from(["all", "behind"]), st.sampled_from(["preserve", "renumber", "stretch"])
+PARTS, PLACES = st.sampled_from(["all", "question"]), st.sampled_from(["preserve", "renumber", "stretch"])
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -57,7 +57,7 @@ class Prompt:
         return VisualLayout(mask, [self.grids])
 
     def text(self, which):
-        last = max(self.visual) if which == "behind" else -1
+        last = max(self.visual) if which == "question" else -1
         return [place for place in range(self.length) if place > last and place not in self.visual]
 
 
@@ -111,8 +111,8 @@ def naive_scores(block, states, positions, asking, visual, plus, heads=HEADS * 1
 
 
 @torch.no_grad()
-def by_hand(model, prompt, table, plus, renumber, which="behind"):
-    """For each stage (kept, where tokens went, scores, states behind it), and the logits of what is left."""
+def by_hand(model, prompt, table, plus, renumber, which="question"):
+    """For each stage (kept, where tokens went, scores, states after it), and the logits of the remaining tokens."""
     states, positions, places = prompt.embeddings, list(range(prompt.length)), list(range(prompt.length))
     embedded, text = prompt.embeddings[0].numpy().astype(np.float64), prompt.text(which)
     asking = [text[word] for word in naive_raters(embedded[prompt.visual], embedded[text])]
@@ -198,12 +198,12 @@ def test_it_is_the_papers_algorithm(plus, positions, grids, seed):
 def test_debiased_attention_of_the_heads_that_look_most(heads, least):
     """With a bound that some places reach, and others not."""
     prompt = Prompt(SQUARE[0], 3)
-    embedded, text = prompt.embeddings[0].numpy(), prompt.text("behind")
+    embedded, text = prompt.embeddings[0].numpy(), prompt.text("question")
     asking = [text[word] for word in naive_raters(embedded[prompt.visual], embedded[text])]
     block, places = llama().model.layers[0], list(range(prompt.length))
     with torch.no_grad():
         expected = naive_scores(block, prompt.embeddings, places, asking, prompt.visual, True, heads, least)
-    schedule = Schedule(Stage(1, Top(TextRaterAttention(heads=heads / HEADS, least=least), 20)))
+    schedule = Schedule(Stage(1, Top(TextRaterAttention(heads=heads / HEADS, min_decay=least), 20)))
     with torch.no_grad(), feathervlm.prune(llama(), schedule, layout=prompt.layout) as pruning:
         llama()(inputs_embeds=prompt.embeddings)
     np.testing.assert_allclose(pruning.report.stages[0].scores[0], expected, rtol=1e-3, atol=1e-7)
@@ -251,9 +251,9 @@ def test_rows_are_made_a_block_at_a_time(plus, monkeypatch):
     assert all(logits <= HEADS * prompt.length * 3 for _, logits in made)
 
 
-def test_one_word_behind_the_picture_is_the_rater():
+def test_one_word_after_the_picture_is_the_rater():
     prompt = Prompt(SQUARE[0], 1, after=1 - BETWEEN)
-    assert len(prompt.text("behind")) == 1
+    assert len(prompt.text("question")) == 1
     report, _, _ = pruned(llama(), prompt, SparseVLM(layers=AT, table=TABLE))
     last = Schedule(Stage(2, Top(LastTokenAttention(over="all"), 20)))
     with torch.no_grad(), feathervlm.prune(llama(), last, layout=prompt.layout) as pruning:
@@ -262,7 +262,7 @@ def test_one_word_behind_the_picture_is_the_rater():
 
 
 @pytest.mark.parametrize("plus", [False, True])
-def test_without_a_word_behind_the_picture_it_is_refused(plus):
+def test_without_a_word_after_the_picture_it_is_refused(plus):
     prompt = Prompt(SQUARE[0], 1, after=-BETWEEN)
     with pytest.raises(Unprunable, match="text after the image"):
         pruned(llama(), prompt, SparseVLM(layers=AT, table=TABLE, plus=plus))
@@ -388,7 +388,7 @@ def test_the_schedule_reads_like_the_notes():
             for at, top in zip((3, 7, 16), best, strict=True)
         )
     )
-    later = TextRaterAttention(heads=14 / 32, least=0.1)
+    later = TextRaterAttention(heads=14 / 32, min_decay=0.1)
     assert SparseVLM(layers=(3, 7), table=(0.5, 0.2), plus=True).schedule() == Schedule(
         Stage(3, Top(later, 0.5)), Stage(7, Top(later, 0.2))
     )
@@ -434,20 +434,20 @@ def test_bad_criteria_are_refused(make):
         TextRaterAttention(**make)
 
 
-def test_what_it_reads_is_told():
-    told = SimpleNamespace(**describe(SparseVLM()))
-    assert told.needs_text
-    assert told.count_known
-    assert [(stage["layer_of_32"], stage["tokens_of_576"], stage["merged"]) for stage in told.stages] == [
+def test_what_it_reads_is_described():
+    description = SimpleNamespace(**describe(SparseVLM()))
+    assert description.needs_text
+    assert description.count_known
+    assert [(stage["layer_of_32"], stage["tokens_of_576"], stage["merged"]) for stage in description.stages] == [
         (3, 309, True),
         (7, 204, True),
         (16, 113, True),
     ]
-    assert "the words that the image is about in the layer before the cut, with RoPE" in told.needs[0]
-    assert "embeddings of text" in told.needs[0]
+    assert "the words that the image is about in the layer before the cut, with RoPE" in description.needs[0]
+    assert "embeddings of text" in description.needs[0]
     assert set(SparseVLM(plus=True).schedule().signals()) == {
-        RaterAttention(heads=14 / 32, least=0.1),
+        RaterAttention(heads=14 / 32, min_decay=0.1),
         Features("projected"),
         Text(Features("projected")),
-        IsText("behind"),
+        IsText("question"),
     }

@@ -166,9 +166,9 @@ def test_the_budget_is_that_of_the_language_model():
 
 
 def test_the_catalogue_tells_what_the_encoder_does():
-    told = describe(methods.ToMe(keep=0.25))
-    assert told["encoder"][0] == 576
-    assert told["encoder"][-1] == 144
-    assert told["needs"] == ["which patches the vision encoder has merged"]
+    description = describe(methods.ToMe(keep=0.25))
+    assert description["encoder"][0] == 576
+    assert description["encoder"][-1] == 144
+    assert description["needs"] == ["which patches the vision encoder has merged"]
     assert describe(methods.AiluRus())["encoder"] == [576, 576] + [288] * 22
     assert describe(methods.FastV())["encoder"] is None

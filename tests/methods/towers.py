@@ -13,7 +13,7 @@ BLOCK = 2
 
 
 def matches(metric, merges, protected=0, window=None):
-    """ToMe's groups of token numbers, in the order of the tokens behind: one pair of tokens at a time.
+    """ToMe's groups of token numbers, in the order of the merged tokens: one pair of tokens at a time.
 
     With the `window` of each, only tokens of one window go together, and windows come one after the other.
     """
@@ -85,13 +85,13 @@ def clusters(features, count, neighbors, reach, locality, where=None, window=Non
 
 
 def run(tower, pixels, *, between=None, before=None, proportional=False):
-    """States before the first layer and behind every layer, of all patches, and the tokens seen in each layer.
+    """States before the first layer and after every layer, of all patches, and the tokens seen in each layer.
 
     Args:
         tower: a CLIP or SigLIP tower.
         pixels: (1, 3, height, width), one image.
-        between: given a layer's number and keys (tokens, dim), mean over heads, the groups to merge behind its
-            attention: lists of token numbers, in the order of the tokens behind. None for no merging.
+        between: given a layer's number and keys (tokens, dim), mean over heads, the groups to merge after its
+            attention: lists of token numbers, in the order of the merged tokens. None for no merging.
         before: given a layer's number and the states (tokens, dim) that enter it, likewise.
         proportional: attend to a token as often as it stands for patches.
 
@@ -167,7 +167,7 @@ def run_packed(tower, pixels, shape, window, full, *, between=None, before=None,
         window: rows and columns of a window, None if there are none.
         full: layers that look at the whole picture.
         between: given a layer's number, its rotated keys (tokens, dim), mean over heads, and the window of each token,
-            groups to merge behind its attention; or None.
+            groups to merge after its attention; or None.
         before: given a layer's number, the states (tokens, dim) that enter it, the place and the window of each token,
             groups to merge before it; or None.
         proportional: attend to a token as often as it stands for patches.

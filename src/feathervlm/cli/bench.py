@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 
 from feathervlm.cli import console
-from feathervlm.cli.options import AsJson, split_specs
+from feathervlm.cli.options import AsJson
 from feathervlm.core.errors import PruningError
+from feathervlm.core.spec import split_specs
 from feathervlm.methods import get
 from feathervlm.utils import files
 

@@ -1,8 +1,7 @@
-"""Boxes as text: how a model is asked for one, how its answer is read, and what the numbers mean.
+"""Boxes as text: how a model is asked for a box, how its answer is read, and what the numbers mean.
 
-A `BoxFormat` says in which notation and frame a family answers "where is X?", and goes both ways between that text
-and pixels. Knows text and numbers only: no models, no processors, no pictures. Which family answers in which format
-is for the families to say; formats of several families are here.
+A `BoxFormat` describes the notation and the frame in which a family answers "where is X?", and converts between that
+text and pixels. Formats of a single family are defined in its own file; formats of several families are defined here.
 """
 
 import re
@@ -18,11 +17,11 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 BRACKETS = "[ {} , {} , {} , {} ]"
-"""Four numbers in brackets, however spaced: inside JSON, inside tags, or bare."""
+"""Four numbers in brackets, with any spacing: inside JSON, inside tags, or bare."""
 PAIRS = "( {} , {} ) , ( {} , {} )"
-"""Two points in parentheses, however spaced."""
+"""Two points in parentheses, with any spacing."""
 REGION = "Please provide the bounding box coordinate of the region this sentence describes: "
-"""How LLaVA 1.5's training data asks for a box, and after it that of others."""
+"""The question for a box in the training data of LLaVA 1.5 and of later models."""
 
 _CORNERS = {"xyxy": (0, 1, 2, 3), "yxyx": (1, 0, 3, 2), "xywh": (0, 1, 2, 3)}
 _FREE = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?i:nan|inf(?:inity)?))"
@@ -34,17 +33,17 @@ class BoxFormat:
 
     Attributes:
         name: the numbers and the notation in a few words.
-        prompt: asks for the box of one described `{object}`.
-        notations: four `{}` each. Boxes are written in the first and read in all; a space stands for any white
-            space, or none.
-        scale: the number at the right and bottom end of the frame; None counts pixels of the resized picture.
-        corners: what the four numbers are: xyxy, yxyx, or xywh (left, top, width, height).
-        square: the frame is the picture padded to a square, with the picture in the middle.
-        cells: the frame is cut into `scale` cells along each side, and numbers name the cells of a box's first and
-            last pixels; without it numbers are places of edges.
-        decimals: digits behind the point.
-        digits: every number has exactly so many digits; 0 for as many as it takes.
-        whole: an answer counts only if it is one box and nothing else.
+        prompt: question for the box of one described `{object}`.
+        notations: formats with four `{}` each. Boxes are written in the first and read in all; a space stands for any
+            white space, or none.
+        scale: number at the right and bottom end of the frame; None counts pixels of the resized picture.
+        corners: meaning of the four numbers: xyxy, yxyx, or xywh (left, top, width, height).
+        square: whether the frame is the picture padded to a square, with the picture in the middle.
+        cells: whether the frame is cut into `scale` cells along each side, and numbers name the cells of a box's first
+            and last pixels; otherwise numbers are positions of edges.
+        decimals: digits after the point.
+        digits: exact number of digits of every number; 0 for as many as needed.
+        whole: whether an answer counts only if it is one box and nothing else.
 
     Raises:
         PruningError: if these do not fit together.
@@ -63,7 +62,7 @@ class BoxFormat:
 
     def __post_init__(self) -> None:
         if "{object}" not in self.prompt:
-            raise PruningError(f"prompt={self.prompt!r} does not say where the description goes; put {{object}} there.")
+            raise PruningError(f"prompt={self.prompt!r} has no place for the description; put {{object}} there.")
         if not self.notations or any(notation.count("{}") != 4 for notation in self.notations):
             raise PruningError(f"notations={self.notations!r} needs at least one, each with four {{}}.")
         if self.corners not in _CORNERS:
@@ -74,22 +73,22 @@ class BoxFormat:
             raise PruningError(f"cells need a scale and no decimals, not {self.scale} and {self.decimals}.")
 
     def ask(self, description: str) -> str:
-        """The question for the box of what is described ("the red car")."""
+        """Return the question for the box of what is described ("the red car")."""
         return self.prompt.replace("{object}", description)
 
     def read(self, answer: str, size: Size, shown: Size | None = None, part: Box | None = None) -> Box | None:
-        """The first box that an answer names, in pixels of the picture, cut to the picture.
+        """Read the first box of an answer, in pixels of the picture, cut to the picture.
 
-        None without a box, or if the first one is invalid: a number missing or NaN, corners in the wrong order,
-        nothing of it in the picture, or an end outside the frame by more than one unit of the last digit. Rounding
-        explains one unit; anything further off was meant in another frame, and cutting it to fit would be a guess.
-        A later valid box does not count: an answer has one try.
+        The result is None without a box, or if the first one is invalid: a number missing or NaN, corners in the wrong
+        order, nothing of it in the picture, or an end outside the frame by more than one unit of the last digit.
+        Rounding explains one unit; anything further off was meant in another frame, and cutting it to fit would be a
+        guess. A later valid box does not count: an answer has one try.
 
         Args:
-            answer: what the model said; reasoning up to `</think>` is skipped.
-            size: of the original picture.
-            shown: of the picture as resized for the model; only needed if `scale` is None.
-            part: of the picture that the model saw, in pixels, where that is not all of it (`Family.shown`); the
+            answer: text of the model; reasoning up to `</think>` is skipped.
+            size: size of the original picture.
+            shown: size of the picture as resized for the model; only needed if `scale` is None.
+            part: part of the picture that the model saw, in pixels, where that is not all of it (`Family.shown`); the
                 frame is then this part.
 
         Raises:
@@ -99,19 +98,19 @@ class BoxFormat:
         return boxes[0] if boxes else None
 
     def read_all(self, answer: str, size: Size, shown: Size | None = None, part: Box | None = None) -> list[Box | None]:
-        """Every box that an answer names, in order, as `read` does; None in the place of invalid ones."""
+        """Read every box of an answer, in order, as `read` does; None in the place of invalid ones."""
         frame, limits = self._frame(size, shown, part)
         pattern = _pattern(self.notations, self.digits)
         if self.whole:
-            found = [match] if (match := pattern.fullmatch(answer.strip())) else []
+            matches = [match] if (match := pattern.fullmatch(answer.strip())) else []
         else:
-            found = list(pattern.finditer(_conclusion(answer)))
-        return [self._place([float(n) for n in match.groups() if n], frame, limits, size) for match in found]
+            matches = list(pattern.finditer(_conclusion(answer)))
+        return [self._place([float(n) for n in match.groups() if n], frame, limits, size) for match in matches]
 
     def write(self, box: Sequence[float], size: Size, shown: Size | None = None, part: Box | None = None) -> str:
-        """A box in pixels of the picture, (left, top, right, bottom), as the family writes it.
+        """Write a box in pixels of the picture, (left, top, right, bottom), as the family writes it.
 
-        Ends are rounded, but never to a box that is empty. Arguments are those of `read`.
+        Ends are rounded, but never to an empty box. Arguments are those of `read`.
 
         Raises:
             PruningError: if the box is empty or outside what is shown, or a size is missing or not positive.
@@ -122,7 +121,7 @@ class BoxFormat:
             low < high and high > max(start, 0) and low < min(end, side) for low, high, start, end, side in sides
         ):
             raise PruningError(
-                f"{tuple(box)} is no box in what is shown of a picture of {size[0]}x{size[1]}; "
+                f"{tuple(box)} is not a box in what is shown of a picture of {size[0]}x{size[1]}; "
                 "give (left, top, right, bottom) in pixels, left < right and top < bottom."
             )
         (left, right), (top, bottom) = (
@@ -137,7 +136,7 @@ class BoxFormat:
         return "".join(piece + number for piece, number in zip(pieces, [*numbers, ""], strict=True))
 
     def _frame(self, size: Size, shown: Size | None, part: Box | None) -> tuple[Box, tuple[float, float]]:
-        """Where the frame is in pixels of the picture, and the numbers at its right and bottom end."""
+        """Return the frame in pixels of the picture, and the numbers at its right and bottom end."""
         width, height = size
         if min(size) < 1:
             raise PruningError(f"size={size} of a picture is not positive; give (width, height) in pixels.")
@@ -158,7 +157,7 @@ class BoxFormat:
         return frame, (float(shown[0]), float(shown[1]))
 
     def _place(self, numbers: list[float], frame: Box, limits: tuple[float, float], size: Size) -> Box | None:
-        """Four numbers as pixels of the picture; None if they are no box in it."""
+        """Convert four numbers to pixels of the picture; None if they are not a box in it."""
         left, top, right, bottom = (numbers[i] for i in _CORNERS[self.corners])
         if self.corners == "xywh":
             right, bottom = left + right, top + bottom
@@ -167,11 +166,11 @@ class BoxFormat:
             (left, top), (right, bottom), frame[:2], frame[2:], limits, size, strict=True
         ):
             first, last = (0.0, limit - 1) if self.cells else (-(10.0**-self.decimals), limit + 10.0**-self.decimals)
-            # Written so that NaN fails.
+            # The comparisons are written so that NaN fails.
             if not (first <= low <= last and first <= high <= last and (low <= high if self.cells else low < high)):
                 return None
             unit = (end - start) / limit
-            # The middle of the pixels that fall into a cell; the end is that of its pixel.
+            # Ends are the middle of the pixels that fall into a cell, extended to the whole pixel.
             inset = (unit - 1) / 2 if self.cells else 0.0
             one = max(start + unit * low + inset, 0.0)
             other = min(start + unit * high + inset + (1.0 if self.cells else 0.0), float(side))
@@ -181,24 +180,24 @@ class BoxFormat:
         return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
 
     def _count(self, low: float, high: float, start: float, length: float, limit: float) -> tuple[int, int]:
-        """Both ends of a box along one axis, in units of the last digit."""
-        most = floor(limit * 10**self.decimals) - self.cells
+        """Return both ends of a box along one axis, in units of the last digit."""
+        largest = floor(limit * 10**self.decimals) - self.cells
         if self.digits:
-            most = min(most, 10**self.digits - 1)
+            largest = min(largest, 10**self.digits - 1)
         scale = limit * 10**self.decimals / length
         one, other = (low - start) * scale, (high - self.cells - start) * scale
         if self.cells:
-            first = min(max(floor(one), 0), most)
-            return first, min(max(floor(other), first), most)
+            first = min(max(floor(one), 0), largest)
+            return first, min(max(floor(other), first), largest)
         first, last = round(one), round(other)
         if first == last:
             first, last = floor(one), ceil(other)
-        first = min(max(first, 0), most - 1)
-        return first, min(max(last, first + 1), most)
+        first = min(max(first, 0), largest - 1)
+        return first, min(max(last, first + 1), largest)
 
 
 def iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(width, 0.0) * max(height, 0.0)
@@ -207,13 +206,13 @@ def iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _conclusion(answer: str) -> str:
-    """An answer without its reasoning, in which boxes are only considered; nothing if it never ends."""
+    """Return an answer without its reasoning, in which boxes are only considered; empty if the reasoning never ends."""
     return answer.rpartition("</think>")[2].partition("<think>")[0]
 
 
 @lru_cache
 def _pattern(notations: tuple[str, ...], digits: int) -> re.Pattern[str]:
-    """What matches a box in any of the notations; each has four groups."""
+    """Return a pattern that matches a box in any of the notations; each has four groups."""
     number = rf"(\d{{{digits}}})" if digits else _FREE
     return re.compile(
         "|".join(

@@ -1,8 +1,8 @@
-"""How many tokens a `keep` asks for.
+"""How many tokens a `keep` stands for.
 
-`keep` is always what is *kept*: a number in (0, 1] is a fraction, a whole number from 2 on is a count.
-`keep=1` therefore means everything. Fractions truncate like the reference code (`int(n * keep)`) and at
-least one token is kept.
+`keep` is always what is *kept*: a number in (0, 1] is a fraction, a whole number from 2 on is a count. `keep=1`
+therefore means every token. Fractions truncate like the reference code (`int(n * keep)`), and at least one token is
+kept.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,19 @@ from feathervlm.core.layout import Picture, tokens_of
 
 
 class ImageTokens(NamedTuple):
-    """What is known of one image before the model runs: its planes and how many of its tokens are left."""
+    """What is known of one image before the model runs.
+
+    Attributes:
+        picture: planes of the image.
+        current: number of its tokens that enter a stage.
+    """
 
     picture: Picture
     current: float
 
     @property
     def original(self) -> int:
-        """Tokens of the whole image."""
+        """Number of tokens of the whole image."""
         return tokens_of(self.picture)
 
 
@@ -44,12 +49,12 @@ def check_fraction(keep: float, name: str = "keep") -> None:
 
 
 def is_count(keep: Keep) -> bool:
-    """Whether `keep` is a number of tokens rather than a fraction."""
+    """Return whether `keep` is a number of tokens and not a fraction."""
     return keep > 1
 
 
 def part_of(keep: Keep, share: float) -> Keep:
-    """The `keep` that is a share of another: of a count a count, of a fraction a fraction, truncated in the end.
+    """Return the `keep` that is a share of another: a count of a count, a fraction of a fraction.
 
     >>> part_of(0.25, 0.5), part_of(64, 0.5), kept(part_of(5, 0.2), 729)
     (0.125, 32, 1)
@@ -57,30 +62,31 @@ def part_of(keep: Keep, share: float) -> Keep:
     if not is_count(keep):
         return keep * share
     count = int(keep * share)
-    return count if count >= 2 else 1e-9  # "1" is everything; the least that is kept is one token
+    return count if count >= 2 else 1e-9  # "1" means every token; this keeps the one token that is always kept
 
 
 def kept(keep: Keep, tokens: int) -> int:
-    """The number kept of `tokens` (of which there may be none).
+    """Return the number of tokens kept of `tokens`, which may be zero.
 
     >>> kept(0.3, 729), kept(196, 729), kept(0.001, 729), kept(0.5, 0)
     (218, 196, 1, 0)
     """
-    wanted = int(keep) if is_count(keep) else int(tokens * keep)
-    return min(max(wanted, 1), tokens)
+    count = int(keep) if is_count(keep) else int(tokens * keep)
+    return min(max(count, 1), tokens)
 
 
 def kept_tensor(keep: Keep, tokens: Tensor) -> Tensor:
-    """`kept` for a tensor of counts, elementwise and without a device sync.
+    """Compute `kept` for a tensor of counts, elementwise and without a device sync.
 
-    Float64 is what Python computes `int(n * keep)` in, so the two agree to the last token. MPS has no float64.
+    Python computes `int(n * keep)` in float64, and so does this function, so that both agree to the last token. MPS has
+    no float64; there the product is computed on the CPU.
     """
-    wanted = tokens.new_full(tokens.shape, int(keep)) if is_count(keep) else truncated(keep, tokens)
-    return wanted.clamp(min=1).minimum(tokens)
+    counts = tokens.new_full(tokens.shape, int(keep)) if is_count(keep) else truncated(keep, tokens)
+    return counts.clamp(min=1).minimum(tokens)
 
 
 def truncated(share: float, tokens: Tensor) -> Tensor:
-    """`int(n * share)` for a tensor of counts, long."""
+    """Compute `int(n * share)` for a tensor of counts, long."""
     if tokens.device.type == "mps":
         return (tokens.cpu().double() * share).long().to(tokens.device)
     return (tokens.double() * share).long()

@@ -1,6 +1,6 @@
-"""What a prefill costs: the exact count for a model's own dimensions, and the two formulas of the paper.
+"""The cost of a prefill: exact counts for a model's own dimensions, and the two formulas of the paper.
 
-Counts are of the decoder layers alone: no vision encoder, no embedding, no output head. A multiply-add is two
+Counts include the decoder layers only: no vision encoder, no embedding, no output head. A multiply-add is two
 floating-point operations.
 """
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerCost:
-    """The dimensions of one decoder layer that decide its cost.
+    """The dimensions of one decoder layer that determine its cost.
 
     Attributes:
-        weights: matrix weights that every token is multiplied with (for a mixture of experts: per routed token).
+        weights: number of matrix weights that every token is multiplied with (for a mixture of experts: per routed
+            token).
         attention_width: query heads times head dimension.
         kv_width: key plus value numbers stored per token.
     """
@@ -23,7 +24,7 @@ class LayerCost:
     kv_width: int
 
     def flops(self, tokens: int, past: int = 0) -> int:
-        """Floating-point operations for `tokens` new tokens after `past` cached ones, causal attention.
+        """Return the floating-point operations for `tokens` new tokens after `past` cached ones, with causal attention.
 
         >>> LayerCost(weights=100, attention_width=8, kv_width=4).flops(2)
         496
@@ -35,29 +36,29 @@ class LayerCost:
 def decoder_layer(
     hidden: int, intermediate: int, heads: int, kv_heads: int, head_dim: int, gated: bool = True
 ) -> LayerCost:
-    """The cost of a standard dense layer: grouped-query attention and an MLP with two or (gated) three matrices."""
+    """Return the cost of a standard dense layer: grouped-query attention and an MLP of two (gated: three) matrices."""
     attention = 2 * hidden * heads * head_dim + 2 * hidden * kv_heads * head_dim
     mlp = (3 if gated else 2) * hidden * intermediate
     return LayerCost(attention + mlp, heads * head_dim, 2 * kv_heads * head_dim)
 
 
 def flops(layers: Sequence[LayerCost], tokens: Sequence[int], past: Sequence[int] | None = None) -> int:
-    """Prefill FLOPs of a decoder whose layer `l` sees `tokens[l]` tokens (text included)."""
+    """Return the prefill FLOPs of a decoder whose layer `l` sees `tokens[l]` tokens, including text."""
     cached = past if past is not None else [0] * len(layers)
     return sum(layer.flops(n, p) for layer, n, p in zip(layers, tokens, cached, strict=True))
 
 
 def kv_numbers(layers: Sequence[LayerCost], tokens: Sequence[int]) -> int:
-    """Numbers in the KV cache when layer `l` stores `tokens[l]` tokens; times the bytes of the dtype for bytes."""
+    """Return the count of numbers in the KV cache when layer `l` stores `tokens[l]` tokens."""
     return sum(layer.kv_width * n for layer, n in zip(layers, tokens, strict=True))
 
 
 def paper_flops_reduction(tokens: Sequence[float], visual: int, hidden: int, intermediate: int) -> float:
-    """FLOPs reduction by FEATHER's Eq. 1, with C(n) = 4 n d^2 + 2 n^2 d + 2 n d m (arXiv 2412.13180; FastV's formula).
+    """Return the FLOPs reduction by FEATHER's Eq. 1, C(n) = 4 n d^2 + 2 n^2 d + 2 n d m (arXiv 2412.13180; as FastV's).
 
     Args:
-        tokens: visual tokens that every layer sees; text does not count.
-        visual: visual tokens before pruning.
+        tokens: number of visual tokens that every layer sees; text does not count.
+        visual: number of visual tokens before pruning.
         hidden: d.
         intermediate: m.
 
@@ -72,7 +73,7 @@ def paper_flops_reduction(tokens: Sequence[float], visual: int, hidden: int, int
 
 
 def linear_reduction(tokens: Sequence[float], visual: int) -> float:
-    """The fraction of visual tokens saved over all layers, which is what the paper's printed percentages match.
+    """Return the fraction of visual tokens saved over all layers, which the paper's printed percentages match.
 
     >>> round(100 * linear_reduction([729] * 3 + [182] * 29, 729))
     68

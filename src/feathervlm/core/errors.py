@@ -1,11 +1,11 @@
-"""The two exceptions that users meet. Every message names the offending value and the remedy."""
+"""The two exceptions of the library; every message names the offending value and the remedy."""
 
 
 class PruningError(ValueError):
-    """A request that cannot mean anything: an unknown method, a bad parameter, a layout that does not fit."""
+    """A request that is wrong for every model: an unknown method, a bad parameter, a layout that does not fit."""
 
 
-class Unprunable(PruningError):  # noqa: N818 - reads as what it says: `except Unprunable`
+class Unprunable(PruningError):  # noqa: N818 - reads well in `except Unprunable`
     """A valid request that this model or this input cannot serve; `strict=False` turns it into a warning."""
 
 

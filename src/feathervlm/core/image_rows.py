@@ -1,7 +1,7 @@
-"""Images as rows: what is chosen for each image alone is computed for all images of a batch at once.
+"""The images of a batch as rows, so that what concerns one image is computed for all images at once.
 
 Candidates lie sample after sample, and a sample may have several images. Here every image is a row, padded to the
-longest, so that a choice made along rows can never cross from one image to another. Knows no criterion.
+longest, so that a choice made along rows never crosses from one image to another.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.signals import Features, FeatureSource
-from feathervlm.core.tensor_ops import widened
+from feathervlm.core.tensor_ops import to_float64, unit_vectors
 
 BLOCK = 2**23
-"""Pairs of tokens compared at a time, which bounds the memory."""
+"""Number of token pairs compared at a time, which bounds the memory."""
 
 
 @dataclass(eq=False)
 class ImageRows:
-    """The images of a batch as rows (images, longest), `images` being batch times images per sample.
+    """The images of a batch as rows of shape (images, longest), where `images` is batch times images per sample.
 
     Args:
         tokens: the candidates.
@@ -30,18 +30,18 @@ class ImageRows:
 
     @property
     def longest(self) -> int:
-        """Tokens of the largest image, known without asking the device."""
+        """Number of tokens of the largest image, known without a device sync."""
         return self.tokens.geometry.longest
 
     @cached_property
     def exists(self) -> Tensor:
-        """Bool (images, longest), True where the image has that many tokens."""
+        """Bool tensor of shape (images, longest), False on padding."""
         place = torch.arange(self.longest, device=self.tokens.present.device)
         return (place < self.tokens.original()[..., None]).flatten(0, 1)
 
     @cached_property
     def _index(self) -> Tensor:
-        """Long (batch, images * longest): the visual token of every place, one behind the last for padding."""
+        """Visual token of every place, long (batch, images * longest); padding has the index one after the last."""
         sizes = self.tokens.original()
         place = torch.arange(self.longest, device=sizes.device)
         index = (sizes.cumsum(1) - sizes)[..., None] + place
@@ -49,43 +49,39 @@ class ImageRows:
         return torch.where(place < sizes[..., None], index, width).flatten(1)
 
     @property
-    def _alone(self) -> bool:
-        """Whether rows are samples, so that nothing need be moved."""
+    def _rows_are_samples(self) -> bool:
+        """Whether every sample has at most one image, so that nothing has to be moved."""
         return self.tokens.geometry.images == 1
 
     @cached_property
     def present(self) -> Tensor:
-        """Bool (images, longest), the tokens that are still there."""
+        """Bool tensor of shape (images, longest), the tokens that enter the stage."""
         return self.mark(self.tokens.present)
 
     def take(self, values: Tensor) -> Tensor:
-        """Values (batch, visual, ...) as rows (images, longest, ...); padding holds any value."""
-        if self._alone:
+        """Return values (batch, visual, ...) as rows (images, longest, ...); padding holds any value."""
+        if self._rows_are_samples:
             return values
         index = self._index.clamp(max=values.shape[1] - 1)
         index = index[(...,) + (None,) * (values.dim() - 2)].expand(*index.shape, *values.shape[2:])
         return values.gather(1, index).view(-1, self.longest, *values.shape[2:])
 
     def mark(self, chosen: Tensor) -> Tensor:
-        """A choice, bool (batch, visual), as rows (images, longest): False on padding."""
+        """Return a choice, bool (batch, visual), as rows (images, longest); padding is False."""
         return self.take(chosen) & self.exists
 
     def put(self, values: Tensor) -> Tensor:
-        """The inverse of `take`: values (images, longest) as (batch, visual), zeros where no token exists."""
-        if self._alone:
+        """Return rows (images, longest) as (batch, visual), with zeros where no token exists; the inverse of `take`."""
+        if self._rows_are_samples:
             return values
         batch, width = self.tokens.present.shape
         flat = values.new_zeros(batch, width + 1)
         return flat.scatter(1, self._index, values.view(batch, -1))[:, :width]
 
     def directions(self, source: FeatureSource) -> Tensor:
-        """Features of length one, (images, longest, dim) in float64; zeros for absent tokens.
-
-        Float64 and what `cosines` makes of it keep equal pairs equal, whatever order a matrix product sums in: ties
-        are then the same ties in any batch. MPS has no float64 and makes do with float32.
-        """
-        return torch.nn.functional.normalize(self.vectors(source), dim=-1)
+        """Return unit vectors of the features, float64 (images, longest, dim); zeros for absent tokens."""
+        return unit_vectors(self.take(self.tokens.signals.read(Features(source))), self.present)
 
     def vectors(self, source: FeatureSource) -> Tensor:
-        """Features, (images, longest, dim) in float64; zeros for absent tokens."""
-        return widened(self.take(self.tokens.signals.read(Features(source))), self.present)
+        """Return the features, float64 (images, longest, dim); zeros for absent tokens."""
+        return to_float64(self.take(self.tokens.signals.read(Features(source))), self.present)

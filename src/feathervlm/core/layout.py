@@ -1,8 +1,8 @@
 """Where the visual tokens of a batch are, and which cell of which picture each one shows.
 
-A `VisualLayout` is all that the algebra knows about an input. Families make one from a model's inputs; users make
-one by hand for models that no family knows. A picture is one grid of tokens or, where a model looks at it several
-times (an overview and a sharper view in tiles), several planes. It does not know what an image looked like.
+Families make a `VisualLayout` from a model's inputs; users make one by hand for models that no family supports. A
+picture is one grid of tokens or, where a model looks at it several times (an overview and a sharper view in tiles),
+several planes.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ class Plane:
 
     Attributes:
         shape: (frames, rows, cols).
-        box: what the grid covers, as shares of the picture's width and height; beyond
-            0 to 1 where the model was shown a margin around the picture.
-        tiles: (rows, cols) of tiles. Tokens come tile after tile, in raster order of tiles and inside each; rows and
-            columns count over the whole plane.
+        box: area that the grid covers, as shares of the picture's width and height; outside 0 to 1 where the model was
+            shown a margin around the picture.
+        tiles: (rows, cols) of tiles. Tokens are ordered tile after tile, in raster order of tiles and inside each; rows
+            and columns are counted over the whole plane.
     """
 
     shape: GridShape
@@ -40,16 +40,18 @@ class Plane:
 
     def __post_init__(self) -> None:
         if any(side % tiles for side, tiles in zip(self.shape[1:], self.tiles, strict=True)):
-            raise PruningError(f"A plane of {self.shape[1:]} rows and columns has no {self.tiles} equal tiles.")
+            raise PruningError(
+                f"A plane of {self.shape[1:]} rows and columns has no {self.tiles} equal tiles; change tiles."
+            )
 
     @property
     def size(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         frames, rows, cols = self.shape
         return frames * rows * cols
 
     def cells(self) -> Tensor:
-        """Number in raster order of the cell that each token shows, in sequence order: long (size,)."""
+        """Return the raster index of the cell that each token shows, in sequence order: long (size,)."""
         frames, rows, cols = self.shape
         down, across = self.tiles
         raster = torch.arange(self.size).view(frames, down, rows // down, across, cols // across)
@@ -62,10 +64,10 @@ Picture = tuple[Plane, ...]
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Coordinates of every visual token of a batch, padded to the sample with the most, all (batch, visual).
+    """Coordinates of every visual token of a batch, padded to the sample with the most tokens, all (batch, visual).
 
-    Slot `v` of a sample is its `v`-th visual token in sequence order; `exists` is False on padding. `row` and `col`
-    count within the token's plane; `x` and `y` (float32) are the middle of its cell as shares of the picture.
+    Slot `v` of a sample is its `v`-th visual token in sequence order; `exists` is False on padding. `row` and `col` are
+    counted within the token's plane; `x` and `y` (float32) are the centre of its cell as shares of the picture.
     """
 
     exists: Tensor
@@ -87,11 +89,11 @@ class VisualLayout:
     """The visual tokens of a batch: a mask over the sequence and the grid of every image.
 
     Args:
-        mask: bool (batch, sequence), True on visual tokens. Separators and line-break tokens are text.
-        grids: for every sample a list with one (frames, rows, cols) per image, in sequence order; (rows, cols)
-            is read as one frame. Tokens of an image lie in raster order, frame by frame. For an image in several
-            planes a tuple of `Plane`s.
-        query: optional long (batch,), the position whose attention asks for tokens. Default: the last token of
+        mask: bool tensor of shape (batch, sequence), True on visual tokens. Separators and line-break tokens are text.
+        grids: for every sample a list with one (frames, rows, cols) per image, in sequence order; (rows, cols) is read
+            as one frame. Tokens of an image are in raster order, frame by frame. For an image in several planes a tuple
+            of `Plane`s.
+        query: long tensor of shape (batch,), the position whose attention asks for tokens; by default the last token of
             the prompt.
 
     Raises:
@@ -107,7 +109,7 @@ class VisualLayout:
     query: Tensor | None = None
     pictures: tuple[tuple[Picture, ...], ...] = field(init=False, repr=False)
     trusted: bool = field(default=False, repr=False, kw_only=True)
-    """Set by families that have counted already, which spares the check its device sync."""
+    """Whether the counts have been checked; families set it, which saves a device sync."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask, Tensor) or self.mask.dim() != 2:
@@ -125,16 +127,16 @@ class VisualLayout:
             self._check_counts()
 
     def _check_counts(self) -> None:
-        for sample, (found, expected) in enumerate(zip(self.mask.sum(1).tolist(), self.counts, strict=True)):
-            if found != expected:
+        for sample, (count, expected) in enumerate(zip(self.mask.sum(1).tolist(), self.counts, strict=True)):
+            if count != expected:
                 raise PruningError(
-                    f"Sample {sample} has {found} visual tokens but its grids {self.shapes(sample)} make "
+                    f"Sample {sample} has {count} visual tokens but its grids {self.shapes(sample)} make "
                     f"{expected}; mask and grids must describe the same images."
                 )
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Visual tokens of every sample."""
+        """Number of visual tokens of every sample."""
         return tuple(sum(map(tokens_of, sample)) for sample in self.pictures)
 
     @property
@@ -143,22 +145,22 @@ class VisualLayout:
         return max(self.counts, default=0)
 
     def shapes(self, sample: int) -> list[GridShape | tuple[GridShape, ...]]:
-        """(frames, rows, cols) of every image of a sample; of each of its planes where it has several."""
+        """Return (frames, rows, cols) of every image of a sample, or of each of its planes where it has several."""
         images = [tuple(plane.shape for plane in picture) for picture in self.pictures[sample]]
         return [shapes[0] if len(shapes) == 1 else shapes for shapes in images]
 
     def positions(self) -> Tensor:
-        """Sequence position of every visual token, long (batch, visual); meaningless where none exists."""
+        """Return the sequence position of every visual token, long (batch, visual); any value on padding."""
         # A stable sort instead of `nonzero`: the width is known on the host, so the device need not be asked.
         order = torch.sort((~self.mask).to(torch.uint8), dim=1, stable=True).indices
         return order[:, : self.width]
 
     def geometry(self) -> Geometry:
-        """Coordinates of every visual token, on the mask's device."""
+        """Return the coordinates of every visual token, on the mask's device."""
         return _geometry(self.pictures, str(self.mask.device))
 
     def fit(self, batch: int, sequence: int) -> "VisualLayout":
-        """The layout of the same prompts repeated `batch // len` times (beams) and followed by more text."""
+        """Return the layout of the same prompts repeated `batch // len` times (beams) and followed by more text."""
         rows, known = self.mask.shape
         if not rows or batch % rows or sequence < known:
             raise PruningError(
@@ -172,13 +174,13 @@ class VisualLayout:
         return VisualLayout(mask, grids, query, trusted=True)
 
     def to(self, device: torch.device) -> "VisualLayout":
-        """The same layout on another device."""
+        """Return the same layout on another device."""
         query = None if self.query is None else self.query.to(device)
         return VisualLayout(self.mask.to(device), self.pictures, query, trusted=True)
 
 
 def grid_shape(grid: Sequence[int]) -> GridShape:
-    """(frames, rows, cols) from that or from (rows, cols).
+    """Return (frames, rows, cols) for that or for (rows, cols).
 
     Raises:
         PruningError: if it is neither.
@@ -192,7 +194,7 @@ def grid_shape(grid: Sequence[int]) -> GridShape:
 
 
 def picture_of(entry: Sequence[int] | Picture) -> Picture:
-    """The picture of one plane that a (frames, rows, cols) or (rows, cols) stands for; a picture is returned as it is.
+    """Return the picture of one plane for (frames, rows, cols) or (rows, cols); a picture is returned unchanged.
 
     Raises:
         PruningError: if it is neither.
@@ -203,7 +205,7 @@ def picture_of(entry: Sequence[int] | Picture) -> Picture:
 
 
 def tokens_of(picture: Picture) -> int:
-    """Tokens of all planes."""
+    """Count the tokens of all planes."""
     return sum(plane.size for plane in picture)
 
 
@@ -215,30 +217,30 @@ def _pictures(sample: Sequence[Sequence[int] | Picture]) -> tuple[Picture, ...]:
 
 @lru_cache(maxsize=64)
 def _geometry(pictures: tuple[tuple[Picture, ...], ...], device: str) -> Geometry:
-    with torch.inference_mode(False):  # cached beyond this call, and training may be the next to use it
+    with torch.inference_mode(False):  # the result is cached, and training may use it next
         return _make_geometry(pictures, device)
 
 
 def _make_geometry(pictures: tuple[tuple[Picture, ...], ...], device: str) -> Geometry:
     width = max((sum(map(tokens_of, sample)) for sample in pictures), default=0)
     numbers = torch.zeros(5, len(pictures), width, dtype=torch.long)
-    middles = torch.zeros(2, len(pictures), width)
+    centres = torch.zeros(2, len(pictures), width)
     exists = torch.zeros(len(pictures), width, dtype=torch.bool)
     for sample, images in enumerate(pictures):
         start = 0
-        for which, planes in enumerate(images):
+        for image_index, planes in enumerate(images):
             for number, plane in enumerate(planes):
                 cells, (_, rows, cols) = plane.cells(), plane.shape
                 place = slice(start, start + plane.size)
-                numbers[0, sample, place], numbers[1, sample, place] = which, number
+                numbers[0, sample, place], numbers[1, sample, place] = image_index, number
                 numbers[2:, sample, place] = torch.stack([cells // (rows * cols), cells // cols % rows, cells % cols])
                 left, top, right, bottom = plane.box
-                middles[0, sample, place] = left + (cells % cols + 0.5) / cols * (right - left)
-                middles[1, sample, place] = top + (cells // cols % rows + 0.5) / rows * (bottom - top)
+                centres[0, sample, place] = left + (cells % cols + 0.5) / cols * (right - left)
+                centres[1, sample, place] = top + (cells // cols % rows + 0.5) / rows * (bottom - top)
                 start += plane.size
         exists[sample, :start] = True
     image, plane_number, frame, row, col = numbers.to(device)
-    x, y = middles.to(device)
+    x, y = centres.to(device)
     most = max((len(images) for images in pictures), default=0)
     longest = max((tokens_of(picture) for images in pictures for picture in images), default=0)
     return Geometry(exists.to(device), image, plane_number, frame, row, col, x, y, max(most, 1), longest)

@@ -1,13 +1,15 @@
-"""Stages and schedules: where in the depth which tokens leave.
+"""Stages and schedules: at which depth which tokens leave.
 
-A schedule is the whole definition of a training-free method. Layers may be given as fractions of the depth, so that
-one schedule fits models of any depth.
+A schedule defines a training-free method completely. Layers may be given as fractions of the depth, so that one
+schedule fits models of any depth.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Literal, get_args
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, get_args
 
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.encoder.base import EncoderMerging
@@ -16,12 +18,10 @@ from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.mergers.base import Merger
 from feathervlm.core.positions import Positions
 from feathervlm.core.selectors.base import Selector
-from feathervlm.core.signals import EncoderSignal, Representatives, Signal
-from feathervlm.core.validation import check_seed, choose
+from feathervlm.core.signals import Representatives, Signal
+from feathervlm.core.validation import check_choice, check_seed
 
 Layer = int | float
-
-
 Cached = Literal["later", "all"]
 
 
@@ -36,8 +36,15 @@ def check_layer(layer: Layer, name: str = "layer") -> None:
         )
 
 
+def check_layers(layers: object, example: str, count: int | None = None) -> None:
+    """Raise `PruningError` unless `layers` is a list of layers, of the length `count` if that is given."""
+    if not isinstance(layers, tuple | list) or not layers or (count is not None and len(layers) != count):
+        expected = "a list of layers" if count is None else f"{count} layers"
+        raise PruningError(f"layers={layers!r} must be {expected}, such as {example}.")
+
+
 def layer_index(layer: Layer, depth: int) -> int:
-    """The 0-based layer that `layer` means in a model of `depth` layers; fractions round to the nearest, at least 1.
+    """Return the 0-based layer for a model of `depth` layers; fractions are rounded to the nearest layer, at least 1.
 
     Raises:
         PruningError: if the model is not that deep.
@@ -52,20 +59,32 @@ def layer_index(layer: Layer, depth: int) -> int:
     return layer
 
 
+class ScheduleFormat(Protocol):
+    """A written form of schedules, such as `feathervlm.core.spec`."""
+
+    def to_json(self, schedule: "Schedule") -> str:
+        """Write a schedule as a JSON document."""
+        ...
+
+    def from_json(self, text: str) -> "Schedule":
+        """Read a schedule from a JSON document."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """One pruning step: layers 0..at-1 see all tokens, tokens leave the tensor that enters `layers[at]`.
 
     Args:
         at: layer index, or fraction of the depth. 0 is before the language model.
-        select: which tokens stay.
-        positions: `preserve` original position ids, or move them from there on; see `feathervlm.core.positions`.
-        merge: what becomes of the tokens that do not stay; None drops them.
-        seed: of the permutation, if positions are to `shuffle`.
-        cache: which layers forget the keys and values of tokens that leave: the "later" ones, which never see them, or
-            "all", where what layers 0..at-1 have cached is cut to the tokens that stay as soon as they are chosen. The
-            prompt itself has read all tokens there; what is generated then sees the same ones in every layer.
-            Without a cache there is nothing to cut: the early layers see all tokens again at every step.
+        select: selector of the tokens that stay.
+        positions: policy for position ids from this stage on, see `feathervlm.core.positions`.
+        merge: merger that adds the other tokens to those that stay; None drops them.
+        seed: seed of the permutation for `positions="shuffle"`.
+        cache: layers whose cached keys and values are cut: "later", the layers that never see the dropped tokens, or
+            "all", also layers 0..at-1 as soon as the tokens are chosen. With "all" the prompt has read every token in
+            the early layers, and generated tokens see the same tokens in every layer. Without a cache there is nothing
+            to cut, and the early layers see all tokens at every step.
     """
 
     at: Layer
@@ -77,16 +96,16 @@ class Stage:
 
     def __post_init__(self) -> None:
         check_layer(self.at, "at")
-        choose(self.positions, get_args(Positions), "positions")
-        choose(self.cache, get_args(Cached), "cache")
+        check_choice(self.positions, get_args(Positions), "positions")
+        check_choice(self.cache, get_args(Cached), "cache")
         check_seed(self.seed)
         if not isinstance(self.select, Selector):
-            raise PruningError(f"A stage needs a selector such as Top(...) or Grid(...), not {self.select!r}.")
+            raise PruningError(f"select={self.select!r} must be a selector such as Top(...) or Grid(...).")
         if self.merge is not None and not isinstance(self.merge, Merger):
-            raise PruningError(f"A stage merges by a merger such as Pool(...), not by {self.merge!r}.")
+            raise PruningError(f"merge={self.merge!r} must be a merger such as Pool(...), or None.")
 
     def signals(self) -> Iterator[Signal]:
-        """Every signal that is read here."""
+        """Yield every signal that the selector and the merger read."""
         yield from self.select.signals()
         if self.merge is not None:
             yield from self.merge.signals()
@@ -94,11 +113,14 @@ class Stage:
 
 @dataclass(frozen=True, init=False)
 class Schedule:
-    """Stages in order of depth, and before them what happens inside the vision encoder.
+    """Stages in order of depth, and optionally merging inside the vision encoder.
 
     Args:
-        stages: at least one where there is a tower; `Stage(0, KeepAll())` leaves the language model as it is.
-        encoder: what the vision encoder merges; None leaves it alone.
+        stages: pruning steps; with `encoder` at least one, such as `Stage(0, KeepAll())`, which keeps every token.
+        encoder: merging inside the vision encoder; None leaves the encoder unchanged.
+
+    Raises:
+        PruningError: if the parts contradict each other.
 
     >>> from feathervlm.core.selectors.basic import Grid
     >>> Schedule(Stage(at=8, select=Grid(stride=3))).average_tokens([(1, 27, 27)], depth=32)
@@ -107,65 +129,64 @@ class Schedule:
 
     stages: tuple[Stage, ...]
     encoder: EncoderMerging | None
+    format: ClassVar[ScheduleFormat]
+    """The written form, which the core sets to `feathervlm.core.spec`."""
 
     def __init__(self, *stages: Stage, encoder: EncoderMerging | None = None) -> None:
         for stage in stages:
             if not isinstance(stage, Stage):
-                raise PruningError(f"A schedule is made of stages, not of {stage!r}.")
+                raise PruningError(f"{stage!r} is not a Stage; a schedule is made of stages.")
         if any(pair == ("renumber", "stretch") for pair in combinations([stage.positions for stage in stages], 2)):
             raise PruningError(
-                "A stage stretches positions over a range that positions='renumber' has closed before; use one of them."
+                "positions='stretch' after positions='renumber' has no range to stretch over; use one of them."
             )
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "encoder", encoder)
-        self._check_tower()
+        self._check_encoder()
 
-    def _check_tower(self) -> None:
-        inside = {signal for signal in self.signals() if isinstance(signal, EncoderSignal)}
+    def _check_encoder(self) -> None:
+        inside = {signal for signal in self.signals() if signal.in_encoder}
         if self.encoder is None:
             if Representatives() in inside:
                 raise PruningError(
-                    "One token per group needs the groups of a tower: Schedule(..., encoder=BipartiteMerging())."
+                    "OnePerGroup needs the groups of merging in the vision encoder; add encoder=BipartiteMerging(...)."
                 )
             return
         if not isinstance(self.encoder, EncoderMerging):
-            raise PruningError(
-                f"A tower merges in the vision encoder, such as BipartiteMerging(...), not {self.encoder!r}."
-            )
+            raise PruningError(f"encoder={self.encoder!r} must merge in the encoder, as BipartiteMerging(...) does.")
         if not self.stages:
-            raise PruningError("A schedule with a tower needs a stage, too: Stage(0, KeepAll()) keeps every token.")
+            raise PruningError("A schedule with encoder= needs a stage; Stage(0, KeepAll()) keeps every token.")
         if inside - {Representatives()}:
             raise PruningError(
                 "Where the vision encoder merges patches, its attention and keys are not those of single patches; "
-                "score with something else, or leave the tower out."
+                "score with another signal, or leave encoder= out."
             )
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages)
 
     def signals(self) -> Iterator[Signal]:
-        """Every signal that is read, by schedules inside this one, too."""
+        """Yield every signal that is read, by schedules inside this one as well."""
         for stage in self.stages:
             for signal in stage.signals():
                 yield signal
                 yield from signal.inner()
 
     def first_cut(self, depth: int) -> int:
-        """The first layer whose cache of keys and values is cut, in a model of `depth` layers."""
+        """Return the first layer whose cached keys and values are cut, in a model of `depth` layers."""
         return 0 if any(stage.cache == "all" for stage in self.stages) else min(self.at_layers(depth), default=depth)
 
     def at_layers(self, depth: int) -> tuple[int, ...]:
-        """The 0-based layer of every stage in a model of `depth` layers.
+        """Return the 0-based layer of every stage in a model of `depth` layers.
 
         Raises:
-            PruningError: if a layer is beyond the depth, stages are out of order or fall on one layer, or a score
-                is asked from a layer that does not exist.
+            PruningError: if a layer is beyond the depth, two stages are out of order or fall on one layer, or a stage
+                at layer 0 is to be scored with the layer before it.
         """
         layers = tuple(layer_index(stage.at, depth) for stage in self.stages)
-        for before, after in pairwise(layers):
-            if after <= before:
-                found = ", ".join(map(str, layers))
-                raise PruningError(f"The stages fall on layers {found} of {depth}; each must be deeper than the last.")
+        if any(after <= before for before, after in pairwise(layers)):
+            listed = ", ".join(map(str, layers))
+            raise PruningError(f"The stages fall on layers {listed} of {depth}; each must be deeper than the last.")
         for layer, stage in zip(layers, self.stages, strict=True):
             if layer == 0 and any(signal.reads_previous_layer for signal in stage.signals()):
                 raise PruningError(
@@ -175,7 +196,7 @@ class Schedule:
         return layers
 
     def tokens_per_layer(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> list[float]:
-        """Expected visual tokens that every layer sees, for a sample with images of these (frames, rows, cols)."""
+        """Return the expected number of visual tokens in every layer, for images of these (frames, rows, cols)."""
         images = [ImageTokens(picture, float(tokens_of(picture))) for picture in map(picture_of, grids)]
         starts = dict(zip(self.at_layers(depth), self.stages, strict=True))
         tokens = []
@@ -186,6 +207,56 @@ class Schedule:
         return tokens
 
     def average_tokens(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> float:
-        """Expected visual tokens per layer, averaged over all layers: the budget in which methods are compared."""
+        """Return the expected number of visual tokens per layer, averaged over all layers: the budget of a method."""
         tokens = self.tokens_per_layer(grids, depth)
         return sum(tokens) / len(tokens)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the schedule, the same on every machine; schedules that differ have different ones.
+
+        Raises:
+            PruningError: if the schedule cannot be written down.
+        """
+        return hashlib.sha256(self.format.to_json(self).encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the schedule to a JSON file, which `Schedule.load` and `--method FILE.json` read.
+
+        Args:
+            path: the file, with the suffix `.json`; an existing file is overwritten.
+
+        Raises:
+            PruningError: if the path has another suffix or cannot be written, or the schedule cannot be written down.
+        """
+        path = _json_file(path)
+        text = self.format.to_json(self)
+        try:
+            path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise PruningError(f"{path} cannot be written: {error.strerror}; choose another place.") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Schedule":
+        """Read a schedule from a JSON file that `save` wrote.
+
+        Raises:
+            PruningError: if the path has another suffix, cannot be read, or does not hold a schedule of this version.
+        """
+        path = _json_file(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise PruningError(f"{path} cannot be read: {error.strerror}; give a file of Schedule.save().") from None
+        except UnicodeDecodeError:
+            raise PruningError(f"{path} is not a text file; give a file of Schedule.save().") from None
+        try:
+            return cls.format.from_json(text)
+        except PruningError as error:
+            raise PruningError(f"{path}: {error}") from None
+
+
+def _json_file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".json":
+        raise PruningError(f"{path} must be a file with the suffix .json.")
+    return path

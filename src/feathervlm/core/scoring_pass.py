@@ -10,51 +10,66 @@ from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.selectors.base import Selector
-from feathervlm.core.signals import Signal
+from feathervlm.core.signals import Signal, describe_signals
 
 
 @dataclass(frozen=True)
 class Survivors(Signal):
-    """The tokens that are left after `schedule` has run on the same input: (batch, visual) bool.
+    """The tokens that remain after `schedule` has run on the same input: (batch, visual) bool.
+
+    Args:
+        schedule: the schedule of the scoring pass.
 
     Raises:
-        PruningError: if it merges in the vision encoder, which runs once and before it.
+        PruningError: if the schedule merges in the vision encoder, which runs once and before the scoring pass.
     """
 
     schedule: Schedule
 
     def __post_init__(self) -> None:
         if self.schedule.encoder is not None:
-            raise PruningError("A scoring pass comes behind the vision encoder, so its schedule can have no tower.")
+            raise PruningError(
+                "A scoring pass runs after the vision encoder, so its schedule cannot merge there; give a schedule "
+                "without encoder=."
+            )
 
     @property
     def compares_pairs(self) -> bool:
         return False
 
+    @property
+    def needs_text(self) -> bool:
+        return any(signal.needs_text for signal in self.inner())
+
     def inner(self) -> Iterator[Signal]:
         yield from self.schedule.signals()
+
+    def describe(self) -> str:
+        needs = dict.fromkeys(describe_signals(stage.signals()) for stage in self.schedule)
+        return f"a scoring pass of its own, which needs {'; '.join(needs)}"
 
 
 @dataclass(frozen=True)
 class SurvivorsOf(Selector):
-    """Keep what is left after another schedule has run on the same input (scored in a pass of its own)."""
+    """Keep the tokens that remain after another schedule has run on the same input, in a scoring pass of its own.
+
+    Args:
+        signal: the survivors of that schedule.
+    """
 
     signal: Survivors
 
     def __post_init__(self) -> None:
         if not isinstance(self.signal, Survivors):
-            raise PruningError(f"LeftBy takes Survivors(schedule), not {self.signal!r}.")
+            raise PruningError(f"signal={self.signal!r} must be Survivors(schedule).")
 
     def signals(self) -> Iterator[Signal]:
-        """The survivors."""
         yield self.signal
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The survivors that are still there."""
         return tokens.signals.read(self.signal) & tokens.present
 
     def expected(self, image: ImageTokens) -> float:
-        """What the other schedule leaves."""
         for stage in self.signal.schedule.stages:
             image = ImageTokens(image.picture, stage.select.expected(image))
         return image.current

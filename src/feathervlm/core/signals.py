@@ -1,20 +1,32 @@
 """What criteria may read from a running model.
 
-A criterion names the signals it needs; an engine measures them, lazily and only if asked. The names are data, so
-that an engine can arm itself before the layer in question runs. How a signal is measured is the engine's business.
+A criterion names the signals it needs; an engine measures them lazily and only if asked. A signal is plain data, so
+an engine can prepare its measurement before the layer in question runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from feathervlm.core.errors import PruningError
 
+ScoreLayer = Literal["K-1", "K"]
+Support = Literal["visual", "all"]
+FeatureSource = Literal["vision", "projected", "hidden"]
+EncoderSource = Literal["cls", "received"]
+Heads = Literal["mean", "joint"]
+TextPart = Literal["all", "question"]
+Point = Literal["entry", "middle"]
+Wave = Literal["cos", "sin"]
+
+_CUT = {"K-1": "before the cut", "K": "after the cut"}
+
 
 def encoder_layer_index(layer: int | float, depth: int) -> int:
-    """The layer of an encoder that a fraction of its depth means, rounded to the nearest; others as they are.
+    """Return the layer that a fraction of an encoder's depth stands for, rounded to the nearest; integers unchanged.
 
     >>> encoder_layer_index(1 / 12, 24), encoder_layer_index(-2, 24)
     (2, -2)
@@ -22,39 +34,27 @@ def encoder_layer_index(layer: int | float, depth: int) -> int:
     return min(int(layer * depth + 0.5), depth - 1) if isinstance(layer, float) else layer
 
 
-ScoreLayer = Literal["K-1", "K"]
+def written_layer(layer: int | float) -> str:
+    """Write a layer for readers: a fraction of the depth as a fraction, an integer as it is.
 
-
-Support = Literal["visual", "all"]
-
-
-FeatureSource = Literal["vision", "projected", "hidden"]
-
-
-EncoderSource = Literal["cls", "received"]
-
-
-Heads = Literal["mean", "joint"]
-
-
-TextPart = Literal["all", "behind"]
-
-
-Point = Literal["entry", "middle"]
-
-
-Wave = Literal["cos", "sin"]
+    >>> written_layer(0.25), written_layer(-2)
+    ('1/4', '-2')
+    """
+    if isinstance(layer, int):
+        return str(layer)
+    fraction = Fraction(layer).limit_denominator(64)
+    return str(fraction) if abs(float(fraction) - layer) < 1e-6 else f"{layer:g}"
 
 
 class Signal:
     """Base of all signals: a frozen dataclass that names one measurement.
 
-    The engine has one probe for each class of signals; everything else asks a signal by the members of this class.
+    The engine has one probe for each class of signals; all other code uses the members of this class.
     """
 
     @property
     def measured(self) -> "Signal":
-        """The signal of the visual tokens that is measured, where this one gives it for other tokens."""
+        """The signal of the visual tokens that is measured, for a signal that gives it for other tokens."""
         return self
 
     @property
@@ -67,9 +67,29 @@ class Signal:
         """Whether it holds vectors, which a criterion may compare in pairs: float32 (visual, visual)."""
         return True
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether it depends on the text of the prompt."""
+        return False
+
+    @property
+    def in_encoder(self) -> bool:
+        """Whether it is measured inside the vision encoder."""
+        return False
+
     def inner(self) -> Iterator["Signal"]:
         """Yield the signals of schedules inside this one."""
         yield from ()
+
+    def describe(self) -> str:
+        """Describe the measurement in a few words; empty for a signal that only accompanies others."""
+        raise NotImplementedError(f"{type(self).__name__} needs a describe() that says what it measures.")
+
+
+def describe_signals(signals: Iterable[Signal]) -> str:
+    """Describe what a stage reads, in one phrase."""
+    phrases = dict.fromkeys(filter(None, (signal.describe() for signal in signals)))
+    return " and ".join(phrases) or "nothing but the grid"
 
 
 class LayerSignal(Signal):
@@ -86,6 +106,10 @@ class LayerSignal(Signal):
 class EncoderSignal(Signal):
     """Base of signals from inside the vision encoder."""
 
+    @property
+    def in_encoder(self) -> bool:
+        return True
+
 
 class EncoderMeasure(EncoderSignal):
     """Base of signals that are measured in a layer of the vision encoder."""
@@ -99,9 +123,9 @@ class Attention(LayerSignal):
     """Attention probability from the query row to every visual token, mean over heads: (batch, visual) float32.
 
     Args:
-        layer: whose q/k projections: "K-1", the last layer that saw all tokens, or "K", the one about to run.
-        rope: rotate q and k as the layer does, or compare them as they are.
-        over: softmax over the visual keys that are still there, or over all keys the query may see.
+        layer: "K-1", the last layer that saw all tokens, or "K", the layer about to run.
+        rope: whether q and k are rotated as in the layer, or compared without rotation.
+        over: keys of the softmax: the "visual" tokens that enter the stage, or "all" that the query may see.
     """
 
     layer: ScoreLayer = "K-1"
@@ -112,26 +136,46 @@ class Attention(LayerSignal):
     def compares_pairs(self) -> bool:
         return False
 
+    @property
+    def needs_text(self) -> bool:
+        return True
+
+    @property
+    def asking(self) -> str:
+        """What the queries are, in words."""
+        return "the last prompt token"
+
+    def describe(self) -> str:
+        rope = "with" if self.rope else "without"
+        return (
+            f"attention of {self.asking} in the layer {_CUT[self.layer]}, {rope} RoPE, softmax over {self.over} tokens"
+        )
+
 
 @dataclass(frozen=True)
 class RaterAttention(Attention):
-    """Attention probability from the raters to every visual token, mean over these and the heads: (batch, visual).
+    """Attention probability from the raters to every visual token, mean over raters and heads: (batch, visual).
 
     Raters are words that the pictures are about; see `feathervlm.core.criteria.attention.raters`.
 
     Args:
-        over: as in `Attention`, by default all keys.
-        which: the text that raters are chosen from, "all" or what is "behind" the last image of its sample.
-        heads: share of the heads that count, rounded down and at least one: those whose raters look most at visual
-            tokens; 1 for all.
-        least: divide what a rater gives a token by what rotation alone leaves between their places, the cosine of
-            rotated vectors of ones, where it is smaller by this number; None not to divide.
+        over: keys of the softmax as in `Attention`, by default all.
+        text: text that raters are chosen from: "all" or the "question" after the last image of the sample.
+        heads: share of the heads that count, rounded down and at least one: the heads whose raters attend most to
+            visual tokens; 1 for all.
+        min_decay: smallest divisor. The attention from a rater to a token is divided by what rotation alone leaves
+            between their positions, the cosine of rotated vectors of ones, or by this number where that is smaller;
+            None not to divide.
     """
 
     over: Support = "all"
-    which: TextPart = "behind"
+    text: TextPart = "question"
     heads: float = 1.0
-    least: float | None = None
+    min_decay: float | None = None
+
+    @property
+    def asking(self) -> str:
+        return "the words that the image is about"
 
 
 @dataclass(frozen=True)
@@ -139,43 +183,56 @@ class Features(Signal):
     """Feature vector of every visual token: (batch, visual, dim) float32.
 
     Args:
-        source: "vision", patch features of the vision encoder before the projector, "projected", the embeddings that
-            enter the language model, or "hidden", the states that enter the stage's layer.
+        source: "vision", patch features of the vision encoder before the projector; "projected", the embeddings that
+            enter the language model; or "hidden", the states that enter the stage's layer.
     """
 
     source: FeatureSource = "vision"
 
+    def describe(self) -> str:
+        return {
+            "vision": "patch features of the vision encoder, before the projector",
+            "projected": "projected features, as they enter the language model",
+            "hidden": "hidden states that enter the layer after the cut",
+        }[self.source]
+
 
 @dataclass(frozen=True)
 class Keys(LayerSignal):
-    """Keys of a language model layer, of every visual token, all its heads side by side: (batch, visual, dim).
+    """Keys of a language model layer for every visual token, all heads side by side: (batch, visual, dim).
 
     Args:
-        layer: "K-1", the last layer that saw all tokens, or "K", the one about to run.
-        rope: as they are cached, rotated by positions that may count padding, or as projected.
+        layer: "K-1", the last layer that saw all tokens, or "K", the layer about to run.
+        rope: whether keys are rotated as in the cache, by positions that may count padding, or as projected.
     """
 
     layer: ScoreLayer = "K-1"
     rope: bool = False
 
+    def describe(self) -> str:
+        return f"keys of the layer {_CUT[self.layer]}, {'with' if self.rope else 'without'} RoPE"
+
 
 @dataclass(frozen=True)
 class Values(LayerSignal):
-    """Values of the last language model layer that saw all tokens, of every visual token: (batch, visual, heads, dim).
+    """Values of the last language model layer that saw all tokens, for every visual token: (batch, visual, heads, dim).
 
-    Nothing rotates values, so they hold no position of their own. The heads are the key-value heads.
+    Values are not rotated, so they do not depend on the token's own position. Heads are the key-value heads.
     """
 
     layer: ScoreLayer = field(default="K-1", init=False)
     rope: bool = field(default=False, init=False)
 
+    def describe(self) -> str:
+        return f"values of the layer {_CUT[self.layer]}"
+
 
 @dataclass(frozen=True)
 class RotaryTable(Signal):
-    """The row by which the stage's layer rotates every visual token: (batch, visual, channels).
+    """Row of the rotary table by which the stage's layer rotates every visual token: (batch, visual, channels).
 
-    It follows from the position ids that the model has given out (M-RoPE included), counted from the first token of the
-    prompt or turn, and from nothing in the picture.
+    It depends on the position ids (M-RoPE included), counted from the first token of the prompt or turn, and not on
+    the picture.
 
     Args:
         of: the "cos" or the "sin" of position times frequency.
@@ -183,13 +240,16 @@ class RotaryTable(Signal):
 
     of: Wave = "cos"
 
+    def describe(self) -> str:
+        return f"the {'cosines' if self.of == 'cos' else 'sines'} by which positions are rotated"
+
 
 @dataclass(frozen=True)
 class LayerStates(Signal):
-    """States inside the last layer that saw all tokens, of every visual token: (batch, visual, dim).
+    """States inside the last layer that saw all tokens, for every visual token: (batch, visual, dim).
 
     Args:
-        point: "entry", those that enter it, or "middle", what the norm behind its attention gives out.
+        point: "entry", the states that enter the layer, or "middle", the output of the norm after its attention.
     """
 
     point: Point = "entry"
@@ -198,17 +258,21 @@ class LayerStates(Signal):
     def reads_previous_layer(self) -> bool:
         return True
 
+    def describe(self) -> str:
+        where = "that enter" if self.point == "entry" else "after the attention of"
+        return f"hidden states {where} the layer before the cut"
+
 
 @dataclass(frozen=True)
 class Text(Signal):
     """Vectors of the text tokens of the prompt instead of the visual ones: (batch, texts, dim).
 
-    Text is what is neither visual nor padding, the template's own tokens and separators inside an image included, up
-    to the token that asks. In a later turn of a conversation it is that turn's. Which of the `texts` a sample has,
-    `IsText` tells; the others hold any value.
+    Text is every token that is neither visual nor padding, up to the query token, including the chat template and
+    separators inside an image. In a later turn of a conversation it is the text of that turn. `IsText` says which of
+    the `texts` a sample has; the others hold any value.
 
     Args:
-        of: what is measured.
+        of: the signal that is measured for text tokens.
 
     Raises:
         PruningError: if text has no such vectors.
@@ -230,30 +294,46 @@ class Text(Signal):
     def reads_previous_layer(self) -> bool:
         return self.of.reads_previous_layer
 
+    @property
+    def needs_text(self) -> bool:
+        return True
+
+    def describe(self) -> str:
+        if isinstance(self.of, Features):
+            return "embeddings of text" if self.of.source == "projected" else "hidden states of text"
+        return "keys of text" if isinstance(self.of, Keys) else "values of text"
+
 
 @dataclass(frozen=True)
 class IsText(Signal):
-    """Which of the `texts` of `Text` are there: bool (batch, texts), in the order of the prompt.
+    """Which of the `texts` of `Text` a sample has: bool (batch, texts), in the order of the prompt.
 
     Args:
-        which: "all", or those "behind" the last image of their sample, the question as a rule.
+        text: "all", or the "question": the text after the last image of the sample.
     """
 
-    which: TextPart = "all"
+    text: TextPart = "all"
 
     @property
     def compares_pairs(self) -> bool:
         return False
 
+    @property
+    def needs_text(self) -> bool:
+        return True
+
+    def describe(self) -> str:
+        return ""
+
 
 @dataclass(frozen=True)
 class EncoderAttention(EncoderMeasure):
-    """Attention inside the vision encoder that the patches of every visual token get: (batch, visual) float32.
+    """Attention inside the vision encoder that the patches of every visual token receive: (batch, visual) float32.
 
     Args:
-        layer: of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
-        source: "cls", from the [CLS] token where the encoder has one, else as "received": the mean over all that look,
-            the [CLS] token included.
+        layer: layer of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
+        source: "cls", the row of the [CLS] token where the encoder has one; otherwise, and for "received", the mean
+            over all queries, the [CLS] token included.
         heads: "mean" over the heads, or "joint", one softmax over queries and keys that are not split into heads.
     """
 
@@ -265,28 +345,53 @@ class EncoderAttention(EncoderMeasure):
     def compares_pairs(self) -> bool:
         return False
 
+    def describe(self) -> str:
+        return f"attention inside the vision encoder, layer {written_layer(self.layer)}"
+
 
 @dataclass(frozen=True)
 class EncoderKeys(EncoderMeasure):
-    """Keys inside the vision encoder, of every visual token the mean over its patches: (batch, visual, dim) float32.
+    """Keys inside the vision encoder, for every visual token the mean over its patches: (batch, visual, dim) float32.
 
-    As the encoder's attention compares them: rotated and normed where it does so.
+    Keys are as the encoder's attention compares them: rotated and normed where it does so.
 
     Args:
-        layer: of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
+        layer: layer of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
         heads: "mean" over the heads, or "joint", all heads side by side.
     """
 
     layer: int | float = -2
     heads: Heads = "mean"
 
+    def describe(self) -> str:
+        return f"keys inside the vision encoder, layer {written_layer(self.layer)}"
+
 
 @dataclass(frozen=True)
 class Representatives(EncoderSignal):
-    """Share of the patches of every visual token that stand for their group, where the vision encoder has merged some.
+    """Share of the patches of every visual token that represent their group, where the vision encoder merges patches.
 
-    (batch, visual) float32. The first patch of a group, in the order of the encoder, stands for it.
+    The shape is (batch, visual), float32. The first patch of a group, in the encoder's order, represents it.
     """
+
+    def describe(self) -> str:
+        return "which patches the vision encoder has merged"
+
+
+Vectors = Features | EncoderKeys
+"""The signals that mergers may compare: one vector for every token."""
+
+
+def check_vectors(value: object, name: str = "vectors") -> None:
+    """Raise `PruningError` unless `value` is a signal with one vector for every token."""
+    if not isinstance(value, Features | EncoderKeys):
+        raise PruningError(f"{name}={value!r} has no vectors to compare; give Features(...) or EncoderKeys(...).")
+
+
+def check_keys(value: object, name: str = "keys") -> None:
+    """Raise `PruningError` unless `value` names keys of a language model layer."""
+    if not isinstance(value, Keys):
+        raise PruningError(f"{name}={value!r} must be Keys(...).")
 
 
 class Signals(Protocol):

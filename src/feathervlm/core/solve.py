@@ -1,4 +1,4 @@
-"""Finding the free parameter of a method for a budget."""
+"""Finding the budget parameter of a method for an average number of tokens."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -9,14 +9,14 @@ from feathervlm.core.schedule import Schedule
 
 
 class Solvable(Protocol):
-    """Anything with a schedule and a copy with another value of its free parameter, such as a method."""
+    """An object with a schedule and a copy with another value of its budget parameter, such as a method."""
 
-    def with_free(self, value: float) -> Any:
-        """A copy whose free parameter is `value` in (0, 1]."""
+    def with_budget(self, value: float) -> Any:
+        """Return a copy whose budget parameter is `value` in (0, 1]."""
         ...
 
     def schedule(self) -> Schedule:
-        """The schedule it stands for."""
+        """Return the schedule."""
         ...
 
 
@@ -24,23 +24,26 @@ S = TypeVar("S", bound=Solvable)
 
 
 def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], depth: int, tolerance: float = 0.5) -> S:
-    """The method with its free parameter set so that it costs `average` visual tokens per layer, by bisection.
+    """Set the budget parameter of a method by bisection so that it costs `average` visual tokens per layer.
 
     Counts that depend on the data (unions) enter with their expected size.
 
     Args:
-        method: a method with a free parameter.
+        method: a method with a budget parameter.
         average: visual tokens per layer, averaged over all layers.
         grids: (frames, rows, cols) of each image of a typical sample.
-        depth: layers of the language model.
-        tolerance: how far off the best reachable average may be, in tokens per image.
+        depth: number of layers of the language model.
+        tolerance: largest difference of the best reachable average, in tokens per image.
+
+    Returns:
+        A copy of the method.
 
     Raises:
         PruningError: if no value of the parameter comes that close.
     """
 
     def cost(value: float) -> float:
-        schedule: Schedule = method.with_free(value).schedule()
+        schedule: Schedule = method.with_budget(value).schedule()
         return schedule.average_tokens(grids, depth)
 
     tolerance *= len(grids)  # whole tokens leave every image at once
@@ -48,7 +51,7 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], d
     if not cost(low) - tolerance <= average <= cost(high) + tolerance:
         raise PruningError(
             f"An average of {average:g} visual tokens is out of reach: this method spans {cost(low):.1f} to "
-            f"{cost(high):.1f} tokens per layer here. Change its layers."
+            f"{cost(high):.1f} tokens per layer here. Change its layers or the average."
         )
     for _ in range(60):
         middle = (low + high) / 2
@@ -56,5 +59,5 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], d
     best: float = min((low, high), key=lambda value: abs(cost(value) - average))
     if abs(cost(best) - average) > tolerance:
         raise PruningError(f"The closest average to {average:g} visual tokens is {cost(best):.1f}; ask for that.")
-    found: S = method.with_free(best)
-    return found
+    solved: S = method.with_budget(best)
+    return solved

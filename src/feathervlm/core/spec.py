@@ -1,12 +1,13 @@
-"""The written forms of the algebra: strings for the command line, versioned JSON for files. Both go both ways.
+"""The written forms of schedules and methods: strings for the command line, versioned JSON for files.
 
 A string names a method and its parameters, `feather:keep=0.3,layers=8+16`; JSON can hold any schedule. Each class is
-described by its dataclass fields and nothing else, so a new criterion or selector is covered as it is written.
+described by its dataclass fields, so that a new criterion or selector needs no code here.
 """
 
 import ast
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -24,14 +25,14 @@ VERSION = 1
 
 
 def _algebra() -> dict[str, type]:
-    """Every class that JSON may name; subclasses defined elsewhere count as soon as they are imported."""
+    """Return every class that JSON may name, by its name; subclasses count as soon as they are imported."""
 
     def subclasses(base: type) -> set[type]:
-        found = {base}
+        classes = {base}
         child: type  # mypy cannot infer it here
         for child in base.__subclasses__():
-            found |= subclasses(child)
-        return found
+            classes |= subclasses(child)
+        return classes
 
     measured = {signals.EncoderKeys, signals.Features, signals.Keys, scoring_pass.Survivors}
     known = {
@@ -46,31 +47,34 @@ def _algebra() -> dict[str, type]:
 
 
 def to_json(schedule: Schedule) -> str:
-    """The schedule as a JSON document with a version.
+    """Write a schedule as a JSON document with a version.
 
     Raises:
-        PruningError: if it holds tokens given for one input.
+        PruningError: if it holds tokens that were given for one input.
     """
     return json.dumps({"feathervlm": VERSION, **_encode(schedule)}, indent=2)
 
 
 def from_json(text: str) -> Schedule:
-    """The schedule that `to_json` wrote.
+    """Read the schedule that `to_json` wrote.
 
     Raises:
-        PruningError: if the text is no such document, or from a newer version.
+        PruningError: if the text is not such a document, or is of another version.
     """
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise PruningError(f"This is not JSON: {error}.") from None
-    found = data.get("feathervlm") if isinstance(data, dict) else None
-    if isinstance(found, bool) or found != VERSION:
-        raise PruningError(f"This is not a feathervlm schedule of version {VERSION} (its 'feathervlm' is {found!r}).")
+    version = data.get("feathervlm") if isinstance(data, dict) else None
+    if isinstance(version, bool) or version != VERSION:
+        raise PruningError(
+            f"This is not a feathervlm schedule of version {VERSION} (its 'feathervlm' is {version!r}); write it with "
+            "Schedule.save() of this version."
+        )
     schedule = {key: value for key, value in data.items() if key != "feathervlm"}
     if not _is_schedule(schedule):
         raise PruningError(
-            f'A schedule document has "feathervlm", a list of "stages" and maybe a "encoder"; this has {sorted(data)}.'
+            f'A schedule document has "feathervlm", a list of "stages" and maybe "encoder", not {sorted(data)}.'
         )
     decoded: Schedule = _decode(schedule)
     return decoded
@@ -89,7 +93,7 @@ def _encode(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {
             "type": type(value).__name__,
-            **{f.name: _encode(getattr(value, f.name)) for f in fields(value)},
+            **{f.name: _encode(getattr(value, f.name)) for f in fields(value) if f.init},
         }
     return [_encode(item) for item in value] if isinstance(value, tuple) else value
 
@@ -109,10 +113,10 @@ def _decode(data: Any) -> Any:
 
 
 def build(cls: type, parameters: Mapping[str, Any], name: str) -> Any:
-    """An instance of a dataclass from named parameters.
+    """Make an instance of a dataclass from named parameters.
 
     Raises:
-        PruningError: on an unknown or missing parameter, naming those that exist.
+        PruningError: on an unknown or missing parameter; the message lists the parameters that exist.
     """
     declared = {f.name: f for f in fields(cls) if f.init}
     for parameter in parameters:
@@ -125,10 +129,44 @@ def build(cls: type, parameters: Mapping[str, Any], name: str) -> Any:
     return cls(**parameters)
 
 
+def split_specs(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of method specs, some of which contain commas themselves.
+
+    A comma separates two specs unless it stands in brackets, or a parameter's name and `=` follow.
+
+    Raises:
+        PruningError: if the brackets do not match.
+
+    >>> split_specs("none,fastv,feather:keep=0.3,stride=3,before-llm:method=(fastv:layer=3,keep=0.5)")
+    ('none', 'fastv', 'feather:keep=0.3,stride=3', 'before-llm:method=(fastv:layer=3,keep=0.5)')
+    """
+    specs = [""]
+    for part in _split(text, text):
+        if specs[-1] and re.match(r"\s*\w+\s*=", part):
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return tuple(spec.strip() for spec in specs if spec.strip())
+
+
+def add_parameters(spec: str, parameters: Mapping[str, Any]) -> str:
+    """Append parameters to a spec.
+
+    Args:
+        spec: a method's name or a spec.
+        parameters: values by name; a string is taken as written.
+
+    >>> add_parameters("feather:keep=0.3", {"layers": (8, 16)}), add_parameters("fastv", {})
+    ('feather:keep=0.3,layers=8+16', 'fastv')
+    """
+    written = ",".join(f"{name}={write_value(value)}" for name, value in parameters.items())
+    return f"{spec}{',' if ':' in spec else ':'}{written}" if written else spec
+
+
 def parse(spec: str) -> tuple[str, dict[str, Any]]:
     """Split a spec `name:key=value,key=value` into its name and parameters.
 
-    A value is a number, true/false, a list `8+16` (or `[8,16]`), a word, or a spec of its own in parentheses.
+    A value is a number, true or false, a list `8+16` (or `[8,16]`), a word, or a spec of its own in parentheses.
 
     Raises:
         PruningError: if the text does not have that form.
@@ -151,7 +189,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def _split(text: str, spec: str) -> list[str]:
-    """Split at commas outside brackets."""
+    """Split at commas outside brackets; `spec` is named in the error."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([") - (character in ")]")
@@ -180,7 +218,7 @@ def _value(text: str) -> Any:
 
 
 def write_value(value: Any) -> str:
-    """A parameter value in the form that `parse` reads, safe in a shell without quotes but for nested specs."""
+    """Write a parameter value as `parse` reads it; except for nested specs it needs no quotes in a shell."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

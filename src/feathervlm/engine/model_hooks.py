@@ -123,7 +123,6 @@ class ModelHooks:
             handle.remove()
         if self.handles:
             self.handles = []
-            self._uncompiled.remove()
             _pruned.discard(self.decoder.decoder)
             self.model.__dict__.pop("generate", None)
             if self._recorder is not None:

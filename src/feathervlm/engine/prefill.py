@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
+from feathervlm.core.run_stage import run_stage
 from feathervlm.core.schedule import Schedule
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
@@ -157,25 +158,19 @@ class Prefill:
         with torch.no_grad():
             timer = Timer(hidden.device)
             tokens = Candidates(self.rows.geometry, self.rows.present, self.reader)
-            if self.reused is None:
-                kept = stage.select.select(tokens) & tokens.present
-            else:
-                kept = self.reused[len(self.record.stages)].to(tokens.present.device) & tokens.present
-            scores = next(iter(tokens.scores.values()), None)
-            groups = None if stage.merge is None else stage.merge.groups(tokens, kept)
+            result = run_stage(stage, tokens, None if self.reused is None else self.reused[len(self.record.stages)])
         merged = None
-        if stage.merge is not None and groups is not None:
-            merged = stage.merge.combine(gather_rows(hidden, self.rows.visual, -2), groups, tokens)
+        if stage.merge is not None and result.groups is not None:
+            merged = stage.merge.combine(gather_rows(hidden, self.rows.visual, -2), result.groups, tokens)
         with torch.no_grad():
-            order = self.rows.drop(stage, kept, planned=self.reused is None)
+            order = self.rows.drop(stage, result.kept, planned=self.reused is None)
             if self.refuse is not None:
                 self.rows.check()  # while the forward can still run unpruned
         hidden = gather_rows(hidden, order, -2)
         if merged is not None:
             hidden = self._write_visual(hidden, merged)
-        self.record.stages.append(
-            StageRecord(at, tokens.present, kept, scores, groups, timer.stop(), cut=stage.cache == "all")
-        )
+        decided = result.kept, result.scores, result.groups
+        self.record.stages.append(StageRecord(at, tokens.present, *decided, timer.stop(), cut=stage.cache == "all"))
         self.record.notes += [note for note in self.reader.notes(stage) if note not in self.record.notes]
         self.reader.leave()
         self.arguments.next_stage()

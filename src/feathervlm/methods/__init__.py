@@ -1,8 +1,7 @@
 """Published methods, each in one short file: `get("feather:keep=0.3")` or `Feather(keep=0.3)`.
 
-A module of this package that defines a `Method` is found by itself: `get` knows it by its name, and its class can be
-imported from here. The names of the paper's own study are spelled out, for editors and type checkers; those find all
-others in their files.
+Every module of this package that defines a `Method` is imported: `get` finds the method by its name, and its class can
+be imported from here. Methods of FEATHER's own study are also imported by name, for editors and type checkers.
 """
 
 import importlib

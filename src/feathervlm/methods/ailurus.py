@@ -1,41 +1,39 @@
-"""AiluRus: the vision encoder runs on anchors from an early layer on; the language model gets every token."""
+"""AiluRus: merge patches into density peaks at an early layer of the vision encoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.encoder.density_peaks import DensityPeakMerging
-from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import KeepAll
+from feathervlm.core import DensityPeakMerging, KeepAll, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class AiluRus(Method):
-    """Run the vision encoder on the density peaks of an early layer, then give every patch what its anchor has become.
+    """Merge patches into density peaks at an early layer of the vision encoder, and expand the groups after it.
 
-    Patches go into an anchor near them that is like them, so plain regions become coarse and contours stay fine. Only
-    the encoder gets faster: the language model sees as many tokens as ever, and any other pruning may follow.
+    Patches merge into a peak that is near and similar, so plain regions become coarse and contours stay fine. Only the
+    encoder gets faster: the language model gets every token, and another method may prune there.
 
-    Paper and code: neither was at hand, only accounts. By these the distance of features is weighted by that on
-    the grid, so that only neighbours there count. That the weight grows with the rank by distance, from `locality` to
-    1, the defaults of `neighbors`, `reach` and `locality`, and the squared distance inside the density, which is that
-    of `knn`, are this library's reading. A patch without an anchor in reach goes into the nearest on the grid. Where
-    later layers look at windows (Qwen2.5-VL), only patches of one are neighbours, and its best is an anchor before the
-    rest of the picture is compared. An anchor is rotated as the first patch of its group. Pictures must be square
-    unless the encoder packs them as Qwen2-VL's.
+    Paper and code: neither was available, only descriptions of them. According to these the distance of features is
+    weighted by the distance on the grid, so that only neighbours on the grid count. This library chose the rest: the
+    weight grows with the rank by distance, from `locality` to 1; the defaults of `neighbors`, `reach` and `locality`;
+    and the squared distance in the density, as in `knn`. A patch without a peak in reach goes into the nearest one on
+    the grid. Where later layers attend within windows (Qwen2.5-VL), only patches of one window are neighbours, and the
+    best patch of each window is a peak before all others are compared. A merged patch is rotated as the first patch of
+    its group. Pictures must be square unless the encoder packs them as in Qwen2-VL.
 
     Args:
-        keep: fraction of the patches that is left as anchors.
+        keep: fraction of the patches that remain.
         encoder_layer: patches merge before this layer of the vision encoder, counted from 0, or a fraction of its
-            depth; the published 2 of 24 by default.
+            depth; by default the published 2 of 24.
         neighbors: k of the density, the patch itself included.
-        reach: how many patches around one count as its neighbours.
-        locality: what the distance to the nearest of them is multiplied with, the farthest having 1.
+        reach: number of patches around a patch that are its neighbours.
+        locality: weight of the distance to the nearest neighbour; the farthest has weight 1.
     """
 
     name: ClassVar[str] = "ailurus"
     paper: ClassVar[str] = "2311.01197 (NeurIPS 2023), caddyless/ailurus"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     keep: float = 0.5
     encoder_layer: int | float = 1 / 12
@@ -44,6 +42,5 @@ class AiluRus(Method):
     locality: float = 0.5
 
     def schedule(self) -> Schedule:
-        """The encoder, and a stage that keeps everything."""
         encoder = DensityPeakMerging(self.encoder_layer, self.keep, self.neighbors, self.reach, self.locality)
         return Schedule(Stage(0, KeepAll()), encoder=encoder)

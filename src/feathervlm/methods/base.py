@@ -1,17 +1,18 @@
-"""What a method is: a named, parameterised schedule. One frozen dataclass in one file for each published method.
+"""What a method is: a named, parameterised schedule, written as one frozen dataclass in one file.
 
-A subclass registers itself under its `name`. It knows nothing of models; its schedule says it all.
+A subclass registers itself under its `name`. A method does not depend on a model; its schedule defines it completely.
 """
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Schedule
-from feathervlm.core.solve import solve
+from feathervlm.core import PruningError, Schedule, solve
 from feathervlm.core.spec import build, parse, write_value
 
 REGISTRY: dict[str, type["Method"]] = {}
@@ -22,17 +23,19 @@ class Method(ABC):
     """Base of all methods.
 
     Class attributes:
-        name: how the command line calls it, lower case.
-        paper: where it comes from, arXiv id first.
-        free: the parameter in (0, 1] that `solve` may turn, None if there is none.
+        name: name on the command line, lower case.
+        paper: source of the method, arXiv id first.
+        budget_parameter: name of the parameter in (0, 1] that `solve` may change, None if there is none.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    free: ClassVar[str | None] = "keep"
+    budget_parameter: ClassVar[str | None] = "keep"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, registered: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not registered:
+            return
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
             raise TypeError(f"{cls.__name__}.name={name!r} must be lower-case letters and digits joined by hyphens.")
@@ -43,39 +46,52 @@ class Method(ABC):
 
     @abstractmethod
     def schedule(self) -> Schedule:
-        """The stages that this method is."""
+        """Build the schedule of this method."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON and users write lists; a method is hashable
+            if isinstance(value, list):  # users may give lists, and a method is hashable
                 object.__setattr__(self, field.name, tuple(value))
         # Building the schedule checks every parameter, so a bad one fails here and not in the first forward.
         self.schedule()
 
     def __str__(self) -> str:
-        """The spec that makes this method again."""
+        """Return the spec from which `get` makes this method again."""
         changed = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
-                written = f"({value})" if isinstance(value, Method) else write_value(value)
-                changed.append(f"{field.name}={written}")
+            if value != default_of(field):
+                changed.append(f"{field.name}={written(value)}")
         return f"{self.name}:{','.join(changed)}" if changed else self.name
 
     @classmethod
     def summary(cls) -> str:
-        """The idea in one sentence: the first line of the docstring."""
+        """Return the idea in one sentence: the first line of the docstring."""
         return (cls.__doc__ or "").strip().partition("\n")[0]
 
-    def with_free(self, value: float) -> Self:
-        """A copy whose free parameter is `value`."""
-        if self.free is None:
-            raise PruningError(f"{self.name} has no free parameter to solve for.")
-        return replace(self, **{self.free: value})
+    def with_budget(self, value: float) -> Self:
+        """Return a copy whose budget parameter is `value`.
+
+        Raises:
+            PruningError: if the method has no such parameter.
+        """
+        if self.budget_parameter is None:
+            raise PruningError(f"{self.name} has no budget parameter to solve for; choose another method.")
+        return replace(self, **{self.budget_parameter: value})
+
+    def fingerprint(self) -> str:
+        """Return a hash of the method's name, parameters and schedule, the same on every machine.
+
+        Raises:
+            PruningError: if the schedule cannot be written down.
+        """
+        parameters = {field.name: written(getattr(self, field.name)) for field in fields(self)}
+        parts = [self.name, parameters, self.schedule().fingerprint()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def solve(self, average: float, grids: Sequence[Sequence[int]], depth: int) -> Self:
-        """A copy that costs `average` visual tokens per layer on images of these (frames, rows, cols) grids.
+        """Return a copy that costs `average` visual tokens per layer on images of these (frames, rows, cols) grids.
 
         >>> from feathervlm.methods import FastV
         >>> round(FastV(layer=3).solve(192, grids=[(1, 24, 24)], depth=32).keep, 3)
@@ -87,12 +103,45 @@ class Method(ABC):
         return solve(self, average, grids, depth)
 
 
-def get(spec: str) -> Method:
-    """The method that a spec such as `feather` or `feather:keep=0.3,layers=8+16` names.
+@dataclass(frozen=True)
+class ScheduleFile(Method, registered=False):
+    """A schedule that `Schedule.save` wrote to a JSON file, as a method.
+
+    Args:
+        path: the file; it is read once, when the method is made.
 
     Raises:
-        PruningError: on an unknown method or parameter, or a value out of range.
+        PruningError: if the file does not hold a schedule.
     """
+
+    name: ClassVar[str] = "schedule-file"
+    paper: ClassVar[str] = "a schedule in a file"
+    budget_parameter: ClassVar[str | None] = None
+
+    path: str
+
+    @cached_property
+    def _loaded(self) -> Schedule:
+        return Schedule.load(self.path)
+
+    def schedule(self) -> Schedule:
+        return self._loaded
+
+    def fingerprint(self) -> str:
+        return self.schedule().fingerprint()
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def get(spec: str) -> Method:
+    """Return the method of a spec such as `feather` or `feather:keep=0.3,layers=8+16`, or of a schedule's JSON file.
+
+    Raises:
+        PruningError: on an unknown method or parameter, a value out of range, or a file that holds no schedule.
+    """
+    if spec.strip().endswith(".json"):
+        return ScheduleFile(spec.strip())
     name, parameters = parse(spec)
     if name not in REGISTRY:
         raise PruningError(f"There is no method {name!r}; there are {', '.join(available())}.")
@@ -105,6 +154,42 @@ def get(spec: str) -> Method:
     return method
 
 
+def resolve(method: "str | Method | Schedule") -> tuple[str, Schedule]:
+    """Return the name and the schedule of a method.
+
+    Args:
+        method: a spec, the path of a JSON file that `Schedule.save` wrote, a method, or a schedule.
+
+    Raises:
+        PruningError: if it is none of these, or `get` refuses it.
+    """
+    if isinstance(method, Schedule):
+        return "schedule", method
+    if isinstance(method, str):
+        method = get(method)
+    if not isinstance(method, Method):
+        raise PruningError(
+            f"method={method!r} is neither a spec such as 'feather', nor a JSON file, a method or a Schedule."
+        )
+    return str(method), method.schedule()
+
+
 def available() -> tuple[str, ...]:
-    """The names of all methods, sorted."""
+    """Return the names of all methods, sorted."""
     return tuple(sorted(REGISTRY))
+
+
+def default_of(field: "Field[Any]") -> Any:
+    """Return the default of a parameter; `dataclasses.MISSING` if it has none."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def written(value: Any) -> str:
+    """Write a parameter's value as it stands in a spec."""
+    return f"({value})" if isinstance(value, Method) else write_value(value)
+
+
+def check_method(value: object, example: str) -> None:
+    """Raise `PruningError` unless a parameter called `method` holds a method."""
+    if not isinstance(value, Method):
+        raise PruningError(f"method={value!r} is not a method; write {example}.")

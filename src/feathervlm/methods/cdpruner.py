@@ -1,14 +1,9 @@
-"""CDPruner: the tokens that span the most, weighted by how much they are like the question."""
+"""CDPruner: a determinantal point process that weights diversity by relevance to the question."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.features import TextSimilarity
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.diversity import DPP
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import choose
+from feathervlm.core import DPP, Keep, Layer, Schedule, Stage, TextPart, TextSimilarity, check_choice
 from feathervlm.methods.base import Method
 
 
@@ -16,21 +11,21 @@ from feathervlm.methods.base import Method
 class CDPruner(Method):
     """Keep the tokens that are most diverse for the question: a determinantal point process with relevance.
 
-    The kernel is r_i cos_ij r_j of what the projector gives out, and the set of the largest determinant is found
-    greedily. Relevance r, 0 to 1 within each image, is the cosine to the mean embedding of the text. No attention is
-    read.
+    The kernel is r_i cos_ij r_j of the projected features, and the set with the largest determinant is found greedily.
+    Relevance r, scaled to [0, 1] within each image, is the cosine to the mean embedding of the text. It selects before
+    the language model and reads no attention.
 
-    Paper and code: the authors' relevance is that of CLIP's text tower to CLIP's patches, with its sign turned, since
-    CLIP's patches are least like what they show. Most models have no such tower; as OpenVINO does, the language
-    model's own embeddings of the text, the template's included, are compared with the projected features instead, and
-    the sign is not turned. OpenVINO's other changes (a sum in place of the product, two halves of the tokens) are not
-    made. The authors bring relevance to 0 to 1 over a whole batch, here it is each image. Once the determinant gains
-    nothing more, the most relevant tokens fill up.
+    Paper and code: the authors take relevance from CLIP's text encoder and CLIP's patches and flip its sign, because
+    CLIP's patches are least similar to what they show. Most models have no such encoder; as in OpenVINO, the text
+    embeddings of the language model, chat template included, are compared with the projected features, and the sign is
+    not flipped. OpenVINO's other changes (a sum instead of the product, two halves of the tokens) are not made. The
+    authors scale relevance over a whole batch, here over each image. Once the determinant gains nothing, the most
+    relevant tokens fill the budget.
 
     Args:
         layer: tokens leave before this layer.
         keep: fraction or number of visual tokens kept.
-        text: `all` of the prompt, or what is `behind` the last image.
+        text: `all` of the prompt, or the `question` after the last image.
         positions: `preserve`, `renumber` or `stretch`.
     """
 
@@ -43,8 +38,7 @@ class CDPruner(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.text, get_args(TextPart), "text")
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.text, get_args(TextPart), "text")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         relevance = TextSimilarity("projected", self.text)
         return Schedule(Stage(self.layer, DPP(self.keep, relevance, "projected"), self.positions))

@@ -1,40 +1,34 @@
-"""DART: a few pivots, and the tokens that are least like them."""
+"""DART: keep a few pivots and the tokens least similar to them."""
 
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.features import KeyNorm
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.redundancy import FarFromPivots
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core import FarFromPivots, Keep, KeyNorm, Layer, Schedule, Stage, TextPart, Top, check_choice, check_int
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class DART(Method):
-    """Keep a few pivots and the tokens least similar to each, because what duplicates a kept token is not needed.
+    """Keep a few pivots and the tokens least similar to each, because duplicates of a kept token are not needed.
 
-    Pivots are the visual and the text tokens whose keys have the largest sum of |k| in the layer before the cut. One
-    after the other, visual ones first, takes the visual tokens whose hidden state has the lowest cosine to its own. No
-    attention is read.
+    Pivots are the visual and the text tokens with the largest sum of |k| in the layer before the cut. Each pivot in
+    turn, visual ones first, takes the visual tokens whose hidden state has the lowest cosine to its own. It selects at
+    an early layer and reads no attention.
 
-    Paper and code: the authors take floor(N (1 - r) / 8) for each of eight pivots and add the four visual ones, so they
-    keep 8 floor(N (1 - r) / 8) + 4 tokens; here it is the budget, pivots included, and the first pivots take the odd
-    ones. Their order of pivots is that of a Python set; here it is that of the prompt. Several images share the text
-    pivots. A port norms states by the model's last norm before they are compared; here they are compared as they enter
-    the layer. The text behind the last image, and keys before their rotation, with which |k| would depend on the
-    position and on padding, are our reading.
+    Paper and code: the authors take floor(N (1 - r) / 8) tokens for each of eight pivots and add the four visual
+    pivots, so they keep 8 floor(N (1 - r) / 8) + 4 tokens; here the budget includes the pivots, and the first pivots
+    take the tokens that do not divide. Their order of pivots is that of a Python set; here it is that of the prompt.
+    Several images share the text pivots. A port normalizes states by the model's last norm before comparing them; here
+    the states that enter the layer are compared. This library chose the text after the last image, and keys before
+    their rotation, because rotated keys make |k| depend on position and padding.
 
     Args:
         layer: tokens leave before this layer.
         keep: fraction or number of visual tokens kept, pivots included.
-        pivots: visual pivots of every image, at least 2.
-        words: text pivots; 0 leaves the text out of it.
-        text: these are `behind` the last image, or of `all` the prompt.
-        rope: take keys as they are cached, rotated.
+        pivots: number of visual pivots of every image, at least 2.
+        words: number of text pivots; 0 for none.
+        text: text pivots are from the `question` after the last image, or from `all` of the prompt.
+        rope: whether keys are rotated, as in the cache.
     """
 
     name: ClassVar[str] = "dart"
@@ -44,15 +38,14 @@ class DART(Method):
     keep: Keep = 1 / 9
     pivots: int = 4
     words: int = 4
-    text: TextPart = "behind"
+    text: TextPart = "question"
     rope: bool = False
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.text, get_args(TextPart), "text")
-        check_whole(self.pivots, "pivots", least=2)
+        check_choice(self.text, get_args(TextPart), "text")
+        check_int(self.pivots, "pivots", minimum=2)
         norm = KeyNorm(self.rope)
         far = FarFromPivots(
-            Top(norm, self.pivots), self.keep, "hidden", words=self.words, which=self.text, keys=norm.signal
+            Top(norm, self.pivots), self.keep, "hidden", words=self.words, text=self.text, keys=norm.signal
         )
         return Schedule(Stage(self.layer, far))

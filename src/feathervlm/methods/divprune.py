@@ -1,25 +1,21 @@
-"""DivPrune: the most diverse tokens, whatever they show."""
+"""DivPrune: the most diverse tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.diversity import MaxMin
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import choose
+from feathervlm.core import FeatureSource, Keep, Layer, MaxMin, Schedule, Stage, check_choice
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class DivPrune(Method):
-    """Keep visual tokens far apart: again and again the one whose nearest kept token is farthest.
+    """Keep visual tokens far apart: repeatedly the token whose nearest kept token is farthest.
 
-    Distance is 1 - cosine of what the projector gives out. Text plays no part, no attention is read, and any model
-    can be pruned so.
+    Distance is 1 - cosine of the projected features. It selects before the language model and reads neither text nor
+    attention, so every model supports it.
 
-    Paper and code: the first token is the one whose nearest neighbour of all is farthest, as in the code. The authors
-    round the count, here it is cut off as everywhere. Their LLaVA gives the tokens that are left new, compact positions
+    Paper and code: as in the code, the first token is the one whose nearest neighbour among all tokens is farthest. The
+    authors round the count; here it is truncated, as everywhere. Their LLaVA renumbers positions
     (`positions=renumber`), their Qwen keeps them.
 
     Args:
@@ -38,6 +34,5 @@ class DivPrune(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         return Schedule(Stage(self.layer, MaxMin(self.keep, self.features), self.positions))

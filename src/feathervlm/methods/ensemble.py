@@ -1,12 +1,9 @@
-"""The paper's ensemble criterion, one stage of FEATHER."""
+"""The ensemble criterion of FEATHER's paper, one stage of FEATHER."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Grid, Top
+from feathervlm.core import Grid, Keep, LastTokenAttention, Layer, Schedule, Stage, Top
 from feathervlm.methods.base import Method
 
 
@@ -14,10 +11,12 @@ from feathervlm.methods.base import Method
 class Ensemble(Method):
     """Keep the union of the best tokens by RoPE-free attention and a uniform grid, at one layer.
 
+    It selects at an early layer, by the attention of the last text token in the layer before.
+
     Args:
         layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept by attention; the grid comes on top.
-        stride: of the uniform grid.
+        keep: fraction or number of visual tokens kept by attention; the grid is added to them.
+        stride: stride of the uniform grid.
     """
 
     name: ClassVar[str] = "ensemble"
@@ -28,6 +27,5 @@ class Ensemble(Method):
     stride: int = 3
 
     def schedule(self) -> Schedule:
-        """One stage."""
         no_rope = LastTokenAttention(rope=False, over="visual")
         return Schedule(Stage(self.layer, Top(no_rope, self.keep) | Grid(self.stride)))

@@ -1,30 +1,26 @@
-"""Attention of the vision encoder's [CLS] token as the criterion, before the language model."""
+"""FasterVLM: the [CLS] attention of the vision encoder."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.validation import choose
+from feathervlm.core import Keep, Layer, Schedule, Stage, Top, VisionAttention, check_choice
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class FasterVLM(Method):
-    """Keep the tokens that the vision encoder's [CLS] token looks at most, before the language model.
+    """Keep the tokens that the vision encoder's [CLS] token attends to most, before the language model.
 
-    Text plays no part. Where an encoder has no [CLS], the attention that a patch gets from all others takes its place.
+    It does not read the text. Where an encoder has no [CLS], the attention that a patch receives from all patches is
+    used.
 
-    Paper and code: the authors' code gives the tokens that are left new, compact positions
-    (`positions=renumber`); here they keep theirs.
+    Paper and code: the authors' code renumbers positions (`positions=renumber`); here tokens keep theirs.
 
     Args:
         layer: tokens leave before this layer of the language model.
         keep: fraction or number of visual tokens kept.
-        encoder_layer: of the vision encoder; -2 is the last but one. A layer whose patches see a window only compares
-            those of one window; take one of full attention there (Qwen2.5-VL: -1).
+        encoder_layer: layer of the vision encoder; -2 is the last but one. In a layer with window attention patches of
+            different windows are not compared; choose one with full attention there (Qwen2.5-VL: -1).
         positions: `preserve`, `renumber` or `stretch`.
     """
 
@@ -37,6 +33,5 @@ class FasterVLM(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         return Schedule(Stage(self.layer, Top(VisionAttention(self.encoder_layer), self.keep), self.positions))

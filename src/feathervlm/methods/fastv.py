@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import Support
+from feathervlm.core import Keep, LastTokenAttention, Layer, Schedule, Stage, Support, Top
 from feathervlm.methods.base import Method
 
 
@@ -17,15 +13,15 @@ class FastV(Method):
 
     Scores are the attention row of the layer before the cut, mean over heads.
 
-    Paper and code: FastV takes the softmax over `all` keys; FEATHER's rerun of it, and our default, over the `visual`
-    ones, where every head has the same say. The authors' cached code path is the one implemented (pruned once, during
-    prefill). `rope=false` is FEATHER's phi_-R at one layer.
+    Paper and code: FastV takes the softmax over `all` keys; FEATHER's rerun of it, and the default here, over the
+    `visual` ones, where every head has the same weight. The authors' code with a cache is implemented (pruned once,
+    during prefill). `rope=false` is FEATHER's phi_-R at one layer.
 
     Args:
         layer: tokens leave before this layer.
         keep: fraction or number of visual tokens kept.
-        rope: score with rotated q and k, as the layer itself attends.
-        over: softmax over the `visual` keys or over `all`.
+        rope: whether q and k are rotated for the score, as in the layer itself.
+        over: keys of the softmax: `visual` or `all`.
     """
 
     name: ClassVar[str] = "fastv"
@@ -37,5 +33,4 @@ class FastV(Method):
     over: Support = "visual"
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Top(LastTokenAttention(rope=self.rope, over=self.over), self.keep)))

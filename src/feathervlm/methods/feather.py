@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import check_fraction
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Union
-from feathervlm.core.selectors.basic import Grid, Top
+from feathervlm.core import Grid, LastTokenAttention, Layer, Schedule, Stage, Top, Union, check_fraction, check_layers
 from feathervlm.methods.base import Method
 
 
@@ -17,18 +12,18 @@ class Feather(Method):
     """Two-stage pruning by RoPE-free attention, with a uniform grid kept at the first stage.
 
     Early attention with RoPE favours the bottom of the image. FEATHER scores without RoPE, adds a uniform grid while
-    scores are still weak, and prunes hard only later, when they are good. It selects during prefill, from the last
-    text token's attention in the layer before each stage.
+    scores are still weak, and prunes most tokens later, when they are good. It selects during prefill, by the attention
+    of the last text token in the layer before each stage.
 
-    Paper and code: the second stage keeps keep**2 of the *survivors*, grid tokens included. The union is not capped;
-    `fixed` caps it at its largest size instead, filled with the next best tokens, so that the count is known
-    beforehand (no device sync, one compiled graph).
+    Paper and code: the second stage keeps keep**2 of the *survivors*, grid tokens included. The union has no fixed
+    size; `fixed` fills it up to its largest size with the next best tokens, so that the count is known beforehand (no
+    device sync, one compiled graph).
 
     Args:
-        layers: the two layers that tokens leave before.
+        layers: the two layers before which tokens leave.
         keep: fraction of the visual tokens kept by attention at the first stage.
-        stride: of the uniform grid.
-        fixed: top the union up to a size that does not depend on the data.
+        stride: stride of the uniform grid.
+        fixed: whether the union is filled up to a size that does not depend on the data.
     """
 
     name: ClassVar[str] = "feather"
@@ -40,10 +35,8 @@ class Feather(Method):
     fixed: bool = False
 
     def schedule(self) -> Schedule:
-        """Top by RoPE-free attention or on the grid; then top by RoPE-free attention."""
         check_fraction(self.keep)
-        if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:
-            raise PruningError(f"layers={self.layers!r} must be two layers, such as 8+16.")
+        check_layers(self.layers, "8+16", count=2)
         no_rope = LastTokenAttention(rope=False, over="visual")
         first, second = self.layers
         return Schedule(

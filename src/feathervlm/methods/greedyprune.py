@@ -3,31 +3,28 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.redundancy import GreedyThreshold
-from feathervlm.core.signals import FeatureSource, Support
+from feathervlm.core import FeatureSource, GreedyThreshold, Keep, LastTokenAttention, Layer, Schedule, Stage, Support
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class GreedyPrune(Method):
-    """Keep the tokens that the last text token attends to most, leaving out those too similar to one that is kept.
+    """Keep the tokens that the last text token attends to most, skipping those too similar to a kept one.
 
     It maximises the sum of attention over sets in which no two tokens have a cosine above `tau`, greedily: the best
-    token that is left stays, and those too similar to it step back. If too few are left, the best of these fill up.
+    remaining token stays, and tokens too similar to it are skipped. If too few remain, the best of the skipped tokens
+    fill the budget. It selects at an early layer.
 
-    Paper and code: no code is known. The objective and the greedy rule are the paper's. Ours are the attention of the
-    last prompt token as the saliency (sources disagree: attention from text, or its cosine), the projected features as
-    what is compared, FastV's layer, `tau`, and that the best fill up.
+    Paper and code: no code is known. The objective and the greedy rule are the paper's. This library chose the
+    attention of the last prompt token as the saliency (sources disagree: attention from text, or its cosine), the
+    projected features for the comparison, FastV's layer, `tau`, and how the budget is filled.
 
     Args:
         layer: tokens leave before this layer.
         keep: fraction or number of visual tokens kept.
         tau: cosine above which two tokens are too similar; 1 is FastV.
-        rope: score with rotated q and k, as the layer itself attends.
-        over: softmax over the `visual` keys or over `all`.
+        rope: whether q and k are rotated for the score, as in the layer itself.
+        over: keys of the softmax: `visual` or `all`.
         features: `projected`, or `vision`, the encoder's.
     """
 
@@ -42,6 +39,5 @@ class GreedyPrune(Method):
     features: FeatureSource = "projected"
 
     def schedule(self) -> Schedule:
-        """One stage."""
         attention = LastTokenAttention(rope=self.rope, over=self.over)
         return Schedule(Stage(self.layer, GreedyThreshold(attention, self.keep, self.tau, self.features)))

@@ -1,14 +1,22 @@
-"""HiPrune: objects from the middle of the vision encoder, the cells around them, the whole from its end."""
+"""HiPrune: objects from a middle layer of the vision encoder, cells around them, and a deep layer's best tokens."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep, check_fraction, check_keep, part_of
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.dilation import Dilate
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    Dilate,
+    Keep,
+    Layer,
+    Schedule,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_encoder_layer,
+    check_fraction,
+    check_keep,
+    part_of,
+)
 from feathervlm.methods.base import Method
 
 
@@ -16,19 +24,19 @@ from feathervlm.methods.base import Method
 class HiPrune(Method):
     """Keep anchors of the vision encoder's middle layer with the four cells around each, and fill up by a deep layer.
 
-    Anchors get the most attention from all patches in the middle layer, where encoders attend to objects; the deep
-    layer gathers the whole picture. Text plays no part.
+    Anchors receive the most attention from all patches in the middle layer, where encoders attend to objects; the deep
+    layer represents the whole picture. It selects before the language model and does not read the text.
 
     Paper and code: an anchor at the edge has fewer neighbours here; in the code cells wrap around into the next row or
-    image. The number of anchors, keep * alpha / 5, is rounded there and cut off here (at least one). The authors' LLaVA
-    gives the tokens that are left new, compact positions (`positions=renumber`), their Qwen keeps them.
+    image. The number of anchors, keep * alpha / 5, is rounded there and truncated here (at least one). The authors'
+    LLaVA renumbers positions (`positions=renumber`), their Qwen keeps them.
 
     Args:
         layer: tokens leave before this layer of the language model.
         keep: fraction or number of visual tokens kept.
-        alpha: share of these that goes to anchors and the cells around them.
+        alpha: share of these for anchors and the cells around them.
         object_layer: middle layer of the vision encoder, counted from 0, or a fraction of its depth. 1/3 is the
-            published one of CLIP-L (the ninth of 24); for Qwen2.5-VL it is 15.
+            published layer of CLIP-L (the ninth of 24); for Qwen2.5-VL it is 15.
         encoder_layer: deep layer; -2 is LLaVA's, for Qwen2.5-VL it is -1.
         positions: `preserve`, `renumber` or `stretch`.
     """
@@ -44,8 +52,7 @@ class HiPrune(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         check_encoder_layer(self.object_layer, "object_layer")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
         check_keep(self.keep)

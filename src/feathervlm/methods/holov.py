@@ -1,39 +1,46 @@
-"""HoloV: a share of the tokens for every part of the picture, the larger the more there is to see in it."""
+"""HoloV: a share of the tokens for every part of the picture, larger where there is more to see."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.criteria.variance import LocalVariance
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.zones import Zone
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import check_encoder_layer, check_whole, choose
+from feathervlm.core import (
+    FeatureSource,
+    Keep,
+    Layer,
+    LocalVariance,
+    Schedule,
+    Stage,
+    VisionAttention,
+    Zone,
+    check_choice,
+    check_encoder_layer,
+    check_int,
+)
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class HoloV(Method):
-    """Keep the tokens that the vision encoder looks at most in each of several runs of the sequence.
+    """Keep the tokens that the vision encoder attends to most in each of several runs of the sequence.
 
-    A run is a band of rows. How many tokens it keeps goes by the mean of attention plus `alpha` times how varied its
-    tokens are; which ones, by attention alone. Text plays no part. Where an encoder has no [CLS], the attention that a
-    patch gets from all others takes its place.
+    A run is a band of rows. Its number of tokens depends on the mean of attention plus `alpha` times the variety of its
+    tokens; inside a run attention alone decides. It selects before the language model and does not read the text. Where
+    an encoder has no [CLS], the attention that a patch receives from all patches is used.
 
-    Paper and code: shares are cut off and the heaviest runs take what is spare, as in the code. What a full run cannot
-    take is lost there and padded with zeros; here it goes to the others. Varied is the variance of the cosines to the
-    other tokens of the run, scaled to attention by their means over the image. The code's Qwen counts its runs by
-    int(1024 / 576 * N / keep) instead of 16. Its LLaVA orders a run by attention at compact positions
-    (`positions=renumber`); here tokens stay in order.
+    Paper and code: as in the code, shares are truncated and the runs with the largest weight take the tokens that do
+    not divide. What a full run cannot take is lost there and padded with zeros; here it goes to the others. Variety is
+    the variance of the cosines to the other tokens of the run, scaled to attention by their means over the image. The
+    code's Qwen uses int(1024 / 576 * N / keep) runs instead of 16. Its LLaVA orders a run by attention and renumbers
+    positions (`positions=renumber`); here tokens stay in order.
 
     Args:
         layer: tokens leave before this layer of the language model.
         keep: fraction or number of visual tokens kept.
         chunks: number of runs.
-        alpha: weight of variety next to attention.
-        encoder_layer: of the vision encoder; -2 is the last but one, a float a fraction of its depth. A layer whose
-            patches see a window only compares those of one window; take one of full attention there (Qwen2.5-VL: -1).
+        alpha: weight of variety relative to attention.
+        encoder_layer: layer of the vision encoder; -2 is the last but one, a float is a fraction of its depth. In a
+            layer with window attention patches of different windows are not compared; choose one with full attention
+            there (Qwen2.5-VL: -1).
         features: `vision`, the encoder's as published, or `projected`.
         positions: `preserve`, `renumber` or `stretch`.
     """
@@ -50,11 +57,10 @@ class HoloV(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
-        check_whole(self.chunks, "chunks")
+        check_int(self.chunks, "chunks")
         attention = VisionAttention(self.encoder_layer)
         weight = LocalVariance(attention, "chunk", self.chunks, self.alpha, self.features)
-        zones = Zone(attention, self.keep, "chunk", self.chunks, "proportional", weight, spare="weight")
+        zones = Zone(attention, self.keep, "chunk", self.chunks, "proportional", weight, rounding="weight")
         return Schedule(Stage(self.layer, zones, self.positions))

@@ -1,13 +1,9 @@
-"""Density-peak clustering as a pruning criterion."""
+"""KNN: density-peak clustering as a pruning criterion."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.criteria.features import KNNDensity
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import check_whole
+from feathervlm.core import FeatureSource, KNNDensity, Layer, Schedule, Stage, Top, check_int
 from feathervlm.methods.base import Method
 
 
@@ -15,10 +11,10 @@ from feathervlm.methods.base import Method
 class KNN(Method):
     """Keep the density peaks of the vision encoder's features (DPC-KNN), one token for each cluster.
 
-    Text plays no part. Features are the encoder's, before the projector.
+    It does not read the text. Features are the encoder's, before the projector.
 
-    Paper and code: the paper takes the widest distance of the densest token itself, the code the widest of the whole
-    image; this is the code. Its random tie noise is replaced by index order.
+    Paper and code: for the densest token the paper takes its largest distance, the code the largest of the whole image,
+    as here. Ties are broken by index instead of by random noise.
 
     Args:
         layer: tokens leave before this layer.
@@ -29,7 +25,7 @@ class KNN(Method):
 
     name: ClassVar[str] = "knn"
     paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_KNN"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 3 / 32
     count: int = 196
@@ -37,6 +33,5 @@ class KNN(Method):
     features: FeatureSource = "vision"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        check_whole(self.count, "count", least=2)
+        check_int(self.count, "count", minimum=2)
         return Schedule(Stage(self.layer, Top(KNNDensity(self.neighbors, self.features), self.count)))

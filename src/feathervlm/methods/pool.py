@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.mergers.pool import Pool
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Grid
+from feathervlm.core import Grid, Layer, Pool, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -17,17 +15,16 @@ class AveragePool(Method):
     FastV, SparseVLM and VisionZip (RefCOCO at 128 and 64 tokens of 576, arXiv 2602.02951).
 
     Args:
-        layer: tokens are averaged before this layer; 0 is what enters the language model.
+        layer: tokens are averaged before this layer; 0 is the input of the language model.
         stride: side of a block; blocks at the border are smaller.
     """
 
     name: ClassVar[str] = "pool"
     paper: ClassVar[str] = "a control, reported in 2602.02951"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 0
     stride: int = 2
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Grid(self.stride), merge=Pool(self.stride)))

@@ -1,4 +1,4 @@
-"""LLaVA-PruMerge: the outliers of the vision encoder's attention, each with its nearest neighbours merged in."""
+"""LLaVA-PruMerge: the outliers of the vision encoder's attention, each with its nearest neighbours added."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -6,28 +6,34 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.mergers.nearest import Neighbors
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector, check_operands
-from feathervlm.core.selectors.thresholds import IQR
-from feathervlm.core.signals import EncoderKeys
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    IQR,
+    Candidates,
+    EncoderKeys,
+    ImageTokens,
+    Layer,
+    Neighbors,
+    Schedule,
+    Selector,
+    Stage,
+    VisionAttention,
+    check_bool,
+    check_choice,
+    check_encoder_layer,
+    check_operands,
+)
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class Supplemented(Selector):
-    """What `first` keeps of an image, about 1/r of its tokens, and every int(r / 3)-th token from int(r / 6) on.
+    """Keep what `first` keeps of an image, about 1/r of its tokens, and every int(r / 3)-th token from int(r / 6) on.
 
-    The sample is so about three times as large as what it supplements. The image's last token is never part of it, as
-    in the authors' code.
+    The sample is thus about three times as large as the first choice. As in the authors' code, the image's last token
+    is never part of it.
 
     Args:
-        first: tokens that stay in any case.
+        first: selector of the tokens that stay in any case.
     """
 
     first: Selector
@@ -36,19 +42,17 @@ class Supplemented(Selector):
         check_operands(self.first)
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The first ones and the sample."""
         first, image = self.first.select(tokens), tokens.geometry.image
-        whole = tokens.original()
-        found = Candidates(tokens.geometry, first, tokens.signals).current()
-        start, step = ((whole // found.clamp(min=1) // part).gather(1, image) for part in (6, 3))
+        total = tokens.original()
+        count = Candidates(tokens.geometry, first, tokens.signals).current()
+        start, step = ((total // count.clamp(min=1) // part).gather(1, image) for part in (6, 3))
         index = torch.arange(image.shape[1], device=image.device)
-        number, last = (at.gather(1, image) for at in (whole.cumsum(1) - whole, whole - 1))
+        number, last = (at.gather(1, image) for at in (total.cumsum(1) - total, total - 1))
         number = index - number  # in the image
         sample = (number >= start) & ((number - start) % step.clamp(min=1) == 0) & (number < last)
-        return first | (sample & tokens.present & (found.gather(1, image) > 0))
+        return first | (sample & tokens.present & (count.gather(1, image) > 0))
 
     def expected(self, image: ImageTokens) -> float:
-        """Both numbers, less the overlap of independent choices."""
         first = min(max(self.first.expected(image), 1.0), image.current)
         if not image.current:
             return 0.0
@@ -59,34 +63,35 @@ class Supplemented(Selector):
 
 @dataclass(frozen=True)
 class PruMerge(Method):
-    """Keep the outliers of the vision encoder's [CLS] attention, each with its nearest neighbours added on.
+    """Keep the outliers of the vision encoder's [CLS] attention, each with its nearest neighbours added.
 
-    A token is an outlier if its attention lies more than 1.5 interquartile ranges above the upper quartile, so the
-    picture decides how many stay: about 5.5 % of 576. To each are added the `neighbors` tokens of its image with the
-    most similar keys, kept ones included, each times its attention. Text plays no part. `plus` (PruMerge+) keeps an
-    evenly spaced sample besides, about a quarter of the tokens in all. Where an encoder has no [CLS], the attention
-    that a patch gets from all others takes its place.
+    A token is an outlier if its attention is more than 1.5 interquartile ranges above the upper quartile, so the
+    picture decides how many stay: about 5.5 % of 576. Each kept token adds the `neighbors` tokens of its image with the
+    most similar keys, kept ones included, each times its attention. `plus` (PruMerge+) also keeps an evenly spaced
+    sample, about a quarter of the tokens in all. It selects before the language model and does not read the text. Where
+    an encoder has no [CLS], the attention that a patch receives from all patches is used.
 
-    Paper and code: the paper speaks of a weighted average; the code sums with weights that are not normalised, and the
-    kept token counts in full; this is the code. Attention and keys are those of the undivided last layer, one softmax
-    for all heads. The authors' one token more, the weighted sum of all that is pruned, is no token of the picture and
-    not kept. They merge states of the encoder before the projector; here what enters language model layer `layer` is
-    merged, after the projector, which is not the same unless that is linear. They order tokens by attention at new,
-    compact positions; here they stay in raster order and keep theirs (`positions=renumber` closes the gaps). Outliers
-    are found image by image, in the code among all images of a batch; if there is none, the best token stays.
+    Paper and code: the paper describes a weighted average; the code, which is implemented, sums with weights that are
+    not normalised, and the kept token has weight 1. Attention and keys are those of the undivided last layer, one
+    softmax for all heads. The authors add one token, the weighted sum of all dropped tokens; it is not a token of the
+    picture and not kept here. They merge states of the encoder before the projector; here what enters language model
+    layer `layer` is merged, after the projector, which differs unless the projector is linear. They order tokens by
+    attention and renumber positions; here tokens stay in raster order and keep theirs (`positions=renumber` renumbers).
+    Outliers are determined image by image, in the code among all images of a batch; if there is none, the best token
+    stays.
 
     Args:
         layer: tokens leave before this layer of the language model.
-        plus: keep the sample, too.
-        factor: how far above the upper quartile an outlier lies, in interquartile ranges.
-        neighbors: tokens added to each that is kept.
-        encoder_layer: of the vision encoder, for attention and keys; -1 is the last.
+        plus: whether the sample is kept as well.
+        factor: distance of an outlier from the upper quartile, in interquartile ranges.
+        neighbors: number of tokens added to each kept token.
+        encoder_layer: layer of the vision encoder, for attention and keys; -1 is the last.
         positions: `preserve` or `renumber`.
     """
 
     name: ClassVar[str] = "prumerge"
     paper: ClassVar[str] = "2403.15388 (ICCV 2025), 42Shawn/LLaVA-PruMerge"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 0
     plus: bool = False
@@ -96,11 +101,9 @@ class PruMerge(Method):
     positions: Literal["preserve", "renumber"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.positions, ("preserve", "renumber"), "positions")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
-        if not isinstance(self.plus, bool):
-            raise PruningError(f"plus={self.plus!r} is neither true nor false.")
+        check_bool(self.plus, "plus")
         attention = VisionAttention(self.encoder_layer, heads="joint")
         outliers = IQR(attention, self.factor)
         select = Supplemented(outliers) if self.plus else outliers

@@ -1,14 +1,9 @@
-"""PyramidDrop, pruning in several equal steps, in its authors' form and as FEATHER's paper runs it."""
+"""PyramidDrop: pruning in several equal steps, in its authors' form and as in FEATHER's paper."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import check_fraction
-from feathervlm.core.criteria.attention import LastTokenAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.validation import choose
+from feathervlm.core import LastTokenAttention, Layer, Schedule, Stage, Top, check_choice, check_fraction, check_layers
 from feathervlm.methods.base import Method
 
 
@@ -16,9 +11,9 @@ from feathervlm.methods.base import Method
 class PyramidDrop(Method):
     """Keep a constant share of the tokens at each of several layers, by the last text token's attention.
 
-    Two forms that share a name. `authors`: scored with the layer about to run, softmax over all keys, counts
-    int(N * keep**stage) of the original N, positions renumbered. `baseline`, as FEATHER's paper compares it: scored
-    with the layer before, softmax over the visual keys, int(n * keep) of the current n, positions preserved.
+    Two forms share the name. `authors`: scored with the layer about to run, softmax over all keys, counts int(N *
+    keep**stage) of the original N, positions renumbered. `baseline`, as in FEATHER's paper: scored with the layer
+    before, softmax over the visual keys, int(n * keep) of the current n, positions preserved.
 
     Args:
         layers: tokens leave before each of these layers.
@@ -34,11 +29,9 @@ class PyramidDrop(Method):
     form: Literal["authors", "baseline"] = "authors"
 
     def schedule(self) -> Schedule:
-        """One stage per layer."""
         check_fraction(self.keep)
-        choose(self.form, ("authors", "baseline"), "form")
-        if not isinstance(self.layers, tuple | list) or not self.layers:
-            raise PruningError(f"layers={self.layers!r} must be a list of layers, such as 8+16+24.")
+        check_choice(self.form, ("authors", "baseline"), "form")
+        check_layers(self.layers, "8+16+24")
         if self.form == "baseline":
             attention = LastTokenAttention(rope=True, over="visual")
             return Schedule(*(Stage(layer, Top(attention, self.keep, of="current")) for layer in self.layers))

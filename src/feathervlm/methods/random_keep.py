@@ -3,20 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.budget import Keep
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Random
+from feathervlm.core import Keep, Layer, Random, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class RandomKeep(Method):
-    """Keep random visual tokens: what any criterion has to beat.
+    """Keep random visual tokens, the control for any criterion.
 
     Args:
         layer: tokens leave before this layer.
         keep: fraction or number of visual tokens kept.
-        seed: of the choice, which is the same in any batch.
+        seed: seed of the choice, which is the same in any batch.
     """
 
     name: ClassVar[str] = "random"
@@ -27,5 +25,4 @@ class RandomKeep(Method):
     seed: int = 0
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Random(self.keep, self.seed)))

@@ -1,35 +1,41 @@
-"""STAR: what the image looks at before the language model, what the text looks at in the middle of it."""
+"""STAR: attention among visual features before the language model, attention of the text in the middle of it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from feathervlm.core.budget import Keep, check_fraction
-from feathervlm.core.criteria.features import FeatureAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import TextPart
-from feathervlm.core.validation import choose
+from feathervlm.core import (
+    FeatureAttention,
+    Keep,
+    Layer,
+    Schedule,
+    Stage,
+    TextPart,
+    Top,
+    check_choice,
+    check_fraction,
+    check_layers,
+)
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class STAR(Method):
-    """Prune by what visual features attend to among themselves, and later by what the text attends to in them.
+    """Prune by the attention among visual features, and later by the attention of the text to visual states.
 
     Both attentions compare vectors as they are: softmax(Q F^T / sqrt(dim)), without learned projections and without
-    RoPE. Before the first layer the projected features of an image look at each other; in the middle the hidden states
-    of the text look at those of the image. A token's score is the mean of what it receives.
+    RoPE. Before the first layer the projected features of an image attend to each other; in the middle the hidden
+    states of the text attend to those of the image. A token's score is the mean that it receives.
 
-    Paper and code: no code can be had, and the sources give neither layer nor ratios, which are ours. They average the
-    row that a token gives, which is the same number for every token; the only reading that ranks is the column that
-    it receives, the softmax being over visual tokens. Some count generated text as well; here it is the prompt's.
+    Paper and code: no code is available, and the sources give neither layer nor ratios, which this library chose. They
+    average the row that a token gives, which is the same number for every token; the only reading that ranks is the
+    column that it receives, with a softmax over visual tokens. Some count generated text as well; here it is the text
+    of the prompt.
 
     Args:
-        layers: tokens leave before the first by the image's own attention, before the second by the text's.
-        keep: fraction or number of visual tokens kept at first.
-        then: fraction of these kept at the second layer.
-        text: `all` of the prompt, or what is `behind` the last image.
+        layers: tokens leave before the first layer by the image's own attention, before the second by the text's.
+        keep: fraction or number of visual tokens kept at the first stage.
+        then: fraction of these kept at the second stage.
+        text: `all` of the prompt, or the `question` after the last image.
     """
 
     name: ClassVar[str] = "star"
@@ -41,11 +47,9 @@ class STAR(Method):
     text: TextPart = "all"
 
     def schedule(self) -> Schedule:
-        """Two stages."""
-        choose(self.text, get_args(TextPart), "text")
+        check_choice(self.text, get_args(TextPart), "text")
         check_fraction(self.then, "then")
-        if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:
-            raise PruningError(f"layers={self.layers!r} must be two layers, such as 0+16.")
+        check_layers(self.layers, "0+16", count=2)
         first, second = self.layers
         own, asked = FeatureAttention("image", "projected"), FeatureAttention("text", "hidden", self.text)
         return Schedule(Stage(first, Top(own, self.keep)), Stage(second, Top(asked, self.then, of="current")))

@@ -1,10 +1,9 @@
-"""No image at all, the other control."""
+"""No image at all, a control."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.fixed import KeepNone
+from feathervlm.core import KeepNone, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -12,13 +11,12 @@ from feathervlm.methods.base import Method
 class TextOnly(Method):
     """Keep no visual token; the text keeps its original positions.
 
-    What a benchmark still scores here can be guessed without looking (arXiv 2412.13180, Fig. 4).
+    What a benchmark still scores here can be guessed without the image (arXiv 2412.13180, Fig. 4).
     """
 
     name: ClassVar[str] = "text-only"
     paper: ClassVar[str] = "2412.13180 (ICCV 2025), Fig. 4"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     def schedule(self) -> Schedule:
-        """One stage at layer 0."""
         return Schedule(Stage(0, KeepNone()))

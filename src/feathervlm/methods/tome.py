@@ -1,11 +1,9 @@
-"""ToMe: the most similar patches merge inside the vision encoder, and the language model gets each group once."""
+"""ToMe: merge the most similar patches inside the vision encoder, and keep each group once."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.encoder.bipartite import BipartiteMerging
-from feathervlm.core.schedule import Schedule, Stage
-from feathervlm.core.selectors.groups import OnePerGroup
+from feathervlm.core import BipartiteMerging, OnePerGroup, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -13,27 +11,27 @@ from feathervlm.methods.base import Method
 class ToMe(Method):
     """Merge the most similar patches inside the vision encoder, a few in every layer, and keep one token of each group.
 
-    The encoder gets faster, too. Between attention and MLP half of the patches each pick the most similar of the other
-    half, by keys; the best pairs become their mean, weighted by how many patches each stands for, and later layers
-    attend to them as often. Text plays no part, [CLS] is left alone. Behind the encoder every patch gets the feature of
-    its group, and of the equal tokens the first enters the language model, at its own position.
+    Between attention and MLP half of the patches each pick the most similar patch of the other half, by keys; the best
+    pairs become their mean, weighted by the number of patches that each stands for, and later layers attend to them as
+    often. [CLS] is never merged, and text is not read. After the encoder every patch gets the feature of its group, and
+    of the equal tokens the first enters the language model, at its own position. The encoder gets faster as well.
 
-    Where a visual token is made of several patches (InternVL, Gemma 3, Idefics 3, Qwen2-VL), one stays if any of its
+    Where a visual token consists of several patches (InternVL, Gemma 3, Idefics 3, Qwen2-VL), it stays if any of its
     patches is the first of a group: the encoder saves as much, the language model little.
 
-    Paper and code: they merge in all layers; here the last one does not by default, as LLaVA takes its features before
-    it. They give the number r that leaves in each layer, at most half of what is there; here r is the smallest that
-    comes down to `keep`. Without a [CLS] token the code puts the tokens left of the picking half in order of their
-    similarity; here they keep their own. Unfolding, and what the language model gets, are this library's. So is all of
-    encoders that rotate keys and look at windows (Qwen2.5-VL): keys are compared as rotated, a merged patch is rotated
-    as the first of its group, and only patches merge that share a window in each later layer. If these are too few, as
-    many as can, and later layers catch up where they may.
+    Paper and code: the authors merge in all layers; here the last one does not merge by default, because LLaVA takes
+    its features before it. They set the number r of patches that leave in each layer, at most half of them; here r is
+    the smallest number that reaches `keep`. Without a [CLS] token the code orders the remaining patches of the picking
+    half by their similarity; here they keep their order. Expanding the groups, and what the language model gets, are
+    this library's, and so is everything for encoders that rotate keys and attend within windows (Qwen2.5-VL): keys are
+    compared as rotated, a merged patch is rotated as the first of its group, and only patches merge that share a window
+    in each later layer. If these are too few, as many as possible merge, and later layers merge more where they can.
 
     Args:
-        keep: fraction of the patches that is left in the end.
+        keep: fraction of the patches that remain in the end.
         start: first layer of the vision encoder that merges, counted from 0, or a fraction of its depth.
         stop: last layer that merges; -2 is the last but one.
-        proportional: attend to a merged token as often as it stands for patches.
+        proportional: whether layers attend to a merged token as often as it stands for patches.
     """
 
     name: ClassVar[str] = "tome"
@@ -45,6 +43,5 @@ class ToMe(Method):
     proportional: bool = True
 
     def schedule(self) -> Schedule:
-        """The encoder, and one stage at layer 0."""
         encoder = BipartiteMerging(self.keep, self.start, self.stop, self.proportional)
         return Schedule(Stage(0, OnePerGroup(self.keep)), encoder=encoder)

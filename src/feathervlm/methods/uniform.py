@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Grid
+from feathervlm.core import Grid, Layer, Schedule, Stage
 from feathervlm.methods.base import Method
 
 
@@ -12,7 +11,7 @@ from feathervlm.methods.base import Method
 class Uniform(Method):
     """Keep every stride-th row and column of the image, whatever it shows.
 
-    Starts at the top left corner; 27 x 27 tokens leave 729, 196, 81, 49, 36 for strides 1 to 5.
+    Rows and columns start at the top left corner; of 27 x 27 tokens 729, 196, 81, 49 and 36 remain for strides 1 to 5.
 
     Args:
         layer: tokens leave before this layer.
@@ -21,11 +20,10 @@ class Uniform(Method):
 
     name: ClassVar[str] = "uniform"
     paper: ClassVar[str] = "2412.13180 (ICCV 2025), phi_uniform"
-    free: ClassVar[str | None] = None
+    budget_parameter: ClassVar[str | None] = None
 
     layer: Layer = 3 / 32
     stride: int = 2
 
     def schedule(self) -> Schedule:
-        """One stage."""
         return Schedule(Stage(self.layer, Grid(self.stride)))

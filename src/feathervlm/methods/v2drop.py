@@ -1,16 +1,23 @@
-"""V2Drop: what a layer hardly changes is not needed in the next."""
+"""V2Drop: drop the tokens that a layer hardly changes."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from feathervlm.core.budget import Keep, check_fraction
-from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.errors import PruningError
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import Features, LayerStates
+from feathervlm.core import (
+    Candidates,
+    Criterion,
+    Features,
+    Keep,
+    Layer,
+    LayerStates,
+    Schedule,
+    Stage,
+    Top,
+    check_fraction,
+    check_layers,
+)
 from feathervlm.methods.base import Method
 
 AFTER, BEFORE = Features("hidden"), LayerStates("entry")
@@ -21,11 +28,9 @@ class Variation(Criterion):
     """How far the layer before the cut has moved a token: the Euclidean norm of the difference of its states."""
 
     def signals(self) -> tuple[Features, LayerStates]:
-        """States behind and before that layer."""
         return AFTER, BEFORE
 
     def score(self, tokens: Candidates) -> Tensor:
-        """The norms: (batch, visual)."""
         after, before = (tokens.signals.read(states).float() for states in self.signals())
         moved: Tensor = (after - before.to(after.device)).norm(dim=-1)
         return moved.masked_fill(~tokens.present.to(moved.device), 0)
@@ -35,14 +40,16 @@ class Variation(Criterion):
 class V2Drop(Method):
     """Keep the tokens that the last layer has changed most, half of them twice, and late in the model a single one.
 
-    No attention is read and no text: a score is the length of what a layer adds to a token, which knows no positions.
+    A score is the length of what a layer adds to a token, which does not depend on positions. It reads neither
+    attention nor text.
 
-    Paper and code: the code's layers and shares for LLaVA-1.5, 3, 17 and 22 of 32, of which the third leaves one token.
+    Paper and code: layers and shares are those of the code for LLaVA-1.5, 3, 17 and 22 of 32, of which the third keeps
+    one token.
 
     Args:
-        layers: tokens leave before each of these, the last time but for a few.
+        layers: tokens leave before each of these; the last stage keeps only a few.
         keep: share of the current tokens kept at each layer but the last.
-        last: fraction or number of the original tokens kept there; one of 576 by default.
+        last: fraction or number of the original tokens kept at the last layer; one of 576 by default.
     """
 
     name: ClassVar[str] = "v2drop"
@@ -53,10 +60,8 @@ class V2Drop(Method):
     last: Keep = 1 / 576
 
     def schedule(self) -> Schedule:
-        """One stage per layer."""
         check_fraction(self.keep)
-        if not isinstance(self.layers, tuple | list) or not self.layers:
-            raise PruningError(f"layers={self.layers!r} must be a list of layers, such as 3+17+22.")
+        check_layers(self.layers, "3+17+22")
         *early, late = self.layers
         stages = [Stage(layer, Top(Variation(), self.keep, of="current")) for layer in early]
         return Schedule(*stages, Stage(late, Top(Variation(), self.last)))

@@ -1,30 +1,41 @@
-"""VisionZip: the tokens that the vision encoder looks at most, and a sample of the others with these merged in."""
+"""VisionZip: the tokens that the vision encoder attends to most, and a sample of the others with the rest merged in."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens, Keep, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.mergers.nearest import Nearest
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector, check_operands
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import EncoderKeys
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    Candidates,
+    EncoderKeys,
+    ImageTokens,
+    Keep,
+    Layer,
+    Nearest,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_encoder_layer,
+    check_keep,
+    check_operands,
+    kept,
+    kept_tensor,
+)
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class Sampled(Selector):
-    """What `first` keeps, and of the M tokens that it leaves in an image every (M // keep)-th, `keep` of them.
+    """Keep what `first` keeps, and of the M tokens that it drops in an image every (M // keep)-th, `keep` of them.
 
-    They start with the first token that is left; if M is no multiple of `keep`, the last ones lie behind the sample.
+    The sample starts with the first dropped token; if M is not a multiple of `keep`, the last ones lie after the
+    sample.
 
     Args:
-        first: tokens that stay in any case.
+        first: selector of the tokens that stay in any case.
         keep: size of the sample, a number or a fraction of the original tokens.
     """
 
@@ -36,55 +47,54 @@ class Sampled(Selector):
         check_keep(self.keep)
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The first ones and the sample."""
         first = self.first.select(tokens)
         rest, image = tokens.present & ~first, tokens.geometry.image
-        left = Candidates(tokens.geometry, rest, tokens.signals).current()
-        budget = kept_tensor(self.keep, tokens.original()).minimum(left)
-        step = left // budget.clamp(min=1)
-        number = rest.cumsum(1) - 1 - (left.cumsum(1) - left).gather(1, image)  # among those left of the image
+        count = Candidates(tokens.geometry, rest, tokens.signals).current()
+        budget = kept_tensor(self.keep, tokens.original()).minimum(count)
+        step = count // budget.clamp(min=1)
+        # Index of every dropped token among the dropped tokens of its image.
+        number = rest.cumsum(1) - 1 - (count.cumsum(1) - count).gather(1, image)
         step, budget = step.clamp(min=1).gather(1, image), budget.gather(1, image)
         return first | (rest & (number % step == 0) & (number // step < budget))
 
     def expected(self, image: ImageTokens) -> float:
-        """Both numbers, as far as there are tokens."""
         return min(self.first.expected(image) + kept(self.keep, image.original), image.current)
 
     def size(self, image: ImageTokens) -> int | None:
-        """Known if that of the first ones is."""
         first = self.first.size(image)
         return None if first is None else min(first + kept(self.keep, image.original), int(image.current))
 
 
 @dataclass(frozen=True)
 class VisionZip(Method):
-    """Keep the tokens that [CLS] looks at most and a sample of the others, into which the rest are merged.
+    """Keep the tokens that [CLS] attends to most and a sample of the others, into which the rest are merged.
 
-    `dominant` tokens have the highest attention in the vision encoder and stay as they are. Of the others every
-    n-th is kept as a `contextual` token, and the rest go to the contextual token whose key is most similar. Text plays
-    no part. Where an encoder has no [CLS], the attention that a patch gets from all others takes its place.
+    `dominant` tokens have the highest attention in the vision encoder and are unchanged. Of the others every n-th is
+    kept as a `contextual` token, and the rest go into the contextual token with the most similar key. It selects before
+    the language model and does not read the text. Where an encoder has no [CLS], the attention that a patch receives
+    from all patches is used.
 
-    Paper and code: the paper speaks of averages, but the authors' code adds the *mean* of the tokens that go to a
-    contextual token onto it, which about doubles its norm; this is the code. It merges states of the encoder before
+    Paper and code: the paper describes averages, but the authors' code, which is implemented, adds the *mean* of the
+    tokens that go into a contextual token to it, which about doubles its norm. It merges states of the encoder before
     the projector and its two-layer MLP; here what enters language model layer `layer` is merged, after the projector,
-    which is not the same unless that is linear. Their [CLS] token, which counts as one of the dominant ones, is no
-    visual token of these models and not kept. They order tokens as dominant, then contextual, at new, compact
-    positions; here all stay in raster order and keep theirs (`positions=renumber` closes the gaps). They cut every tile
-    of a picture by itself; here its tiles share one budget.
+    which differs unless the projector is linear. Their [CLS] token, which counts as a dominant one, is not a visual
+    token of these models and not kept. They order tokens as dominant, then contextual, and renumber positions; here all
+    stay in raster order and keep theirs (`positions=renumber` renumbers). They prune every tile of a picture
+    separately; here its tiles share one budget.
 
     Args:
         layer: tokens leave before this layer of the language model.
         dominant: fraction or number of visual tokens kept by attention. The authors' pairs for 576 tokens are 162 + 30,
             108 + 20 and 54 + 10.
         contextual: fraction or number of visual tokens that the rest are merged into.
-        encoder_layer: of the vision encoder, for attention and keys; -2 is the last but one. Where patches see a window
-            only, take one of full attention (Qwen2.5-VL: -1).
+        encoder_layer: layer of the vision encoder, for attention and keys; -2 is the last but one. Where layers have
+            window attention, choose one with full attention (Qwen2.5-VL: -1).
         positions: `preserve` or `renumber`.
     """
 
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = "2412.04467 (CVPR 2025), dvlab-research/VisionZip"
-    free: ClassVar[str | None] = "dominant"
+    budget_parameter: ClassVar[str | None] = "dominant"
 
     layer: Layer = 0
     dominant: Keep = 0.21
@@ -93,11 +103,10 @@ class VisionZip(Method):
     positions: Literal["preserve", "renumber"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
         check_keep(self.dominant, "dominant")
         check_keep(self.contextual, "contextual")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.positions, ("preserve", "renumber"), "positions")
         dominant = Top(VisionAttention(self.encoder_layer), self.dominant)
-        merge = Nearest(EncoderKeys(self.encoder_layer), form="onto", aside=dominant)
+        merge = Nearest(EncoderKeys(self.encoder_layer), form="onto", exclude=dominant)
         return Schedule(Stage(self.layer, Sampled(dominant, self.contextual), self.positions, merge))

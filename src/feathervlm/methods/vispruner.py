@@ -1,36 +1,45 @@
-"""VisPruner: half of the tokens for what the vision encoder looks at, half for what else there is to see."""
+"""VisPruner: half of the tokens by the attention of the vision encoder, half by how little they are duplicated."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from feathervlm.core.budget import Keep, check_fraction, check_keep, part_of
-from feathervlm.core.criteria.attention import VisionAttention
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.selectors.redundancy import Dedup
-from feathervlm.core.signals import FeatureSource
-from feathervlm.core.validation import check_encoder_layer, choose
+from feathervlm.core import (
+    Dedup,
+    FeatureSource,
+    Keep,
+    Layer,
+    Schedule,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_encoder_layer,
+    check_fraction,
+    check_keep,
+    part_of,
+)
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class VisPruner(Method):
-    """Keep the tokens that the vision encoder looks at most, and fill up with the least duplicated of the others.
+    """Keep the tokens that the vision encoder attends to most, and fill up with the least duplicated of the others.
 
-    The others are paired up by rank, and in rounds the most similar to a partner leave, until the budget is met. Text
-    plays no part. Where an encoder has no [CLS], the attention that a patch gets from all others takes its place.
+    The others are paired up by rank, and in rounds the tokens most similar to their partners leave, until the budget is
+    met. It selects before the language model and does not read the text. Where an encoder has no [CLS], the attention
+    that a patch receives from all patches is used.
 
-    Paper and code: as in the code, at most 8 tokens leave in a round. The code fails where an odd number is left; here
-    the one without a partner counts to the first half. It gives the tokens that are left new, compact positions
-    (`positions=renumber`).
+    Paper and code: as in the code, at most 8 tokens leave in a round. The code fails where an odd number remains; here
+    the token without a partner counts to the first half. It renumbers positions (`positions=renumber`).
 
     Args:
         layer: tokens leave before this layer of the language model.
         keep: fraction or number of visual tokens kept.
-        important: share of these that goes by attention.
-        per_round: duplicates that leave in one round, at most.
-        encoder_layer: of the vision encoder; -2 is the last but one, a float a fraction of its depth. A layer whose
-            patches see a window only compares those of one window; take one of full attention there (Qwen2.5-VL: -1).
+        important: share of these that is kept by attention.
+        per_round: largest number of duplicates that leave in one round.
+        encoder_layer: layer of the vision encoder; -2 is the last but one, a float is a fraction of its depth. In a
+            layer with window attention patches of different windows are not compared; choose one with full attention
+            there (Qwen2.5-VL: -1).
         features: `vision`, the encoder's as published, or `projected`.
         positions: `preserve`, `renumber` or `stretch`.
     """
@@ -47,8 +56,7 @@ class VisPruner(Method):
     positions: Literal["preserve", "renumber", "stretch"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """One stage."""
-        choose(self.positions, ("preserve", "renumber", "stretch"), "positions")
+        check_choice(self.positions, ("preserve", "renumber", "stretch"), "positions")
         check_encoder_layer(self.encoder_layer, "encoder_layer")
         check_keep(self.keep)
         check_fraction(self.important, "important")

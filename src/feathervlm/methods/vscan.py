@@ -1,39 +1,52 @@
-"""VScan: a local and a global look of the vision encoder before the language model, its own attention in the middle."""
+"""VScan: a local and a global scan by the vision encoder, and a second stage in the middle of the language model."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.criteria.attention import LastTokenAttention, VisionAttention
-from feathervlm.core.errors import PruningError
-from feathervlm.core.image_rows import ImageRows
-from feathervlm.core.mergers.nearest import Nearest
-from feathervlm.core.partition import ranks
-from feathervlm.core.schedule import Layer, Schedule, Stage
-from feathervlm.core.selectors.base import Selector
-from feathervlm.core.selectors.basic import Top
-from feathervlm.core.signals import EncoderSource, Features
-from feathervlm.core.tensor_ops import best, ordered
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core import (
+    Candidates,
+    Criterion,
+    EncoderSource,
+    Features,
+    ImageRows,
+    ImageTokens,
+    Keep,
+    LastTokenAttention,
+    Layer,
+    Nearest,
+    Schedule,
+    Selector,
+    Stage,
+    Top,
+    VisionAttention,
+    check_choice,
+    check_fraction,
+    check_int,
+    check_keep,
+    check_layers,
+    first_n,
+    kept,
+    kept_tensor,
+    part_of_each,
+    rank_in_part,
+)
 from feathervlm.methods.base import Method
 
 
 @dataclass(frozen=True)
 class LocalScan(Selector):
-    """Half of a budget, the best tokens of every window of window x window cells of a plane and frame.
+    """Keep half of a budget: the best tokens of every window of window x window cells of a plane and frame.
 
-    What is left of a row or column at the border belongs to the last window, so that none is a sliver.
+    Rows and columns beyond the last whole window belong to it, so that no window is a narrow strip.
 
     Args:
-        criterion: by which tokens are ranked.
+        criterion: criterion of the ranking.
         keep: the whole budget, a number or a fraction of the original tokens; half of it, rounded down, is spent here.
         window: side of a window.
-        share: of a window: "even", half the budget over the number of windows, rounded down; or "capped", rounded up,
-            and the best of all windows up to half the budget.
+        share: tokens of a window: "even", half the budget over the number of windows, rounded down; or "capped",
+            rounded up, and the best of all windows up to half the budget.
     """
 
     criterion: Criterion
@@ -43,70 +56,48 @@ class LocalScan(Selector):
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        check_whole(self.window, "window")
-        choose(self.share, ("even", "capped"), "share")
+        check_int(self.window, "window")
+        check_choice(self.share, ("even", "capped"), "share")
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The best of the windows."""
         images = ImageRows(tokens)
         if not images.longest:
             return tokens.present
-        window = self._windows(images)
+        window = part_of_each(images, "window", self.window, whole_windows=True)
         count = window.masked_fill(~images.exists, -1).amax(1, keepdim=True) + 1
         half = kept_tensor(self.keep, tokens.original()).flatten()[:, None] // 2
         each = (half if self.share == "even" else half + count - 1) // count.clamp(min=1)
         scores = images.take(tokens.score(self.criterion))
-        within = images.present & (ranks(images.present, window, scores) < each)
-        return images.put(best([-scores], within, half[:, 0]))
-
-    def _windows(self, images: ImageRows) -> Tensor:
-        """The window of every token, numbered within its image: long (images, n); anything on padding."""
-        geometry = images.tokens.geometry
-        plane, frame, row, col = (
-            images.take(part).masked_fill(~images.exists, 0)
-            for part in (geometry.plane, geometry.frame, geometry.row, geometry.col)
-        )
-        ends = [torch.zeros_like(side).scatter_reduce(1, plane, side, "amax").gather(1, plane) for side in (row, col)]
-        row, col = (
-            (side // self.window).minimum(((end + 1) // self.window - 1).clamp(min=0))
-            for side, end in zip((row, col), ends, strict=True)
-        )
-        parts = [(~images.exists).long(), plane, frame, row, col]
-        order = ordered(parts)
-        aligned = torch.stack(parts).gather(2, order.expand(len(parts), -1, -1))
-        starts = torch.zeros_like(order)
-        starts[:, 1:] = (aligned[..., 1:] != aligned[..., :-1]).any(0)
-        return torch.zeros_like(order).scatter(1, order, starts.cumsum(1))
+        within = images.present & (rank_in_part(images.present, window, scores) < each)
+        return images.put(first_n([-scores], within, half[:, 0]))
 
     def expected(self, image: ImageTokens) -> float:
-        """Half the budget, which small windows may not reach."""
         return min(float(kept(self.keep, image.original) // 2), image.current)
 
 
 @dataclass(frozen=True)
 class VScan(Method):
-    """Keep what a shallow encoder layer looks at in every window and a deep one anywhere, then prune again.
+    """Keep what a shallow encoder layer attends to in every window and a deep one anywhere, then prune again.
 
-    Half of the first budget is scanned locally in the vision encoder, the other half by the deep layer among what is
-    left; every other token is averaged into the most similar kept one. In the middle of the language model the last
-    prompt token's attention chooses again, and the rest is dropped.
+    Half of the first budget is scanned locally in the vision encoder, the other half by the deep layer among the
+    remaining tokens; every other token is averaged into the most similar kept one. In the middle of the language model
+    the attention of the last prompt token selects again, and the rest is dropped.
 
-    Paper and code: two forms. `llava`: 6 x 6 windows with equal parts, [CLS] attention of encoder layer 5 of 24 and
-    of the last but one; later scores with RoPE; the authors give new, compact positions. `qwen`: 4 x 4 windows (of
-    merged patches) with at most the rounded-up part each, attention received in the first full-attention block (7 of
-    32) and the last one; later scores without RoPE; positions are kept. The LLaVA code asserts 24 x 24 tokens and keeps
-    fewer where half the budget is no multiple of the number of windows; here any shape has windows, and the deep layer
-    fills the budget up in both forms. Features are averaged after the projector, as in the code.
+    Paper and code: there are two forms. `llava`: 6 x 6 windows with equal parts, [CLS] attention of encoder layer 5 of
+    24 and of the last but one; later scores with RoPE; the authors renumber positions. `qwen`: 4 x 4 windows (of merged
+    patches) with at most the rounded-up part each, attention received in the first full-attention block (7 of 32) and
+    the last one; later scores without RoPE; positions are kept. The LLaVA code asserts 24 x 24 tokens and keeps fewer
+    where half the budget is not a multiple of the number of windows; here any shape has windows, and the deep layer
+    fills the budget in both forms. Features are averaged after the projector, as in the code.
 
     Args:
-        layers: tokens leave, and merge, before the first; the second is scored with its own attention.
+        layers: tokens leave, and merge, before the first layer; the second stage is scored with its own attention.
         keep: fraction or number of visual tokens kept by the two scans.
         then: fraction of these kept at the second layer.
         form: `llava` or `qwen`.
-        shallow: layer of the encoder for the local scan, a number or a fraction of its depth; that of the form if not
-            given.
-        deep: layer of the encoder for the global scan; that of the form if not given.
-        window: side of a window; that of the form if not given.
+        shallow: encoder layer of the local scan, a number or a fraction of the depth; None for that of the form.
+        deep: encoder layer of the global scan; None for that of the form.
+        window: side of a window; None for that of the form.
         positions: `preserve` or `renumber`.
     """
 
@@ -123,13 +114,11 @@ class VScan(Method):
     positions: Literal["preserve", "renumber"] = "preserve"
 
     def schedule(self) -> Schedule:
-        """Local and global scan, then the last token's attention."""
-        choose(self.form, ("llava", "qwen"), "form")
-        choose(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.form, ("llava", "qwen"), "form")
+        check_choice(self.positions, ("preserve", "renumber"), "positions")
         check_keep(self.keep)
         check_fraction(self.then, "then")
-        if not isinstance(self.layers, tuple | list) or len(self.layers) != 2:
-            raise PruningError(f"layers={self.layers!r} must be two layers, such as 0+16.")
+        check_layers(self.layers, "0+16", count=2)
         llava = self.form == "llava"
         shallow, deep, window = (5 / 24, -2, 6) if llava else (7 / 32, -1, 4)
         source: EncoderSource = "cls" if llava else "received"

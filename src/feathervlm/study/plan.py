@@ -108,9 +108,9 @@ class Plan:
 
 def rounded(method: Method) -> Method:
     """The method with a free parameter of four decimals, which no count of tokens notices."""
-    if method.free is None:
+    if method.budget_parameter is None:
         return method
-    return method.with_free(round(float(getattr(method, method.free)), 4))
+    return method.with_budget(round(float(getattr(method, method.budget_parameter)), 4))
 
 
 def feather(plan: Plan, keep: float = 0.3, second: float = 1 / 2) -> Feather:

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -6,53 +5,8 @@ from hypothesis import strategies as st
 
 from feathervlm.core import KNNDensity, LastTokenAttention, PruningError, RandomScore
 from feathervlm.core.signals import Attention, Features
-from feathervlm.core.tensor_ops import density_peaks
 
 relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def naive_density_peaks(features, members, neighbors):
-    features, scores = np.asarray(features, dtype=np.float64), np.zeros(members.shape)
-    for b in range(len(features)):
-        inside = [i for i in range(features.shape[1]) if members[b, i]]
-        distance = {}
-        for i in inside:
-            for j in inside:
-                difference = sum((features[b, i, d] - features[b, j, d]) ** 2 for d in range(features.shape[2]))
-                distance[i, j] = np.sqrt(difference) / np.sqrt(features.shape[2])
-        mean = {i: np.mean(sorted(distance[i, j] ** 2 for j in inside)[:neighbors]) for i in inside}
-        for i in inside:
-            denser = [distance[i, j] for j in inside if (mean[j], j) < (mean[i], i)]
-            scores[b, i] = np.exp(-mean[i]) * (min(denser) if denser else max(distance.values()))
-    return scores
-
-
-@relaxed
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 12), st.integers(1, 7), st.floats(0, 1))
-def test_density_peaks_agree_with_a_triple_loop_ties_included(seed, batch, width, neighbors, share):
-    # Whole numbers on a line: every distance is exact in float32, so ties are ties in both.
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randint(0, 4, (batch, width, 1), generator=generator).float().expand(-1, -1, 4)
-    members = torch.rand(batch, width, generator=generator) < share
-    expected = naive_density_peaks(features, members, neighbors)
-    scores = density_peaks(features, members, neighbors).where(members, 0)
-    np.testing.assert_allclose(scores, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_density_peaks_agree_with_a_triple_loop_in_general(seed):
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(2, 20, 3, generator=generator)
-    members = torch.rand(2, 20, generator=generator) < 0.8
-    scores = density_peaks(features, members, 5).where(members, 0)
-    np.testing.assert_allclose(scores, naive_density_peaks(features, members, 5), rtol=1e-4)
-
-
-def test_of_equal_tokens_the_first_is_the_peak():
-    features = torch.tensor([[[0.0], [0.0], [0.0], [3.0]]])
-    scores = density_peaks(features, torch.ones(1, 4, dtype=torch.bool), 2)
-    assert scores[0, 0] == 3  # densest, so its delta is the widest distance
-    assert scores[0, 1:3].tolist() == [0, 0]
 
 
 def test_knn_density_sees_each_image_alone(candidates):

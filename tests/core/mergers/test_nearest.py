@@ -36,13 +36,13 @@ def mates(tokens, b, v):
     return [t for t in range(len(image)) if t != v and tokens.present[b, t] and image[t] == image[v]]
 
 
-def naive_nearest(tokens, kept, vectors, states, form, aside):
+def naive_nearest(tokens, kept, vectors, states, form, exclude):
     groups, merged = np.full(kept.shape, -1), np.zeros(states.shape)
     for b, v in np.ndindex(*kept.shape):
         if kept[b, v]:
             groups[b, v] = v
         elif tokens.present[b, v]:
-            open_ = [t for t in mates(tokens, b, v) if kept[b, t] and not aside[b, t]]
+            open_ = [t for t in mates(tokens, b, v) if kept[b, t] and not exclude[b, t]]
             if open_:
                 groups[b, v] = max(open_, key=lambda t: (cosine(vectors[b, v], vectors[b, t]), -t))
     for b, v in np.ndindex(*kept.shape):
@@ -79,12 +79,12 @@ def test_nearest_is_a_search(batches, data, form, seed, block):
     if data.draw(st.booleans()):
         vectors = vectors.round()  # makes equals, and zeros
     tokens.signals.answers[KEYS] = vectors
-    aside = some_of(tokens, seed + 2) if data.draw(st.booleans()) else None
-    merger = Nearest(KEYS, form, None if aside is None else Given(aside))
+    exclude = some_of(tokens, seed + 2) if data.draw(st.booleans()) else None
+    merger = Nearest(KEYS, form, None if exclude is None else Given(exclude))
     usual, nearest.BLOCK = nearest.BLOCK, block
     groups = merger.groups(tokens, kept)
     nearest.BLOCK = usual
-    none = torch.zeros_like(kept) if aside is None else aside
+    none = torch.zeros_like(kept) if exclude is None else exclude
     expected, merged = naive_nearest(tokens, kept, vectors, states, form, none)
     assert groups.tolist() == expected.tolist()
     np.testing.assert_allclose(merger.combine(states, groups, tokens), merged, atol=1e-5)
@@ -181,7 +181,7 @@ def test_they_are_written_down_as_json():
     [
         (lambda: Nearest(Attention()), "has no vectors"),
         (lambda: Nearest(KEYS, "sum"), "form='sum'"),
-        (lambda: Nearest(KEYS, aside=3), "aside=3"),
+        (lambda: Nearest(KEYS, exclude=3), "exclude=3"),
         (lambda: Neighbors(3, LastTokenAttention()), "has no vectors"),
         (lambda: Neighbors(KEYS, KEYS), "weights="),
         (lambda: Neighbors(KEYS, LastTokenAttention(), 0), "count=0"),

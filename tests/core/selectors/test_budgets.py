@@ -15,7 +15,6 @@ from feathervlm.core.selectors.redundancy import Dedup, FarFromPivots, GreedyThr
 from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.signals import Features
-from feathervlm.core.tensor_ops import best, split
 
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE = LastTokenAttention()
@@ -29,7 +28,7 @@ EVERY = {
     "far": lambda keep: FarFromPivots(Top(ROPE, 3), keep),
     "zone-window": lambda keep: Zone(ROPE, keep, "window", 2),
     "zone-grid": lambda keep: Zone(ROPE, keep, "grid", 3, "softmax"),
-    "zone-chunk": lambda keep: Zone(ROPE, keep, "chunk", 5, "proportional", LocalVariance(ROPE, by=5)),
+    "zone-chunk": lambda keep: Zone(ROPE, keep, "chunk", 5, "proportional", LocalVariance(ROPE, partition_size=5)),
 }
 
 
@@ -148,19 +147,6 @@ def test_rows_are_the_images(batches, data):
     assert found == wanted
 
 
-def test_helpers_by_hand():
-    pool = torch.tensor([[True, True, False, True, True]])
-    keys = [torch.tensor([[1, 0, 0, 0, 2]]), torch.tensor([[0, 5, 0, 4, 0]])]
-    assert best(keys, pool, torch.tensor([2])).tolist() == [[False, True, False, True, False]]
-    assert best(keys, pool, torch.tensor([9])).tolist() == pool.tolist()
-    first = torch.tensor([[True, False, False, True, False]])
-    held, rest, wanted = split(pool, first, torch.tensor([3]))
-    assert (held.tolist(), wanted.tolist()) == (first.tolist(), [1])
-    assert rest.tolist() == [[False, True, False, False, True]]
-    held, rest, wanted = split(pool, first, torch.tensor([1]))
-    assert (held.any().item(), rest.tolist(), wanted.tolist()) == (False, first.tolist(), [1])
-
-
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -174,20 +160,20 @@ def test_helpers_by_hand():
         (lambda: Dedup(ROPE, 0.5, per_round=0), "per_round=0"),
         (lambda: Dedup(None, 0.5), "criterion=None"),
         (lambda: FarFromPivots(Dilate(Top(ROPE, 0.5)), 0.5), "pivots=Dilate"),
-        (lambda: Zone(ROPE, 0.5, "circle"), "cut='circle'"),
-        (lambda: Zone(ROPE, 0.5, by=0), "by=0"),
+        (lambda: Zone(ROPE, 0.5, "circle"), "partition='circle'"),
+        (lambda: Zone(ROPE, 0.5, partition_size=0), "partition_size=0"),
         (lambda: Zone(ROPE, 0.5, share="fair"), "share='fair'"),
         (lambda: Zone(ROPE, 0.5, weight=3), "weight=3"),
-        (lambda: Zone(ROPE, 0.5, spare="none"), "spare='none'"),
+        (lambda: Zone(ROPE, 0.5, rounding="none"), "rounding='none'"),
         (lambda: Zone(0.5, 0.5), "criterion=0.5"),
         (lambda: LocalVariance(ROPE, alpha=-1), "alpha=-1"),
-        (lambda: LocalVariance(ROPE, cut="frame"), "cut='frame'"),
+        (lambda: LocalVariance(ROPE, partition="frame"), "partition='frame'"),
         (lambda: LocalVariance(ROPE, features="pixels"), "features='pixels'"),
         (lambda: Dilate(ROPE), "LastTokenAttention"),
         (lambda: Dilate(Top(ROPE, 0.5), ((0, 1.5),)), "offsets=((0, 1.5),)"),
         (lambda: Dilate(Top(ROPE, 0.5), 1), "offsets=1"),
         (lambda: IQR(ROPE, factor=float("nan")), "factor=nan"),
-        (lambda: IQR(ROPE, typical=0), "typical=0"),
+        (lambda: IQR(ROPE, expected_share=0), "expected_share=0"),
         (lambda: Threshold(ROPE, "high"), "above='high'"),
         (lambda: Threshold("attention", 0.1), "criterion='attention'"),
         (lambda: Top(ROPE, 0.5) >> IQR(ROPE), "IQR("),

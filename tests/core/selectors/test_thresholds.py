@@ -12,7 +12,6 @@ from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of
 from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.signals import Attention
-from feathervlm.core.tensor_ops import quantile
 
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE = LastTokenAttention()
@@ -56,17 +55,6 @@ def test_iqr_keeps_outliers_or_the_best(batches, data, factor):
     assert all(a <= found <= b for a, found, b in zip(low, selected, high, strict=True))
 
 
-@relaxed
-@given(st.data(), st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 1]))
-def test_quantiles_are_those_of_torch(data, share):
-    counts = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
-    scores = torch.rand(len(counts), max(counts), generator=generator)
-    present = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
-    expected = [torch.quantile(row[:count], share) for row, count in zip(scores, counts, strict=True)]
-    torch.testing.assert_close(quantile(scores, present, share)[:, 0], torch.stack(expected))
-
-
 def test_an_outlier_by_hand(candidates):
     scores = [[1.0, 2, 3, 4, 5, 6, 7, 8, 9, 100]]
     tokens = candidates([[(1, 2, 5)]], scores=scores)
@@ -89,9 +77,9 @@ def test_the_best_token_stays_in_any_case(candidates, selector):
     assert sets(selector.select(gone)) == [set()]
 
 
-def test_plans_go_by_what_is_typical():
+def test_plans_use_the_expected_share():
     assert IQR(ROPE).expected(IMAGE) == pytest.approx(22)
-    assert IQR(ROPE, typical=0.25).expected(IMAGE) == 100
+    assert IQR(ROPE, expected_share=0.25).expected(IMAGE) == 100
     assert Threshold(ROPE, 0.1).expected(IMAGE) == 400
     assert IQR(ROPE).size(IMAGE) is None
 

@@ -13,7 +13,7 @@ from feathervlm.core.criteria import variance
 from feathervlm.core.criteria.variance import LocalVariance
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.layout import Plane, picture_of
-from feathervlm.core.partition import zones
+from feathervlm.core.partition import part_of_each
 from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.zones import Zone, quotas
 from feathervlm.core.signals import Attention, Features
@@ -59,7 +59,7 @@ def by_hand(tokens, selector, weights, first):
             cells = cells_of(tokens, sample, image)
             if not cells:
                 continue
-            names = zone_of(cells, selector.cut, selector.by)
+            names = zone_of(cells, selector.partition, selector.partition_size)
             here = [i for i, cell in enumerate(cells) if tokens.present[sample, cell[0]]]
             early = [i for i in here if first[sample, cells[i][0]]]
             base = len(cells) if selector.of == "original" else len(here)
@@ -69,7 +69,7 @@ def by_hand(tokens, selector, weights, first):
             else:
                 wanted -= len(early)
             order = list(dict.fromkeys(names))
-            if selector.cut != "chunk":
+            if selector.partition != "chunk":
                 order.sort()
             row = [float(scores[sample, cell[0]]) for cell in cells]
             inside = {name: [row[i] for i in pool if names[i] == name] for name in order}
@@ -138,7 +138,7 @@ def test_quotas_by_hand(wanted, weights, sizes, spare, expected):
 def numbers(grid, cut, by):
     mask = torch.ones(1, grid[0] * grid[1] * grid[2], dtype=torch.bool)
     tokens = Candidates(VisualLayout(mask, [[grid]]).geometry(), mask, None)
-    return zones(ImageRows(tokens), cut, by).view(grid).tolist()
+    return part_of_each(ImageRows(tokens), cut, by).view(grid).tolist()
 
 
 def test_zones_by_hand():
@@ -154,7 +154,7 @@ def test_zones_by_hand():
 def test_windows_of_vscan_share_equally(random_tokens, cut, by, count):
     tokens = random_tokens([[(1, 24, 24)]])
     selected = Zone(ROPE, 96, cut, by).select(tokens)
-    zone = zones(ImageRows(tokens), cut, by)
+    zone = part_of_each(ImageRows(tokens), cut, by)
     assert torch.bincount(zone[0][selected[0]]).tolist() == [6] * count
     uneven = torch.bincount(zone[0][Zone(ROPE, 100, cut, by).select(tokens)[0]]).tolist()
     assert uneven == [7] * 4 + [6] * 12
@@ -169,7 +169,7 @@ def test_regions_of_nuwa_keep_one_of_four(random_tokens):
 def test_zones_stay_where_they_were_when_tokens_leave(random_tokens):
     whole = random_tokens([[(1, 6, 6)]])
     left = random_tokens([[(1, 6, 6)]], present=Grid(2).select(whole))
-    assert torch.equal(zones(ImageRows(whole), "window", 3), zones(ImageRows(left), "window", 3))
+    assert torch.equal(part_of_each(ImageRows(whole), "window", 3), part_of_each(ImageRows(left), "window", 3))
 
 
 def test_one_zone_is_the_best_of_all(random_tokens):
@@ -261,5 +261,5 @@ def test_context_of_equal_features_is_the_score(candidates):
     answers = {Attention(): torch.rand(1, 9, generator=torch.Generator().manual_seed(4))}
     answers[Features()] = torch.rand(9, generator=torch.Generator().manual_seed(5)).expand(1, 9, 9)
     tokens = candidates([[(1, 3, 3)]], answers=answers)
-    assert torch.equal(LocalVariance(ROPE, by=2).score(tokens), answers[Attention()])
+    assert torch.equal(LocalVariance(ROPE, partition_size=2).score(tokens), answers[Attention()])
     assert list(LocalVariance(ROPE).signals()) == [Attention(), Features()]

@@ -17,7 +17,7 @@ HIDDEN, PROJECTED = Features("hidden"), Features("projected")
 KEYS = [Keys(layer, rope) for layer in ("K-1", "K") for rope in (False, True)]
 VECTORS = [HIDDEN, PROJECTED, *KEYS]
 STATES = [LayerStates("entry"), LayerStates("middle")]
-FLAGS = [IsText("all"), IsText("behind")]
+FLAGS = [IsText("all"), IsText("question")]
 AT = 3
 
 
@@ -106,7 +106,7 @@ def test_vectors_are_those_of_the_models_own_modules(llava, side):
         padding = max(map(len, PROMPTS)) - len(prompt) if side == "left" else 0  # which a plain forward counts
         everything, here = dense(llava, prompt, padding), seen[IsText("all")][row]
         assert here.tolist() == [True] * len(places) + [False] * (len(here) - len(places))
-        assert seen[IsText("behind")][row][here].tolist() == behind
+        assert seen[IsText("question")][row][here].tolist() == behind
         for signal, expected in everything.items():
             torch.testing.assert_close(seen[signal][row, : len(visual)], expected[visual], atol=1e-4, rtol=1e-4)
         for signal in VECTORS:
@@ -138,12 +138,12 @@ def test_text_ends_with_the_token_that_asks():
     for query in (len(prompt) - 1, len(prompt) - 3):
         found = layout_of(inputs, tiny.IMAGE, tiny.SIDE)
         layout = VisualLayout(found.mask, found.grids, torch.tensor([query]))
-        probe = Probe((IsText("all"), IsText("behind")))
+        probe = Probe((IsText("all"), IsText("question")))
         with torch.no_grad(), feathervlm.prune(llama, Schedule(Stage(2, Top(probe, 0.5))), layout=layout):
             llama(input_ids=inputs)
         places, behind = text_of(prompt[: query + 1])
         assert int(probe.seen[IsText("all")].sum()) == len(places)
-        assert int(probe.seen[IsText("behind")].sum()) == sum(behind)
+        assert int(probe.seen[IsText("question")].sum()) == sum(behind)
 
 
 def test_a_speculated_continuation_is_no_text_of_the_prompt(llava):

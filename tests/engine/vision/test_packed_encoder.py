@@ -13,7 +13,7 @@ from family_cases.qwen import GRIDS, IDS, MROPE, TOWER, qwen_picture
 from feathervlm import Unprunable, methods
 from feathervlm.core.encoder.bipartite import BipartiteMerging
 from feathervlm.core.encoder.density_peaks import DensityPeakMerging
-from feathervlm.core.encoder.grouping import leaders
+from feathervlm.core.encoder.grouping import first_of_each
 from feathervlm.engine.vision.merging import EncoderMerge
 from laws import traces
 from methods.towers import BLOCK, clusters, matches, run_packed
@@ -156,7 +156,7 @@ def test_states_that_are_handed_on_have_every_patch_where_it_was(method):
     assert {len(states) for states in output.hidden_states} == {144 + 96}
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     for states, source in zip(output.hidden_states, run.sources, strict=True):
-        first = leaders(source, int(source.max()) + 1)[0]
+        first = first_of_each(source, int(source.max()) + 1)[0]
         assert torch.equal(states, states[first][source[0]])
     assert len(output.last_hidden_state.unique(dim=0)) == sum(record.entered[-1] for record in run.records())
 

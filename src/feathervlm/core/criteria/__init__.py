@@ -1,1 +1,1 @@
-"""Criteria: what a token is worth."""
+"""Criteria, which score tokens."""

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion
-from feathervlm.core.tensor_ops import draws
+from feathervlm.core.tensor_ops import seeded_uniform
 from feathervlm.core.validation import check_seed
 
 
 @dataclass(frozen=True)
 class RandomScore(Criterion):
-    """Uniform random scores: the control that any criterion has to beat.
+    """Uniform random scores in [0, 1).
 
-    The score of a token depends on the seed and on its place among the visual tokens alone, so it is the same in
-    any batch and at any stage.
+    The score of a token depends only on the seed and on its index among the visual tokens, so it is the same in any
+    batch and at any stage.
+
+    Args:
+        seed: seed of the random numbers.
     """
 
     seed: int = 0
@@ -23,5 +26,4 @@ class RandomScore(Criterion):
         check_seed(self.seed)
 
     def score(self, tokens: Candidates) -> Tensor:
-        """Numbers in [0, 1): (batch, visual)."""
-        return draws(tokens.present, self.seed)
+        return seeded_uniform(tokens.present, self.seed)

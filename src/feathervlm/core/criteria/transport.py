@@ -1,7 +1,7 @@
-"""How much of what comes out of a layer a token's state supplies, by optimal transport (TopV, arXiv 2503.18278).
+"""A criterion by optimal transport: how much of a layer's output a token's state supplies (TopV, arXiv 2503.18278).
 
-States of an image that enter a layer are sources, what its norm behind the attention gives out are targets, and the
-plan that moves the one to the other is found by a few Sinkhorn steps. No attention is read. Knows no method.
+States of an image that enter a layer are sources, the outputs of the norm after its attention are targets, and the plan
+that moves the sources to the targets is found by a few Sinkhorn steps. No attention is read.
 """
 
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from feathervlm.core.candidates import Candidates, Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.signals import LayerStates, Signal
-from feathervlm.core.tensor_ops import widened
-from feathervlm.core.validation import check_whole
+from feathervlm.core.tensor_ops import to_float64
+from feathervlm.core.validation import check_int, check_number
 
 STATES = LayerStates("entry"), LayerStates("middle")
 
 
 @dataclass(frozen=True)
 class OptimalTransport(Criterion):
-    """What each token sends in an entropic transport plan between uniform marginals, times the number of tokens.
+    """Mass that each token sends in an entropic transport plan between uniform marginals, times the number of tokens.
 
-    Costs are the distance of states |s_i - t_j| and the distance of cells 1 - exp(-d_ij^2 / (2 sigma^2)), each brought
+    Costs are the distance of states |s_i - t_j| and the distance of cells 1 - exp(-d_ij^2 / (2 sigma^2)), each scaled
     to [0, 1] within the image and weighted. Each iteration scales rows, then columns: columns sum exactly to their
-    marginal, and what a row sends is still free. After a last step on rows it would be the same for every token. For
-    the same reason a cost that depends on the source alone cannot count, and there is none. Cells of different planes
-    or frames are infinitely far apart.
+    marginal, and row sums still differ. After a last step on rows they would be the same for every token. For the same
+    reason a cost that depends on the source alone has no effect, and there is none. Cells of different planes or frames
+    are infinitely far apart.
 
     Args:
         feature: weight of the distance of states.
         spatial: weight of the distance of cells.
-        sigma: in cells.
+        sigma: reach of the distance of cells, in cells.
         epsilon: weight of the entropy.
-        iterations: of Sinkhorn.
+        iterations: number of Sinkhorn iterations.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -47,28 +47,23 @@ class OptimalTransport(Criterion):
     iterations: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("feature", 0.0), ("spatial", 0.0), ("sigma", 1e-3), ("epsilon", 1e-3)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-                raise PruningError(f"{name}={value!r} must be a number of at least {least:g}.")
-        if self.feature + self.spatial > 500 * self.epsilon:  # exp(-cost / epsilon) of float64 ends there
-            raise PruningError(
-                f"epsilon={self.epsilon!r} is too small for costs up to {self.feature + self.spatial:g}."
-            )
-        check_whole(self.iterations, "iterations")
+        for name, minimum in (("feature", 0.0), ("spatial", 0.0), ("sigma", 1e-3), ("epsilon", 1e-3)):
+            check_number(getattr(self, name), name, minimum)
+        if self.feature + self.spatial > 500 * self.epsilon:  # beyond that, exp(-cost / epsilon) underflows in float64
+            largest = self.feature + self.spatial
+            raise PruningError(f"epsilon={self.epsilon!r} is too small for costs up to {largest:g}; increase it.")
+        check_int(self.iterations, "iterations")
 
     def signals(self) -> tuple[Signal, ...]:
-        """States before and inside the last layer."""
         return STATES
 
     def score(self, tokens: Candidates) -> Tensor:
-        """Row sums of the plan: (batch, visual)."""
         images = ImageRows(tokens)
         if not images.longest:
             return torch.zeros_like(tokens.present, dtype=torch.float32)
-        sources, targets = (widened(images.take(tokens.signals.read(states)), images.present) for states in STATES)
+        sources, targets = (to_float64(images.take(tokens.signals.read(states)), images.present) for states in STATES)
         cells = self._cells(images)
-        # All pairs are compared, so some images at a time.
+        # All pairs are compared, so a few images are processed at a time.
         step, sent = max(1, BLOCK // images.longest**2), []
         for start in range(0, len(sources), step):
             some = slice(start, start + step)
@@ -77,36 +72,36 @@ class OptimalTransport(Criterion):
         return images.put(torch.cat(sent))
 
     def _cells(self, images: ImageRows) -> Tensor:
-        """(plane, frame, row, column) of every token: long (images, longest, 4)."""
+        """Return (plane, frame, row, column) of every token: long (images, longest, 4)."""
         place = images.tokens.geometry
         return images.take(torch.stack([place.plane, place.frame, place.row, place.col], -1))
 
     def _cost(self, sources: Tensor, targets: Tensor, cells: Tensor, present: Tensor) -> Tensor:
-        """(images, n, n)."""
+        """Compute the costs of all pairs: (images, n, n)."""
         pairs = present[:, :, None] & present[:, None]
         square = sources.square().sum(-1)[:, :, None] + targets.square().sum(-1)[:, None]
         distance = (square - 2 * sources @ targets.transpose(1, 2)).clamp(min=0).sqrt().float()
         apart = cells[:, :, None] - cells[:, None]
         near = torch.exp(-apart[..., 2:].square().sum(-1) / (2 * self.sigma**2)) * (apart[..., :2] == 0).all(-1)
-        cost = self.feature * spread(distance, pairs) + self.spatial * spread(1 - near, pairs)
+        cost = self.feature * scaled(distance, pairs) + self.spatial * scaled(1 - near, pairs)
         return cost.to(sources.dtype)
 
 
-def spread(values: Tensor, which: Tensor) -> Tensor:
-    """Values (images, n, n) brought to [0, 1] over bool `which` of every image; zeros if these are all the same."""
+def scaled(values: Tensor, which: Tensor) -> Tensor:
+    """Scale values (images, n, n) to [0, 1] over bool `which` of every image; zeros if all of them are the same."""
     low = values.masked_fill(~which, float("inf")).amin((1, 2), keepdim=True)
     high = values.masked_fill(~which, float("-inf")).amax((1, 2), keepdim=True)
     return torch.where(which & (high > low), (values - low) / (high - low), 0.0)
 
 
 def sent_by(cost: Tensor, present: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Row sums of the plan after Sinkhorn steps that end on columns, 1 on average: float32 (images, n).
+    """Compute the row sums of the plan after Sinkhorn steps that end on columns, 1 on average: float32 (images, n).
 
     Args:
-        cost: (images, n, n), rows are sources.
-        present: bool (images, n).
+        cost: tensor of shape (images, n, n); rows are sources.
+        present: bool tensor of shape (images, n).
         epsilon: weight of the entropy.
-        iterations: of a step on rows and one on columns.
+        iterations: number of iterations, each a step on rows and one on columns.
     """
     pairs = present[:, :, None] & present[:, None]
     kernel = torch.exp(-cost / epsilon).masked_fill(~pairs, 0)

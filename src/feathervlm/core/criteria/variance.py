@@ -1,4 +1,4 @@
-"""Scores by the variety of what surrounds a token."""
+"""A criterion that adds the variety of a token's part of the image to its score (HoloV)."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -7,28 +7,27 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
-from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import BLOCK, ImageRows
-from feathervlm.core.partition import Cut, zones
+from feathervlm.core.partition import Partition, part_of_each
 from feathervlm.core.signals import Features, FeatureSource, Signal
-from feathervlm.core.tensor_ops import cosines
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import stable_cosines
+from feathervlm.core.validation import check_choice, check_int, check_number
 
 NOISE = 2.0**-44
-"""A variance of float32 cosines below this is that of their rounding."""
+"""Variances of float32 cosines below this are due to their rounding."""
 
 
 @dataclass(frozen=True)
 class LocalVariance(Criterion):
-    """A score plus the variety of a token's surroundings: score + alpha * variance (HoloV, arXiv 2510.02912).
+    """A score plus the variety of a token's part of the image: score + alpha * variance (HoloV, arXiv 2510.02912).
 
-    The variance is that of the cosines to the other tokens of its zone, brought to the scale of the score by the
-    image's mean |score| / mean variance.
+    The variance is that of the cosines to the other tokens of the part, scaled to the score by the image's mean |score|
+    / mean variance.
 
     Args:
-        criterion: the score.
-        cut: "window", "grid" or "chunk", as in `Zone`.
-        by: see `Zone`.
+        criterion: criterion of the score.
+        partition: "window", "grid" or "chunk", see `feathervlm.core.partition.part_of_each`.
+        partition_size: side of a window, parts along a side, or number of chunks.
         alpha: weight of the variance.
         features: "vision", encoder patch features before the projector, or "projected".
 
@@ -37,59 +36,54 @@ class LocalVariance(Criterion):
     """
 
     criterion: Criterion
-    cut: Cut = "chunk"
-    by: int = 16
+    partition: Partition = "chunk"
+    partition_size: int = 16
     alpha: float = 0.09
     features: FeatureSource = "vision"
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, "criterion")
-        choose(self.cut, get_args(Cut), "cut")
-        check_whole(self.by, "by")
-        choose(self.features, get_args(FeatureSource), "features")
-        if (
-            isinstance(self.alpha, bool)
-            or not isinstance(self.alpha, int | float)
-            or not 0 <= self.alpha < float("inf")
-        ):
-            raise PruningError(f"alpha={self.alpha!r} must be a number of at least 0.")
+        check_choice(self.partition, get_args(Partition), "partition")
+        check_int(self.partition_size, "partition_size")
+        check_choice(self.features, get_args(FeatureSource), "features")
+        check_number(self.alpha, "alpha", minimum=0)
 
     def signals(self) -> tuple[Signal, ...]:
-        """Those of the score, and the features."""
         return (*self.criterion.signals(), Features(self.features))
 
     def score(self, tokens: Candidates) -> Tensor:
-        """The sum: (batch, visual)."""
         images, inner = ImageRows(tokens), self.criterion.score(tokens).float()
         if not images.longest:
             return inner
         scores = images.take(inner).masked_fill(~images.present, 0)
-        variance = variety(images.directions(self.features), images.present, zones(images, self.cut, self.by))
+        variance = variety(
+            images.directions(self.features), images.present, part_of_each(images, self.partition, self.partition_size)
+        )
         scale = scores.abs().sum(1, keepdim=True) / variance.sum(1, keepdim=True)
         scale = torch.where(variance.any(1, keepdim=True), scale, 0.0)
         return images.put(scores + self.alpha * scale * variance)
 
 
-def variety(directions: Tensor, present: Tensor, zone: Tensor) -> Tensor:
-    """Variance of the cosines to all other tokens of the zone; 0 for tokens that are alone there or absent.
+def variety(directions: Tensor, present: Tensor, part: Tensor) -> Tensor:
+    """Compute the variance of the cosines to all other tokens of the part; 0 for absent and single tokens.
 
     Args:
-        directions: (images, n, dim) of length one.
-        present: bool (images, n).
-        zone: long (images, n).
+        directions: unit vectors of shape (images, n, dim).
+        present: bool tensor of shape (images, n).
+        part: long tensor of shape (images, n).
 
     Returns:
-        float32 (images, n).
+        Float32 tensor of shape (images, n).
     """
     images, longest, _ = directions.shape
-    block, index = max(1, BLOCK // (images * longest)), torch.arange(longest, device=zone.device)
+    block, index = max(1, BLOCK // (images * longest)), torch.arange(longest, device=part.device)
     parts = []
     for start in range(0, longest, block):
         rows = slice(start, start + block)
-        other = present[:, None] & (zone[:, rows, None] == zone[:, None]) & (index[rows, None] != index)
+        other = present[:, None] & (part[:, rows, None] == part[:, None]) & (index[rows, None] != index)
         count = other.sum(-1, keepdim=True).clamp(min=1)
-        similarity = cosines(directions[:, rows], directions).to(directions.dtype).masked_fill(~other, 0)
+        similarity = stable_cosines(directions[:, rows], directions).to(directions.dtype).masked_fill(~other, 0)
         apart = (similarity - similarity.sum(-1, keepdim=True) / count).masked_fill(~other, 0)
         parts.append((apart.square().sum(-1, keepdim=True) / count)[..., 0])
-    found = torch.cat(parts, 1).float()
-    return found.masked_fill(~present | (found < NOISE), 0)
+    variance = torch.cat(parts, 1).float()
+    return variance.masked_fill(~present | (variance < NOISE), 0)

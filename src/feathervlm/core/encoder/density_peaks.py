@@ -1,4 +1,4 @@
-"""Merging patches of the vision encoder into density peaks."""
+"""Merging patches of the vision encoder into density peaks (AiluRus, arXiv 2311.01197)."""
 
 from dataclasses import dataclass
 from math import isqrt
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from feathervlm.core.budget import check_fraction, kept
 from feathervlm.core.encoder.base import EncoderMerging, encoder_layer
-from feathervlm.core.encoder.grouping import firsts
-from feathervlm.core.errors import PruningError, Unprunable
-from feathervlm.core.tensor_ops import peaks, widened
-from feathervlm.core.validation import check_encoder_layer, check_whole
+from feathervlm.core.encoder.grouping import is_first
+from feathervlm.core.errors import Unprunable
+from feathervlm.core.tensor_ops import peak_scores, to_float64
+from feathervlm.core.validation import check_bool, check_encoder_layer, check_int
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,18 @@ class DensityPeakMerging(EncoderMerging):
     """Merge patches into the density peaks of a picture, once (AiluRus, arXiv 2311.01197).
 
     The distance of a patch to another is that of their features, |z_i - z_j| / sqrt(dim), times a weight that grows
-    from `locality` to 1 with the rank of the other by distance on the grid, over the `reach` nearest; those further
-    away are no neighbours, nor are those of other windows. Peaks are those of `feathervlm.core.tensor_ops.peaks`, of
-    every window the highest before all others. A patch goes into its nearest anchor, or where there is none in reach
-    into the nearest on the grid. Where an encoder does not say how its patches lie, pictures must be square.
+    from `locality` to 1 with the rank of the other by distance on the grid, over the `reach` nearest; patches further
+    away or in other windows are not neighbours. Peaks have the highest `feathervlm.core.tensor_ops.peak_scores`; the
+    highest of every window come before all others. A patch goes into its nearest peak, or if none is in reach into the
+    nearest on the grid. Where an encoder does not give the positions of its patches, pictures must be square.
 
     Args:
         layer: patches merge before this layer, counted from the first (0) or from the last (-1), or a fraction of the
             depth.
-        keep: fraction of the patches that is left.
+        keep: fraction of the patches that remain.
         neighbors: k of the density, the patch itself included.
-        reach: how many patches around one count as its neighbours.
-        locality: weight of the nearest of these, in (0, 1]; 1 is none.
+        reach: number of patches around a patch that are its neighbours.
+        locality: weight of the nearest of these, in (0, 1]; 1 weights all neighbours equally.
         proportional: see `EncoderMerging`.
     """
 
@@ -47,53 +47,52 @@ class DensityPeakMerging(EncoderMerging):
     def __post_init__(self) -> None:
         check_encoder_layer(self.layer)
         check_fraction(self.keep)
-        check_whole(self.neighbors, "neighbors")
-        check_whole(self.reach, "reach")
+        check_int(self.neighbors, "neighbors")
+        check_int(self.reach, "reach")
         check_fraction(self.locality, "locality")
-        if not isinstance(self.proportional, bool):
-            raise PruningError(f"proportional={self.proportional!r} is neither true nor false.")
+        check_bool(self.proportional, "proportional")
 
     def plan(self, depth: int, patches: int, placed: bool = False) -> dict[int, int]:
-        """All at once."""
         if not placed and isqrt(patches) ** 2 != patches:
-            raise Unprunable(f"{patches} patches are no square, and their distances on the grid are not known.")
-        layer, left = encoder_layer(self.layer, depth), kept(self.keep, patches)
-        return {layer: left} if left < patches else {}
+            raise Unprunable(
+                f"{patches} patches do not make a square, and their positions are unknown; choose another method."
+            )
+        layer, remaining = encoder_layer(self.layer, depth), kept(self.keep, patches)
+        return {layer: remaining} if remaining < patches else {}
 
-    def places(
+    def assign(
         self,
         compared: Tensor,
         count: int,
         protected: int,
-        where: Tensor | None = None,
+        cells: Tensor | None = None,
         window: Tensor | None = None,
     ) -> Tensor:
-        """Anchors in the order of the patches, and the others where their anchors are."""
         images, patches = len(compared), compared.shape[1] - protected
         everything = torch.ones(images, patches, dtype=torch.bool, device=compared.device)
-        features = widened(compared[:, protected:], everything)
-        grid = _apart(_square(patches, features.device) if where is None else where)
-        # By a matrix product, several times as fast, which in float64 is exact enough but for zeros.
+        features = to_float64(compared[:, protected:], everything)
+        grid = _apart(_square(patches, features.device) if cells is None else cells)
+        # A matrix product is several times as fast, and in float64 exact enough except for zeros.
         apart = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
         apart.diagonal(dim1=1, dim2=2).zero_()
         distance = (apart / features.shape[-1] ** 0.5).float() * self._weights(grid)
         if window is not None:
             across = window[:, None] != window
             distance, grid = distance.masked_fill(across, float("inf")), grid.masked_fill(across, grid.max() + 1)
-        best = torch.sort(peaks(distance, self.neighbors), dim=1, descending=True, stable=True).indices
+        best = torch.sort(peak_scores(distance, self.neighbors), dim=1, descending=True, stable=True).indices
         if window is not None:
             best, windows = _one_of_each(best, window)
             count = max(count, windows)
-        anchor = best[:, :count].sort(1).values
-        near = distance.gather(2, anchor[:, None].expand(-1, patches, -1))
-        far = grid.expand_as(distance).gather(2, anchor[:, None].expand(-1, patches, -1))
-        goes = torch.where(near.isfinite().any(-1), near.argmin(-1), far.argmin(-1))
-        goes = goes.scatter(1, anchor, torch.arange(count, device=goes.device).expand_as(anchor))
-        front = torch.arange(protected, device=goes.device).expand(images, -1)
-        return torch.cat([front, goes + protected], 1)
+        peak = best[:, :count].sort(1).values
+        near = distance.gather(2, peak[:, None].expand(-1, patches, -1))
+        far = grid.expand_as(distance).gather(2, peak[:, None].expand(-1, patches, -1))
+        target = torch.where(near.isfinite().any(-1), near.argmin(-1), far.argmin(-1))
+        target = target.scatter(1, peak, torch.arange(count, device=target.device).expand_as(peak))
+        front = torch.arange(protected, device=target.device).expand(images, -1)
+        return torch.cat([front, target + protected], 1)
 
     def _weights(self, grid: Tensor) -> Tensor:
-        """What the distance of features is multiplied with, (patches, patches): infinite out of reach."""
+        """Return the weights of the distances of features, (patches, patches): infinite out of reach."""
         order = torch.sort(grid, dim=1, stable=True).indices
         rank = torch.arange(len(grid), device=grid.device).expand_as(order)
         rank = torch.zeros_like(order).scatter(1, order, rank)
@@ -102,18 +101,18 @@ class DensityPeakMerging(EncoderMerging):
 
 
 def _square(patches: int, device: torch.device) -> Tensor:
-    """Rows and columns in a square picture, in raster order: long (patches, 2)."""
+    """Return rows and columns of a square picture in raster order: long (patches, 2)."""
     index = torch.arange(patches, device=device)
     return torch.stack([index // isqrt(patches), index % isqrt(patches)], 1)
 
 
-def _apart(where: Tensor) -> Tensor:
-    """Squared distances on the grid: long (patches, patches) of rows and columns (patches, 2)."""
-    return (where[:, None] - where).square().sum(-1)
+def _apart(cells: Tensor) -> Tensor:
+    """Return squared distances on the grid, long (patches, patches), of cells (patches, 2)."""
+    return (cells[:, None] - cells).square().sum(-1)
 
 
 def _one_of_each(best: Tensor, window: Tensor) -> tuple[Tensor, int]:
-    """Patches in the order of their scores, (1, patches), the best of every window before all others; and windows."""
+    """Return patches by score, (1, patches), with the best of every window first, and the number of windows."""
     inside = window[best[0]]
-    first = firsts(inside[None] - inside.min(), len(inside))[0]
+    first = is_first(inside[None] - inside.min(), len(inside))[0]
     return best[:, torch.sort(first.long(), descending=True, stable=True).indices], int(first.sum())

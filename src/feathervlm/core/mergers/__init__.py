@@ -1,1 +1,1 @@
-"""Mergers: what becomes of the tokens that leave."""
+"""Mergers, which add the tokens that do not stay to tokens that stay."""

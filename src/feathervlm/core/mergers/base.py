@@ -1,7 +1,6 @@
-"""Mergers: what becomes of the tokens that do not stay. Each goes into a kept token of its image, or nowhere.
+"""What a merger is: it assigns the tokens that do not stay to kept tokens of their image, or to none.
 
-A merger says where tokens go and with which share they enter there; it knows neither layers nor who selected. The
-merged token keeps the position of the token that it went into.
+The merged token keeps the position of the kept token.
 """
 
 from abc import ABC, abstractmethod
@@ -17,90 +16,91 @@ from feathervlm.core.signals import Signal
 class Merger(ABC):
     """Base of all mergers: a frozen dataclass whose fields are its parameters.
 
-    A subclass says where tokens go (`targets`) and, unless it takes means, with which `shares`. One in which a token
-    may enter several others is a `AdditiveMerger`.
+    A subclass says where tokens go (`targets`) and, unless it takes means, with which `shares`. For mergers in which a
+    token may enter several others see `AdditiveMerger`.
     """
 
     def signals(self) -> Sequence[Signal]:
-        """The signals that are read, so that the engine can arm itself in time."""
+        """Return the signals that are read; the engine prepares their measurement before the forward."""
         return ()
 
     @abstractmethod
     def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The kept token of its image that each token goes into.
+        """Return the kept token of its image that each token goes into.
 
         Args:
-            tokens: that entered the stage.
-            kept: bool (batch, visual), those that stay.
+            tokens: the tokens that entered the stage.
+            kept: bool tensor of shape (batch, visual), the tokens that stay.
 
         Returns:
-            long (batch, visual), -1 for a token that goes nowhere. What it says of tokens that stay or are gone already
-            does not count, nor does a target that is not kept or of another image.
+            Long tensor of shape (batch, visual), -1 for a token that goes nowhere. Values of kept and absent tokens are
+            ignored, and so are targets that are not kept or belong to another image.
         """
 
     def shares(self, tokens: Candidates, groups: Tensor) -> Tensor:
-        """The weight with which each token enters its group, float32 (batch, visual); by default that of a mean."""
+        """Return the weight of each token in its group, float32 (batch, visual); by default that of a mean."""
         return 1 / group_sizes(groups)
 
     def groups(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """Where every token is now, long (batch, visual): itself if kept, -1 if it went nowhere or was gone before."""
-        wanted = self.targets(tokens, kept)
-        target, image = wanted.clamp(min=0), tokens.geometry.image
-        fits = (wanted >= 0) & tokens.present & kept.gather(1, target) & (image.gather(1, target) == image)
+        """Return where every token is after the merge, long (batch, visual): its own index if kept, else its target, or
+        -1.
+        """
+        goal = self.targets(tokens, kept)
+        target, image = goal.clamp(min=0), tokens.geometry.image
+        fits = (goal >= 0) & tokens.present & kept.gather(1, target) & (image.gather(1, target) == image)
         index = torch.arange(kept.shape[1], device=kept.device)
-        return torch.where(kept, index, torch.where(fits, wanted, -1))
+        return torch.where(kept, index, torch.where(fits, goal, -1))
 
     def combine(self, states: Tensor, groups: Tensor, tokens: Candidates) -> Tensor:
-        """States of the groups, from those of their members: the sums of their shares, in float32 or wider.
+        """Return the states of the groups: sums of their members' states times shares, in float32 or wider.
 
-        A group of one is left as it is to the last bit. On CUDA the order of a sum, and so its last bit, is open unless
-        `torch.use_deterministic_algorithms(True)`.
+        A group of one token is unchanged to the last bit. On CUDA the order of a sum, and so its last bit, is undefined
+        unless `torch.use_deterministic_algorithms(True)` is set.
 
         Args:
-            states: (batch, visual, dim); anything for tokens that went nowhere.
-            groups: long (batch, visual), as `groups` gives them.
-            tokens: that entered the stage.
+            states: tensor of shape (batch, visual, dim); any value for tokens that went nowhere.
+            groups: long tensor of shape (batch, visual), the result of `groups`.
+            tokens: the tokens that entered the stage.
 
         Returns:
-            (batch, visual, dim) in the type of `states`, at the places of kept tokens; zeros elsewhere.
+            Tensor of shape (batch, visual, dim) in the dtype of `states`, with values at kept tokens and zeros
+            elsewhere.
         """
         batch, visual, dim = states.shape
         wide = torch.promote_types(states.dtype, torch.float32)
         parts = states.to(wide) * self.shares(tokens, groups)[..., None].to(states.device, wide)
         groups = groups.to(states.device)
-        # Tokens that go nowhere gather in a row of their own behind each sample, which is cut off.
+        # Tokens that go nowhere are added to an extra row after each sample, which is cut off.
         row = _or_last(groups) + torch.arange(batch, device=groups.device)[:, None] * (visual + 1)
         sums = parts.new_zeros(batch * (visual + 1), dim).index_add(0, row.flatten(), parts.flatten(0, 1))
         return sums.view(batch, visual + 1, dim)[:, :visual].to(states.dtype)
 
 
 class AdditiveMerger(Merger):
-    """A merger whose kept tokens add parts of others to themselves: x_i + sum_j w_ij x_j.
+    """A merger whose kept tokens add parts of other tokens to themselves: x_i + sum_j w_ij x_j.
 
-    Other kept tokens may be among them, with what they were before. A token may enter several kept ones, or none;
-    reports name the one of those that took it where it counts most.
+    Other kept tokens may be among the x_j, with their values before the merge. A token may enter several kept tokens,
+    or none; reports name the kept token in which it has the largest weight.
     """
 
     @abstractmethod
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For a block of tokens what they take of all, block by block: (which, w, weight in reports).
+        """Yield, block by block, what a block of tokens takes from all tokens: (rows, w, weight in reports).
 
-        Both are (batch, rows, visual), the latter -inf where nothing is taken: by tokens that do not stay, of the
-        token itself, of tokens that are gone.
+        Both weights have the shape (batch, rows, visual). The latter is -inf where nothing is taken: by tokens that do
+        not stay, from the token itself, and from absent tokens.
         """
 
     def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The kept token where each counts most, of equals the first; -1 where none takes it."""
         best = torch.full(kept.shape, float("-inf"), device=kept.device)
-        found = torch.full_like(best, -1, dtype=torch.long)
+        target = torch.full_like(best, -1, dtype=torch.long)
         for rows, _, counts in self.mix(tokens, kept):
             value = counts.amax(1)
-            found = torch.where(value > best, counts.argmax(1) + rows.start, found)
+            target = torch.where(value > best, counts.argmax(1) + rows.start, target)
             best = best.maximum(value)
-        return found
+        return target
 
     def combine(self, states: Tensor, groups: Tensor, tokens: Candidates) -> Tensor:
-        """Kept tokens with what they take: (batch, visual, dim), zeros elsewhere."""
         kept = groups == torch.arange(groups.shape[1], device=groups.device)
         device, wide = states.device, torch.promote_types(states.dtype, torch.float32)
         before = torch.where(tokens.present[..., None].to(device), states, 0).to(wide)
@@ -109,12 +109,12 @@ class AdditiveMerger(Merger):
 
 
 def group_sizes(groups: Tensor) -> Tensor:
-    """How many tokens share the group of each, long (batch, visual); meaningless where a token went nowhere."""
+    """Return the size of the group of each token, long (batch, visual); any value where a token went nowhere."""
     row = _or_last(groups)
     counts = row.new_zeros(row.shape[0], row.shape[1] + 1)
     return counts.scatter_add_(1, row, torch.ones_like(row)).gather(1, row)
 
 
 def _or_last(groups: Tensor) -> Tensor:
-    """The groups, with a number behind all others for "nowhere"."""
+    """Replace the group "nowhere" (-1) by a number after all other groups."""
     return torch.where(groups < 0, groups.shape[1], groups)

@@ -1,4 +1,4 @@
-"""Merging tokens into the nearest of some cluster centres."""
+"""A merger that adds clustered tokens to their cluster's centre."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +14,23 @@ from feathervlm.core.signals import Signal
 
 @dataclass(frozen=True)
 class Clusters(Merger):
-    """Each recycled token goes into the nearest centre, which becomes the mean of its cluster; all others are dropped.
+    """Each clustered token goes into the nearest centre, which becomes its cluster's mean; other tokens are dropped.
 
     Args:
-        of: the selector that says which tokens are recycled.
+        selector: the selector that clusters.
 
     Raises:
-        PruningError: if it is none.
+        PruningError: if `selector` is not `TopAndClusters`.
     """
 
-    of: TopAndClusters
+    selector: TopAndClusters
 
     def __post_init__(self) -> None:
-        if not isinstance(self.of, TopAndClusters):
-            raise PruningError(f"of={self.of!r} must be TopAndClusters(...), which says what is clustered.")
+        if not isinstance(self.selector, TopAndClusters):
+            raise PruningError(f"selector={self.selector!r} must be TopAndClusters(...).")
 
     def signals(self) -> Sequence[Signal]:
-        """What the selector reads."""
-        return tuple(self.of.signals())
+        return tuple(self.selector.signals())
 
     def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The nearest kept token among those that are recycled, of equals the first."""
-        return self.of.nearest(tokens, kept)
+        return self.selector.nearest(tokens, kept)

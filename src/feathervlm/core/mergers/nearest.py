@@ -1,7 +1,7 @@
-"""Mergers by similarity: tokens go into the kept tokens of their image that look most like them.
+"""Mergers by similarity: tokens go into the kept tokens of their image with the most similar vectors.
 
-What is compared is a signal, features or keys of every token. Cosines are made in blocks, so memory is bounded and no
-table of all pairs exists. Knows nothing of who selected.
+The vectors are a signal, features or keys of every token. Cosines are computed in blocks, so memory is bounded and no
+table of all pairs exists.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,32 +11,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from feathervlm.core.candidates import Candidates, Criterion
+from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.mergers.base import AdditiveMerger, Merger, group_sizes
 from feathervlm.core.selectors.base import Selector
-from feathervlm.core.signals import EncoderKeys, Features, Signal
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.signals import Signal, Vectors, check_vectors
+from feathervlm.core.tensor_ops import unit_vectors
+from feathervlm.core.validation import check_choice, check_int
 
-Vectors = Features | EncoderKeys
-"""The signals that are a vector for every token."""
 BLOCK = 2**22
-"""Cosines made at a time."""
+"""Number of cosines computed at a time."""
 EXACT = 2**23
-"""Steps of a cosine between 0 and 1."""
+"""Number of steps of a cosine between 0 and 1."""
 
 
 def similarities(vectors: Tensor, tokens: Candidates) -> Iterator[tuple[slice, Tensor]]:
-    """Cosines of a block of tokens with all tokens, block by block: (which, (batch, rows, visual)).
+    """Yield cosines of a block of tokens with all tokens, block by block: (rows, (batch, rows, visual)).
 
-    Pairs across images, and with tokens that are not there, are -inf.
+    Pairs across images and pairs with absent tokens are -inf.
     """
-    # The last bits of a product depend on where its columns lie; rounded, what float64 made of equals is a tie again.
-    # MPS has no float64.
+    # The last bits of a product depend on where its columns lie; rounded, equal vectors have equal cosines again.
     present, image = tokens.present, tokens.geometry.image
-    wide = torch.float32 if present.device.type == "mps" else torch.float64
-    there = torch.where(present[..., None], vectors.to(present.device), 0).to(wide)
-    unit = torch.nn.functional.normalize(there, dim=-1)
+    unit = unit_vectors(vectors.to(present.device), present)
     batch, visual = present.shape
     step = max(BLOCK // max(batch * visual, 1), 1)
     for start in range(0, visual, step):
@@ -46,51 +42,42 @@ def similarities(vectors: Tensor, tokens: Candidates) -> Iterator[tuple[slice, T
         yield rows, cosine.masked_fill(~same, float("-inf"))
 
 
-def check_vectors(by: object) -> None:
-    """Raise `PruningError` unless `by` is a signal with a vector for every token."""
-    if not isinstance(by, Features | EncoderKeys):
-        raise PruningError(f"by={by!r} has no vectors to compare; give Features(...) or EncoderKeys(...).")
-
-
 @dataclass(frozen=True)
 class Nearest(Merger):
     """Each token goes into the most similar kept token of its image: the one with the highest cosine.
 
     Args:
-        by: what is compared.
-        form: "mean" of the kept token and all that went there (VScan, arXiv 2505.22654), or "onto" it: the kept token
-            plus the mean of those that went there, which is about twice as long (VisionZip, arXiv 2412.04467).
-        aside: a selector whose tokens take nothing in, None if all kept ones do.
+        vectors: signal that is compared.
+        form: "mean" of the kept token and all tokens that go into it (VScan, arXiv 2505.22654), or "onto": the kept
+            token plus the mean of the others, which is about twice as long (VisionZip, arXiv 2412.04467).
+        exclude: selector of kept tokens that take in no others, None if all kept tokens do.
 
     Raises:
-        PruningError: if `by` is no vector, or another argument none of its kind.
+        PruningError: if a parameter is of the wrong kind.
     """
 
-    by: Vectors
+    vectors: Vectors
     form: Literal["mean", "onto"] = "mean"
-    aside: Selector | None = None
+    exclude: Selector | None = None
 
     def __post_init__(self) -> None:
-        check_vectors(self.by)
-        choose(self.form, ("mean", "onto"), "form")
-        if self.aside is not None and not isinstance(self.aside, Selector):
-            raise PruningError(f"aside={self.aside!r} must be a selector such as Top(...), or None.")
+        check_vectors(self.vectors)
+        check_choice(self.form, ("mean", "onto"), "form")
+        if self.exclude is not None and not isinstance(self.exclude, Selector):
+            raise PruningError(f"exclude={self.exclude!r} must be a selector such as Top(...), or None.")
 
     def signals(self) -> Sequence[Signal]:
-        """The vectors, and what chooses the tokens that stand aside."""
-        return (self.by, *(self.aside.signals() if self.aside is not None else ()))
+        return (self.vectors, *(self.exclude.signals() if self.exclude is not None else ()))
 
     def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The most similar kept token, of equals the first; -1 where there is none."""
-        takes = kept if self.aside is None else kept & ~self.aside.select(tokens)
-        found = []
-        for _, cosine in similarities(tokens.signals.read(self.by), tokens):
+        takes = kept if self.exclude is None else kept & ~self.exclude.select(tokens)
+        targets = []
+        for _, cosine in similarities(tokens.signals.read(self.vectors), tokens):
             cosine = cosine.masked_fill(~takes[:, None], float("-inf"))
-            found.append(torch.where(cosine.isfinite().any(-1), cosine.argmax(-1), -1))
-        return torch.cat(found, 1)
+            targets.append(torch.where(cosine.isfinite().any(-1), cosine.argmax(-1), -1))
+        return torch.cat(targets, 1)
 
     def shares(self, tokens: Candidates, groups: Tensor) -> Tensor:
-        """Those of a mean, or 1 for the kept token and those of a mean for the others."""
         if self.form == "mean":
             return super().shares(tokens, groups)
         index = torch.arange(groups.shape[1], device=groups.device)
@@ -99,39 +86,36 @@ class Nearest(Merger):
 
 @dataclass(frozen=True)
 class Neighbors(AdditiveMerger):
-    """Each kept token takes up its nearest neighbours in the image: x_i + sum_j w_j x_j (PruMerge, arXiv 2403.15388).
+    """Each kept token adds its nearest neighbours in the image: x_i + sum_j w_j x_j (PruMerge, arXiv 2403.15388).
 
-    Kept tokens are neighbours, too, with what they were before. Of those that took a token, reports name the most
-    similar one.
+    Kept tokens are neighbours as well, with their values before the merge. Reports name, for a token that several kept
+    tokens took, the most similar of them.
 
     Args:
-        by: what is compared.
-        weights: w, which the sum is not divided by.
-        count: how many neighbours each takes up.
+        vectors: signal that is compared.
+        weights: criterion of w; the sum is not divided by the weights.
+        count: number of neighbours that each kept token adds.
 
     Raises:
-        PruningError: if an argument is none of its kind.
+        PruningError: if a parameter is of the wrong kind.
     """
 
-    by: Vectors
+    vectors: Vectors
     weights: Criterion
     count: int = 32
 
     def __post_init__(self) -> None:
-        check_vectors(self.by)
-        check_whole(self.count, "count")
-        if not isinstance(self.weights, Criterion):
-            raise PruningError(f"weights={self.weights!r} must be a criterion such as VisionAttention().")
+        check_vectors(self.vectors)
+        check_int(self.count, "count")
+        check_criterion(self.weights, "weights")
 
     def signals(self) -> Sequence[Signal]:
-        """The vectors and what the weights read."""
-        return (self.by, *self.weights.signals())
+        return (self.vectors, *self.weights.signals())
 
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The weights of the nearest, and their cosines; see `AdditiveMerger`."""
         index = torch.arange(kept.shape[1], device=kept.device)
         weights = torch.where(tokens.present, tokens.score(self.weights), 0)
-        for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
+        for rows, cosine in similarities(tokens.signals.read(self.vectors), tokens):
             cosine = cosine.masked_fill(index[rows, None] == index, float("-inf"))
             nearest = torch.sort(cosine, dim=-1, descending=True, stable=True).indices[..., : self.count]
             taken = torch.zeros_like(cosine, dtype=torch.bool).scatter(-1, nearest, True)

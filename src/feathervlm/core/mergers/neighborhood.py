@@ -1,8 +1,4 @@
-"""A merger by place and likeness: kept tokens take up what is near them in the picture and looks like them.
-
-Weights fall with the distance in cells and never cross from one frame or plane to another. Knows nothing of who
-selected.
-"""
+"""A merger by place and similarity: kept tokens add tokens that are near them in the picture and similar to them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,55 +7,52 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
-from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.mergers.base import AdditiveMerger
-from feathervlm.core.mergers.nearest import Vectors, check_vectors, similarities
-from feathervlm.core.signals import Signal
+from feathervlm.core.mergers.nearest import similarities
+from feathervlm.core.partition import largest_of_plane
+from feathervlm.core.signals import Signal, Vectors, check_vectors
 from feathervlm.core.tensor_ops import quantile
+from feathervlm.core.validation import check_number
 
 
 @dataclass(frozen=True)
 class Neighborhood(AdditiveMerger):
-    """Each kept token takes up its surroundings: x_i + sum_{j != i} (W_ij / sum_k W_ik) x_j (Nuwa, arXiv 2602.02951).
+    """Each kept token adds its surroundings: x_i + sum_{j != i} (W_ij / sum_k W_ik) x_j (Nuwa, arXiv 2602.02951).
 
     W_ij = max(0, cos_ij) * max(0, 1 - distance_ij / R), over all tokens of the plane and frame; i itself counts in the
-    sum of k, so the others add less than one token. R is `reach` times the distance between opposite
-    corners. Pillars, the best of the kept, take up nothing.
+    sum over k, so the others add less than one token. R is `reach` times the distance between opposite corners.
+    Pillars, the best of the kept tokens, add nothing.
 
     Args:
-        by: what is compared.
-        score: how good a kept token is.
-        reach: share of the plane's diagonal. Nuwa's R of sqrt(280) cells on 24 x 24 is 0.514.
+        vectors: signal that is compared.
+        score: criterion by which kept tokens are pillars.
+        reach: R as a share of the plane's diagonal. Nuwa's R of sqrt(280) cells on 24 x 24 is 0.514.
         pillars: quantile of the scores of an image's kept tokens, interpolated linearly, from which on a token is a
-            pillar; 0 makes all of them pillars.
+            pillar; with 0 all of them are.
 
     Raises:
-        PruningError: if an argument is none of its kind.
+        PruningError: if a parameter is of the wrong kind or out of range.
     """
 
-    by: Vectors
+    vectors: Vectors
     score: Criterion
     reach: float = (280 / 1058) ** 0.5
     pillars: float = 0.55
 
     def __post_init__(self) -> None:
-        check_vectors(self.by)
+        check_vectors(self.vectors)
         check_criterion(self.score, "score")
-        if isinstance(self.reach, bool) or not isinstance(self.reach, int | float) or not 0 < self.reach < float("inf"):
-            raise PruningError(f"reach={self.reach!r} must be a number above 0, a share of the picture's diagonal.")
-        if isinstance(self.pillars, bool) or not isinstance(self.pillars, int | float) or not 0 <= self.pillars <= 1:
-            raise PruningError(f"pillars={self.pillars!r} must be a quantile in [0, 1].")
+        check_number(self.reach, "reach", above=0)
+        check_number(self.pillars, "pillars", minimum=0, maximum=1)
 
     def signals(self) -> Sequence[Signal]:
-        """The vectors and what the score reads."""
-        return (self.by, *self.score.signals())
+        return (self.vectors, *self.score.signals())
 
     def mix(self, tokens: Candidates, kept: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The normed weights of the surroundings; see `AdditiveMerger`."""
         place, takes = tokens.geometry, kept & ~self._pillars(tokens, kept)
         index, radius = torch.arange(kept.shape[1], device=kept.device), self._radius(tokens)
-        for rows, cosine in similarities(tokens.signals.read(self.by), tokens):
+        for rows, cosine in similarities(tokens.signals.read(self.vectors), tokens):
             down, across, apart, over = (
                 part[:, rows, None] - part[:, None] for part in (place.row, place.col, place.plane, place.frame)
             )
@@ -71,7 +64,7 @@ class Neighborhood(AdditiveMerger):
             yield rows, part, part.masked_fill(part == 0, float("-inf"))
 
     def _pillars(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The kept tokens that take up nothing: bool (batch, visual)."""
+        """Return the kept tokens that add nothing: bool (batch, visual)."""
         images = ImageRows(tokens)
         if not images.longest:
             return kept
@@ -79,7 +72,7 @@ class Neighborhood(AdditiveMerger):
         return images.put(there & (scores >= quantile(scores, there, self.pillars)))
 
     def _radius(self, tokens: Candidates) -> Tensor:
-        """R in cells for every token, float32 (batch, visual); that of a plane of one cell is any above 0."""
+        """Return R in cells for every token, float32 (batch, visual); any positive number for a plane of one cell."""
         images = ImageRows(tokens)
         if not images.longest:
             return torch.ones_like(tokens.present, dtype=torch.float32)
@@ -87,8 +80,6 @@ class Neighborhood(AdditiveMerger):
             images.take(part).masked_fill(~images.exists, 0)
             for part in (tokens.geometry.plane, tokens.geometry.row, tokens.geometry.col)
         )
-        down, across = (
-            torch.zeros_like(side).scatter_reduce(1, plane, side, "amax").gather(1, plane) for side in (row, col)
-        )
+        down, across = (largest_of_plane(side, plane) for side in (row, col))
         diagonal = (down.square() + across.square()).float().sqrt()
         return images.put(self.reach * diagonal).clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""Pooling: the tokens of a cell are averaged into the one that stays."""
+"""Pooling: the tokens of a block are averaged into the one that stays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,16 @@ from torch import Tensor
 
 from feathervlm.core.candidates import Candidates
 from feathervlm.core.mergers.base import Merger
+from feathervlm.core.partition import starts_run
 from feathervlm.core.selectors.basic import Grid
-from feathervlm.core.tensor_ops import ordered
+from feathervlm.core.tensor_ops import lexsort
 
 
 @dataclass(frozen=True)
 class Pool(Merger):
     """Average every s x s block: each token goes into the first kept token of its block, image, plane and frame.
 
-    With `Grid(stride)` as the selector that is the block's first cell, and the merge average pooling.
+    With `Grid(stride)` as the selector that is the block's first cell, and the merge is average pooling.
 
     Args:
         stride: s, or (frame, row, column) strides. An int keeps frames apart.
@@ -25,16 +26,13 @@ class Pool(Merger):
     stride: int | Sequence[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stride", Grid(self.stride).stride)  # which checks it
+        object.__setattr__(self, "stride", Grid(self.stride).stride)  # Grid checks it
 
     def targets(self, tokens: Candidates, kept: Tensor) -> Tensor:
-        """The first kept token of the block."""
         place, (frame, row, col) = tokens.geometry, Grid(self.stride).strides
         block = [place.image, place.plane, place.frame // frame, place.row // row, place.col // col]
-        order = ordered([*block, (~kept).long()])
-        sides = torch.stack(block).gather(2, order.expand(len(block), -1, -1))
-        starts = torch.ones_like(order)
-        starts[:, 1:] = (sides[..., 1:] != sides[..., :-1]).any(0)
+        order = lexsort([*block, (~kept).long()])
+        starts = starts_run(block, order)
         index = torch.arange(order.shape[1], device=order.device)
         first = order.gather(1, (starts * index).cummax(1).values)
         return torch.zeros_like(order).scatter(1, order, first)

@@ -1,1 +1,1 @@
-"""Selectors: which tokens stay."""
+"""Selectors, which decide which tokens stay."""

@@ -1,8 +1,8 @@
-"""The algebra of selectors: what one is, what a budget is, and how two combine.
+"""The algebra of selectors: what a selector and a budget are, and how two selectors combine.
 
 A selector turns scores and geometry into a bool keep mask (batch, visual). `A | B` keeps what either keeps, `A & B`
 what both keep, and `A >> B` keeps A's tokens first and lets B fill up to B's own budget. Selectors never see text
-tokens, and equal scores go to the lower index. Which selectors there are is not known here.
+tokens, and of equal scores the lower index wins.
 """
 
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, Keep, check_keep, kept, kept_tensor
-from feathervlm.core.candidates import Candidates, Criterion, top
+from feathervlm.core.candidates import Candidates, Criterion, top_per_image
 from feathervlm.core.errors import PruningError
 from feathervlm.core.signals import Features, FeatureSource, Signal
-from feathervlm.core.validation import choose
+from feathervlm.core.validation import check_bool, check_choice
 
 Base = Literal["original", "current"]
 
@@ -27,18 +27,18 @@ class Selector(ABC):
 
     @abstractmethod
     def select(self, tokens: Candidates) -> Tensor:
-        """Bool (batch, visual): the tokens to keep, a subset of `tokens.present`."""
+        """Select the tokens to keep: bool (batch, visual), a subset of `tokens.present`."""
 
     @abstractmethod
     def expected(self, image: ImageTokens) -> float:
-        """How many tokens of an image stay; where that depends on the data, as if choices were independent."""
+        """Return how many tokens of an image are expected to stay; data-dependent choices count as independent."""
 
     def size(self, image: ImageTokens) -> int | None:
-        """How many tokens of an image stay if that is certain beforehand, else None."""
+        """Return how many tokens of an image stay if that is certain beforehand, else None."""
         return None
 
     def criteria(self) -> Iterator[Criterion]:
-        """Every criterion that is read, those of composed selectors included."""
+        """Yield every criterion that is read, including those of composed selectors."""
         for parameter in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, parameter.name)
             if isinstance(value, Selector):
@@ -47,7 +47,7 @@ class Selector(ABC):
                 yield value
 
     def signals(self) -> Iterator[Signal]:
-        """Every signal that is read, by composed selectors, too."""
+        """Yield every signal that is read, including those of composed selectors."""
         for parameter in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, parameter.name)
             if isinstance(value, Selector | Criterion):
@@ -64,20 +64,20 @@ class Selector(ABC):
 
 
 def check_operands(*operands: object) -> None:
-    """Raise `PruningError` unless all are selectors."""
+    """Raise `PruningError` unless all operands are selectors."""
     for operand in operands:
         if not isinstance(operand, Selector):
-            raise PruningError(f"Selectors combine with selectors such as Top(...) or Grid(...), not with {operand!r}.")
+            raise PruningError(f"{operand!r} is not a selector; combine selectors such as Top(...) or Grid(...).")
 
 
 class Budgeted(Selector):
-    """A selector that keeps `keep` tokens of every image, or all of an image that has fewer.
+    """A selector that keeps `keep` tokens of every image, or all tokens of an image that has fewer.
 
     Attributes:
         keep: fraction or number of tokens kept.
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
-    The budget holds for each image, so that none is lost to another.
+    The budget holds for each image, so that no image is lost to another.
     """
 
     keep: Keep
@@ -85,7 +85,7 @@ class Budgeted(Selector):
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        choose(self.of, ("original", "current"), "of")
+        check_choice(self.of, ("original", "current"), "of")
 
     @abstractmethod
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
@@ -93,15 +93,15 @@ class Budgeted(Selector):
 
         Args:
             tokens: the candidates.
-            first: bool (batch, visual), a subset of `tokens.present`. If an image has more of them than its budget
-                allows, the selector chooses among them.
+            first: bool tensor of shape (batch, visual), a subset of `tokens.present`. If an image has more of them than
+                its budget allows, the selector chooses among them.
 
         Returns:
-            bool (batch, visual).
+            Bool tensor of shape (batch, visual).
         """
 
     def budget(self, tokens: Candidates) -> Tensor:
-        """Tokens to keep: long (batch, images)."""
+        """Return the number of tokens to keep: long (batch, images)."""
         return kept_tensor(self.keep, tokens.original() if self.of == "original" else tokens.current())
 
     def select(self, tokens: Candidates) -> Tensor:
@@ -120,7 +120,7 @@ class Budgeted(Selector):
 
 
 class Ranked(Budgeted):
-    """A selector that keeps the best `keep` tokens by one criterion."""
+    """A selector that keeps the `keep` tokens with the highest scores of one criterion."""
 
     @property
     @abstractmethod
@@ -137,19 +137,24 @@ class Ranked(Budgeted):
 
     def select(self, tokens: Candidates) -> Tensor:
         """The best of every image."""
-        return top(tokens.score(self.ranking), tokens, self.budget(tokens))
+        return top_per_image(tokens.score(self.ranking), tokens, self.budget(tokens))
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
         """The given tokens and the best of the others."""
-        return top(tokens.score(self.ranking), tokens, self.budget(tokens), first)
+        return top_per_image(tokens.score(self.ranking), tokens, self.budget(tokens), first)
 
 
 @dataclass(frozen=True)
 class Union(Selector):
-    """`a | b`: what either keeps. Its size depends on the overlap, unless `fixed`.
+    """`a | b`: what either selector keeps. Its size depends on the overlap, unless `fixed`.
 
-    With `fixed` the union is topped up with the next best of its ranked side to |a| + |b| tokens, the largest size
-    it can have. Then the count is known beforehand: no device sync, one compiled graph.
+    With `fixed` the union is filled up with the next best tokens of its ranked side to |a| + |b| tokens, the largest
+    size it can have. Then the count is known beforehand: no device sync, one compiled graph.
+
+    Args:
+        a: a selector.
+        b: a selector.
+        fixed: whether the union is filled up.
     """
 
     a: Selector
@@ -158,13 +163,11 @@ class Union(Selector):
 
     def __post_init__(self) -> None:
         check_operands(self.a, self.b)
-        if not isinstance(self.fixed, bool):
-            raise PruningError(f"fixed={self.fixed!r} is neither true nor false.")
+        check_bool(self.fixed, "fixed")
         if self.fixed and not isinstance(self.a, Ranked) and not isinstance(self.b, Ranked):
-            raise PruningError("A fixed-size union needs a ranked side (Top or Random) to fill up from.")
+            raise PruningError("A union with fixed=True needs a ranked side (Top or Random) to fill up from.")
 
     def select(self, tokens: Candidates) -> Tensor:
-        """Both, or both and the next best."""
         a, b = self.a.select(tokens), self.b.select(tokens)
         if not self.fixed:
             return a | b
@@ -172,16 +175,14 @@ class Union(Selector):
         assert isinstance(ranked, Ranked)
         budget = ranked.budget(tokens)
         extra = torch.zeros_like(budget).scatter_add_(1, tokens.geometry.image, other.long())
-        return top(tokens.score(ranked.ranking), tokens, budget + extra, first=a | b)
+        return top_per_image(tokens.score(ranked.ranking), tokens, budget + extra, first=a | b)
 
     def expected(self, image: ImageTokens) -> float:
-        """|a| + |b|, less the overlap of independent choices unless fixed."""
         a, b = self.a.expected(image), self.b.expected(image)
         overlap = 0.0 if self.fixed or not image.current else a * b / image.current
         return min(a + b - overlap, image.current)
 
     def size(self, image: ImageTokens) -> int | None:
-        """Known if fixed and both sides are."""
         a, b = self.a.size(image), self.b.size(image)
         if not self.fixed or a is None or b is None:
             return None
@@ -190,7 +191,7 @@ class Union(Selector):
 
 @dataclass(frozen=True)
 class Intersection(Selector):
-    """`a & b`: what both keep."""
+    """`a & b`: what both selectors keep."""
 
     a: Selector
     b: Selector
@@ -199,11 +200,9 @@ class Intersection(Selector):
         check_operands(self.a, self.b)
 
     def select(self, tokens: Candidates) -> Tensor:
-        """Both at once."""
         return self.a.select(tokens) & self.b.select(tokens)
 
     def expected(self, image: ImageTokens) -> float:
-        """The overlap of independent choices."""
         if not image.current:
             return 0.0
         return self.a.expected(image) * self.b.expected(image) / image.current
@@ -222,18 +221,15 @@ class Fill(Selector):
     def __post_init__(self) -> None:
         check_operands(self.a)
         if not isinstance(self.b, Budgeted):
-            raise PruningError(f"The right side of >> fills a budget, so it must have one as Top has, not {self.b!r}.")
+            raise PruningError(f"{self.b!r} on the right of >> has no budget to fill; use a selector such as Top(...).")
 
     def select(self, tokens: Candidates) -> Tensor:
-        """b's budget, a's tokens first."""
         return self.b.fill(tokens, self.a.select(tokens))
 
     def expected(self, image: ImageTokens) -> float:
-        """b's budget."""
         return self.b.expected(image)
 
     def size(self, image: ImageTokens) -> int | None:
-        """b's budget."""
         return self.b.size(image)
 
 
@@ -241,17 +237,16 @@ class ByFeatures(Budgeted):
     """A selector with a budget that compares feature vectors.
 
     Attributes:
-        features: "vision", encoder patch features before the projector, "projected", the embeddings that enter the
-            language model, or "hidden", the states that enter the stage's layer.
+        features: "vision", encoder patch features before the projector; "projected", the embeddings that enter the
+            language model; or "hidden", the states that enter the stage's layer.
     """
 
     features: FeatureSource
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose(self.features, get_args(FeatureSource), "features")
+        check_choice(self.features, get_args(FeatureSource), "features")
 
     def signals(self) -> Iterator[Signal]:
-        """Those of criteria, and the features."""
         yield from super().signals()
         yield Features(self.features)

@@ -1,4 +1,4 @@
-"""The selectors that most methods are made of: the best by a criterion, random ones, and a uniform grid."""
+"""The selectors that most methods consist of: the best by a criterion, random tokens, and a uniform grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, Keep
-from feathervlm.core.candidates import Candidates, Criterion
+from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.criteria.random_score import RandomScore
 from feathervlm.core.errors import PruningError
 from feathervlm.core.selectors.base import Base, Ranked, Selector
+from feathervlm.core.validation import is_int
 
 
 @dataclass(frozen=True)
 class Top(Ranked):
-    """Keep the `keep` tokens with the highest score (ties: lower index).
+    """Keep the `keep` tokens with the highest scores; of equal scores the lower index.
+
+    Args:
+        criterion: criterion of the scores.
+        keep: fraction or number of tokens kept.
+        of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
     >>> Top(LastTokenAttention(rope=False), keep=0.3) | Grid(stride=3)  # doctest: +SKIP
     """
@@ -25,18 +31,22 @@ class Top(Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.criterion, Criterion):
-            raise PruningError(f"Top ranks by a criterion such as LastTokenAttention(), not {self.criterion!r}.")
+        check_criterion(self.criterion, "criterion")
 
     @property
     def ranking(self) -> Criterion:
-        """The given criterion."""
         return self.criterion
 
 
 @dataclass(frozen=True)
 class Random(Ranked):
-    """Keep `keep` random tokens: the control. The choice is the same in any batch; change `seed` for another."""
+    """Keep `keep` random tokens, the same ones in any batch.
+
+    Args:
+        keep: fraction or number of tokens kept.
+        seed: seed of the choice.
+        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+    """
 
     keep: Keep
     seed: int = 0
@@ -48,7 +58,6 @@ class Random(Ranked):
 
     @property
     def ranking(self) -> Criterion:
-        """Seeded random scores."""
         return RandomScore(self.seed)
 
 
@@ -56,10 +65,10 @@ class Random(Ranked):
 class Grid(Selector):
     """Keep rows and columns 0, s, 2s, ... of every frame: ceil(rows/s) * ceil(cols/s) tokens (arXiv 2412.13180).
 
-    Rows and columns count over the whole of a plane, whatever its tiles.
+    Rows and columns are counted over the whole of a plane, whatever its tiles.
 
     Args:
-        stride: s, or (frame, row, column) strides. An int takes every frame.
+        stride: s, or (frame, row, column) strides. With an int every frame is kept.
 
     >>> from feathervlm.core.layout import picture_of
     >>> Grid(3).expected(ImageTokens(picture_of((1, 27, 27)), 729))
@@ -70,10 +79,9 @@ class Grid(Selector):
 
     def __post_init__(self) -> None:
         strides = self.stride if isinstance(self.stride, Sequence) else (1, self.stride, self.stride)
-        whole = all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in strides)
-        if len(strides) != 3 or not whole:
+        if len(strides) != 3 or not all(map(is_int, strides)):
             raise PruningError(
-                f"stride={self.stride!r} is neither a whole number >= 1 nor (frame, row, column) strides."
+                f"stride={self.stride!r} must be a whole number of at least 1, or (frame, row, column) strides."
             )
         if isinstance(self.stride, Sequence):
             object.__setattr__(self, "stride", tuple(strides))
@@ -87,13 +95,11 @@ class Grid(Selector):
         return frame, row, col
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The grid cells that are still there."""
         place = tokens.geometry
         frame, row, col = self.strides
         return tokens.present & (place.frame % frame == 0) & (place.row % row == 0) & (place.col % col == 0)
 
     def expected(self, image: ImageTokens) -> float:
-        """All grid cells of a whole image; in proportion where tokens are gone already."""
         cells = 0
         for plane in image.picture:
             frames, rows, cols = (-(-side // stride) for side, stride in zip(plane.shape, self.strides, strict=True))
@@ -101,5 +107,4 @@ class Grid(Selector):
         return cells * image.current / image.original
 
     def size(self, image: ImageTokens) -> int | None:
-        """Known as long as the image is whole."""
         return int(self.expected(image)) if image.current == image.original else None

@@ -1,7 +1,7 @@
-"""Recycling: the best of the tokens that are to go are clustered, and a cluster's mean lives on as one token.
+"""Token recycling (SparseVLM): the best dropped tokens are clustered, and each cluster's mean stays as one token.
 
-Clusters come of density peaks (DPC-kNN): a token is a centre if many are near it and none that is denser. The centre is
-kept in the place that it has and takes the others of its cluster in. Knows nothing of what made the first choice.
+Clusters are centre by density peaks (DPC-kNN): a centre has many tokens near it and no denser token near it. The centre
+keeps its index and takes in the other tokens of its cluster, see `feathervlm.core.mergers.clusters`.
 """
 
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.budget import ImageTokens, check_fraction, truncated
-from feathervlm.core.candidates import Candidates, top
+from feathervlm.core.candidates import Candidates, top_per_image
 from feathervlm.core.errors import PruningError
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.base import Ranked, Selector
 from feathervlm.core.signals import Features, FeatureSource, Signal
-from feathervlm.core.tensor_ops import best, density_peaks, distances
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import density_peaks, first_n, pairwise_distances
+from feathervlm.core.validation import check_choice, check_int
 
 
 @dataclass(frozen=True)
 class TopAndClusters(Selector):
-    """What `first` keeps, and the centres of the clusters of the next best (SparseVLM, arXiv 2410.04417).
+    """Keep what `first` keeps, and the centres of the clusters of the next best tokens (SparseVLM, arXiv 2410.04417).
 
-    Of the R tokens that `first` leaves in an image the best int(share * R) + 1, n of them, form int(n / group) + 1
-    clusters. Centres are the tokens with the highest density times distance to a denser one (`KNNDensity`), with as
-    many neighbours as there are clusters. Ties go to the lower index.
+    Of the R tokens of an image that `first` drops, the best int(share * R) + 1 = n form int(n / group) + 1 clusters.
+    Centres are the tokens with the highest density times distance to a denser token (`KNNDensity`), with as many
+    neighbours as there are clusters. Of equal tokens the lower index wins.
 
     Args:
-        first: tokens that stay in any case, and by whose score others are the next best.
-        share: of the tokens that are left, to be clustered.
-        group: tokens to a cluster, about.
-        features: what tells distances: "hidden", the states that enter the stage's layer, "projected" or "vision".
+        first: selector of the tokens that stay in any case, whose scores also rank the others.
+        share: share of the dropped tokens that are clustered.
+        group: approximate number of tokens per cluster.
+        features: features of the distances: "hidden", the states that enter the stage's layer, "projected" or "vision".
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -45,37 +45,33 @@ class TopAndClusters(Selector):
 
     def __post_init__(self) -> None:
         if not isinstance(self.first, Ranked):
-            raise PruningError(f"first={self.first!r} must rank tokens, as Top(...) does.")
+            raise PruningError(f"first={self.first!r} must be a selector that ranks tokens, such as Top(...).")
         check_fraction(self.share, "share")
-        check_whole(self.group, "group")
-        choose(self.features, ("hidden", "projected", "vision"), "features")
+        check_int(self.group, "group")
+        check_choice(self.features, ("hidden", "projected", "vision"), "features")
 
     def signals(self) -> Iterator[Signal]:
-        """Those of the first choice, and features."""
         yield from self.first.signals()
         yield Features(self.features)
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The first choice and the centres."""
         return self.first.select(tokens) | self._pool(tokens).centres(self.group)
 
     def expected(self, image: ImageTokens) -> float:
-        """Both numbers."""
         first = self.first.expected(image)
         rest = round(image.current - first)
         return min(first + self._clusters(min(int(rest * self.share) + 1, rest)), image.current)
 
     def size(self, image: ImageTokens) -> int | None:
-        """Known if that of the first choice is."""
         first = self.first.size(image)
         return None if first is None else int(self.expected(image))
 
     def nearest(self, tokens: Candidates, centres: Tensor) -> Tensor:
-        """The nearest centre of every token that is clustered, -1 of all others: long (batch, visual).
+        """Return the nearest centre of every clustered token, -1 for all other tokens: long (batch, visual).
 
         Args:
             tokens: the candidates.
-            centres: bool (batch, visual); those that are not among the clustered do not count.
+            centres: bool tensor of shape (batch, visual); tokens that are not clustered are ignored.
         """
         return self._pool(tokens).nearest(centres)
 
@@ -83,28 +79,28 @@ class TopAndClusters(Selector):
         return min(pool // self.group + 1, pool)
 
     def _pool(self, tokens: Candidates) -> "Shortlist":
-        """The tokens to be clustered."""
+        """Return the tokens to be clustered."""
         rest = Candidates(tokens.geometry, tokens.present & ~self.first.select(tokens), tokens.signals)
         count = rest.current()
         count = (truncated(self.share, count) + 1).minimum(count)
-        chosen = top(tokens.score(self.first.ranking), rest, count)
+        chosen = top_per_image(tokens.score(self.first.ranking), rest, count)
         return Shortlist(tokens, chosen, int(tokens.geometry.longest * self.share) + 1, self.features)
 
 
 class Shortlist:
-    """Tokens of every image side by side, (images, most), so that what they leave out takes no room.
+    """Chosen tokens of every image side by side, (images, most), so that the other tokens need no memory.
 
     Args:
         tokens: the candidates.
-        chosen: bool (batch, visual).
-        most: as many as an image can have of them.
-        features: what tells distances.
+        chosen: bool tensor of shape (batch, visual).
+        most: largest number of chosen tokens of an image.
+        features: features of the distances.
     """
 
     def __init__(self, tokens: Candidates, chosen: Tensor, most: int, features: FeatureSource) -> None:
         self.images = images = ImageRows(tokens)
         marked = images.mark(chosen)
-        # In their own order, so that the lower index stays the lower one.
+        # In their own order, so that the lower index stays the lower index.
         self.place = torch.sort((~marked).to(torch.uint8), dim=1, stable=True).indices[:, :most]
         self.members = marked.gather(1, self.place)
         index = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)
@@ -114,22 +110,24 @@ class Shortlist:
         self.features = read.gather(1, place).float()
 
     def centres(self, group: int) -> Tensor:
-        """The density peaks: bool (batch, visual)."""
+        """Return the density peaks: bool (batch, visual)."""
         count = self.members.sum(1)
-        wanted = (count // group + 1).minimum(count)
-        peaks = best([-density_peaks(self.features, self.members, wanted)], self.members, wanted)
+        clusters = (count // group + 1).minimum(count)
+        peaks = first_n([-density_peaks(self.features, self.members, clusters)], self.members, clusters)
         return self._put(peaks, False)
 
     def nearest(self, centres: Tensor) -> Tensor:
-        """The nearest centre of each, of equals the first, else -1: long (batch, visual)."""
-        able = self.images.mark(centres).gather(1, self.place) & self.members
-        if not able.shape[1]:
+        """Return the nearest centre of each chosen token, the first of equally near ones; -1 for the others."""
+        targets = self.images.mark(centres).gather(1, self.place) & self.members
+        if not targets.shape[1]:
             return torch.full_like(centres, -1, dtype=torch.long)
-        distance = distances(self.features).nan_to_num(float("inf")).masked_fill(~able[:, None], float("inf"))
-        found = self.index.gather(1, distance.argmin(-1))
-        return self._put(torch.where(self.members & able.any(1, keepdim=True), found, -1), -1)
+        distance = (
+            pairwise_distances(self.features).nan_to_num(float("inf")).masked_fill(~targets[:, None], float("inf"))
+        )
+        centre = self.index.gather(1, distance.argmin(-1))
+        return self._put(torch.where(self.members & targets.any(1, keepdim=True), centre, -1), -1)
 
     def _put(self, values: Tensor, rest: int) -> Tensor:
-        """Values (images, most) as (batch, visual), `rest` for all other tokens of the images."""
+        """Return values (images, most) as (batch, visual), with `rest` for all other tokens."""
         whole = values.new_full((len(values), self.images.longest), rest)
         return self.images.put(whole.scatter(1, self.place, values))

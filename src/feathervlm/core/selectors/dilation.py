@@ -1,4 +1,4 @@
-"""What surrounds a token: the cells next to those that stay, and how varied the tokens of its zone are."""
+"""A selector that adds the neighbouring cells of the tokens that another selector keeps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Dilate(Selector):
         offsets: (row, column) steps to the cells around; by default the four that share a side.
 
     Raises:
-        PruningError: if an offset is not two whole numbers.
+        PruningError: if an offset is not two integers.
     """
 
     inner: Selector
@@ -34,7 +34,6 @@ class Dilate(Selector):
         object.__setattr__(self, "offsets", tuple(map(tuple, self.offsets)))
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The inner choice and the cells around it that are still there."""
         kept, place = self.inner.select(tokens), tokens.geometry
         if not kept.shape[1]:
             return kept
@@ -45,20 +44,19 @@ class Dilate(Selector):
         known, order = cell.sort(1)
         result = kept
         for down, right in self.offsets:
-            row, col = place.row - down, place.col - right  # where a token is that would bring this one in
+            row, col = place.row - down, place.col - right  # the cell whose token would add this one
             inside = place.exists & (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
-            wanted = cell - down * cols - right
-            spot = torch.searchsorted(known, wanted).clamp(max=known.shape[1] - 1)
-            inside = inside & (known.gather(1, spot) == wanted)
-            result = result | (inside & kept.gather(1, order.gather(1, spot)))
+            neighbour = cell - down * cols - right
+            slot = torch.searchsorted(known, neighbour).clamp(max=known.shape[1] - 1)
+            inside = inside & (known.gather(1, slot) == neighbour)
+            result = result | (inside & kept.gather(1, order.gather(1, slot)))
         return result & tokens.present
 
     def expected(self, image: ImageTokens) -> float:
-        """Every cell that has a kept one around it or is kept, of independent choices."""
         if not image.current:
             return 0.0
-        left_out = max(0.0, 1 - self.inner.expected(image) / image.current)
-        return float(image.current * (1 - left_out ** (1 + len(self.offsets))))
+        dropped = max(0.0, 1 - self.inner.expected(image) / image.current)
+        return float(image.current * (1 - dropped ** (1 + len(self.offsets))))
 
 
 def _is_step(offset: object) -> bool:

@@ -1,7 +1,7 @@
-"""Selectors for diversity: tokens that together span an image, picked one by one. Text plays no part.
+"""Selectors for diversity: tokens that together span an image, picked one by one.
 
-Every pick depends on those before it, so these loops run once per token kept; everything else is done for all images
-of the batch at once. Memory grows with kept times all tokens, never with the square of all.
+Every pick depends on the picks before it, so these loops run once per token kept; everything else is done for all
+images of the batch at once. Memory grows with kept times all tokens, never with the square of all.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.image_rows import BLOCK, ImageRows
 from feathervlm.core.selectors.base import Base, ByFeatures
 from feathervlm.core.signals import FeatureSource
-from feathervlm.core.tensor_ops import cosines
+from feathervlm.core.tensor_ops import stable_cosines
 
 STEP = 2.0**-24
-"""Gains of a determinant closer than this share of the largest are equal: beyond it lies the noise of summation."""
+"""Gains of a determinant that differ by less than this share of the largest count as equal: summation is not exact."""
 
 
 class Picks:
-    """Tokens of every image picked one after the other, as long as its budget lasts.
+    """The state of picking tokens of every image one by one, as long as its budget lasts.
 
     Args:
         images: the candidates as rows.
-        first: bool (images, longest), tokens to pick before all others.
-        budget: long (images,).
+        first: bool tensor of shape (images, longest), tokens to pick before all others.
+        budget: long tensor of shape (images,).
     """
 
     def __init__(self, images: ImageRows, first: Tensor, budget: Tensor) -> None:
@@ -34,12 +34,12 @@ class Picks:
         self.chosen = torch.zeros_like(self.open)
 
     def pool(self) -> Tensor:
-        """Those to pick from next: bool (images, longest)."""
+        """Return the tokens to pick from next: bool (images, longest)."""
         early = self.open & self.first
         return torch.where(early.any(1, keepdim=True), early, self.open)
 
     def take(self, scores: Tensor) -> Tensor:
-        """Pick the best of every image by scores (images, longest), ties to the lower index: long (images, 1)."""
+        """Pick the token of every image with the highest score, of equal scores the lowest index: long (images, 1)."""
         pool = self.pool()
         index = scores.masked_fill(~pool, float("-inf")).argmax(1, keepdim=True)
         picked = torch.zeros_like(pool).scatter(1, index, True) & pool & (self.left > 0)[:, None]
@@ -48,29 +48,29 @@ class Picks:
 
 
 def row_at(values: Tensor, index: Tensor) -> Tensor:
-    """The row of values (images, n, dim) that index (images, 1) names: (images, 1, dim)."""
+    """Return the row of values (images, n, dim) at index (images, 1): (images, 1, dim)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def nearest(directions: Tensor, present: Tensor) -> Tensor:
-    """The highest cosine to another present token, (images, n); -inf for a token without company."""
+    """Return the highest cosine to another present token, (images, n); -inf for a token that is alone."""
     images, longest, _ = directions.shape
     block, index = max(1, BLOCK // max(1, images * longest)), torch.arange(longest, device=directions.device)
     parts = []
     for start in range(0, longest, block):
         rows = slice(start, start + block)
         other = present[:, None] & (index[rows, None] != index)
-        similarity = cosines(directions[:, rows], directions)
+        similarity = stable_cosines(directions[:, rows], directions)
         parts.append(similarity.masked_fill(~other, float("-inf")).amax(-1))
     return torch.cat(parts, 1)
 
 
 @dataclass(frozen=True)
 class MaxMin(ByFeatures):
-    """Keep tokens far apart: again and again the one whose nearest kept token is farthest (DivPrune, arXiv 2503.02175).
+    """Keep tokens far apart: repeatedly the token whose nearest kept token is farthest (DivPrune, arXiv 2503.02175).
 
-    Distance is 1 - cosine. The first pick is the token whose nearest neighbour of all is farthest, as in the authors'
-    code. A token that is picked is never picked again, which their code would do once only duplicates are left.
+    Distance is 1 - cosine. The first pick is the token whose nearest neighbour among all tokens is farthest, as in the
+    authors' code. A picked token is never picked again, which happens in their code once only duplicates remain.
 
     Args:
         keep: fraction or number of tokens kept.
@@ -86,13 +86,12 @@ class MaxMin(ByFeatures):
     of: Base = "original"
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
-        """The farthest from what is there, the given tokens before all others."""
         images, steps = ImageRows(tokens), kept(self.keep, tokens.geometry.longest)
         directions = images.directions(self.features)
         picks = Picks(images, images.mark(first), self.budget(tokens).flatten())
         distance = 1 - nearest(directions, images.present) if steps else directions.new_zeros(0)
         for step in range(steps):
-            near = 1 - cosines(directions, row_at(directions, picks.take(distance)))[..., 0]
+            near = 1 - stable_cosines(directions, row_at(directions, picks.take(distance)))[..., 0]
             distance = torch.minimum(distance, near) if step else near
         return images.put(picks.chosen)
 
@@ -101,10 +100,10 @@ class MaxMin(ByFeatures):
 class DPP(ByFeatures):
     """Keep the tokens that span the most: greedy maximum of the determinant of L_ij = r_i cos_ij r_j.
 
-    A determinantal point process with relevance r on both sides, as CDPruner has it (arXiv 2506.10967), solved by the
-    incremental Cholesky factor of Chen et al. (arXiv 1709.05135). Relevance is brought to [0, 1] within each image.
-    Once the kept tokens span all others (no determinant gains by more than 2**-24 of the largest r_i**2), the rest of
-    the budget goes to the most relevant, without a criterion to the lowest indices.
+    This is a determinantal point process with relevance r on both sides, as in CDPruner (arXiv 2506.10967), solved by
+    the incremental Cholesky factor of Chen et al. (arXiv 1709.05135). Relevance is scaled to [0, 1] within each image.
+    Once the kept tokens span all others (no determinant gains more than 2**-24 of the largest r_i**2), the most
+    relevant tokens fill the budget, or without a criterion the lowest indices.
 
     Args:
         keep: fraction or number of tokens kept.
@@ -127,7 +126,6 @@ class DPP(ByFeatures):
             check_criterion(self.relevance, "relevance")
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
-        """The largest gains, the given tokens before all others."""
         images, steps = ImageRows(tokens), kept(self.keep, tokens.geometry.longest)
         relevance = self._relevance(images)
         vectors = images.directions(self.features)
@@ -144,14 +142,14 @@ class DPP(ByFeatures):
             known = factor[:, :step]
             row = row - (known.gather(2, index[:, None].expand(-1, step, 1)) * known).sum(1)
             size = volume.gather(1, index)
-            # A pick that the others span already adds nothing to the factor.
+            # A pick that the earlier ones span adds nothing to the factor.
             row = torch.where(gain.gather(1, index) > 0, row / size.clamp(min=unit / 2).sqrt(), 0)
             factor[:, step] = row
             volume = volume - row.square()
         return images.put(picks.chosen)
 
     def _relevance(self, images: ImageRows) -> Tensor:
-        """r in [0, 1], float32 (images, longest)."""
+        """Return r in [0, 1], float32 (images, longest)."""
         if self.relevance is None:
             return images.present.float()
         scores = images.take(images.tokens.score(self.relevance))

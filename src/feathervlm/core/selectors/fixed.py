@@ -1,7 +1,4 @@
-"""Selectors that read no score: everything, nothing, and what was chosen elsewhere.
-
-Controls and bookkeeping: they say which tokens stay without looking at any.
-"""
+"""Selectors that read no score: every token, no token, and tokens that were chosen elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +14,15 @@ from feathervlm.core.selectors.base import Selector
 
 @dataclass(frozen=True)
 class KeepAll(Selector):
-    """Keep every visual token: for stages that only move positions."""
+    """Keep every visual token, for stages that only move positions."""
 
     def select(self, tokens: Candidates) -> Tensor:
-        """All that are still there."""
         return tokens.present
 
     def expected(self, image: ImageTokens) -> float:
-        """All."""
         return image.current
 
     def size(self, image: ImageTokens) -> int | None:
-        """All, if their number is known."""
         return int(image.current)
 
 
@@ -37,15 +31,12 @@ class KeepNone(Selector):
     """Keep no visual token: the text-only control."""
 
     def select(self, tokens: Candidates) -> Tensor:
-        """Nothing."""
         return torch.zeros_like(tokens.present)
 
     def expected(self, image: ImageTokens) -> float:
-        """None."""
         return 0.0
 
     def size(self, image: ImageTokens) -> int | None:
-        """None."""
         return 0
 
 
@@ -54,19 +45,20 @@ class Given(Selector):
     """Keep tokens that were chosen elsewhere.
 
     Args:
-        kept: bool (batch, visual), or one long tensor of original visual indices per sample, as in a report.
+        kept: bool tensor of shape (batch, visual), or one long tensor of original visual indices per sample, as in a
+            report.
     """
 
     kept: Tensor | Sequence[Tensor]
 
     def select(self, tokens: Candidates) -> Tensor:
-        """The given tokens, as far as they are still there."""
         device = tokens.present.device
         if isinstance(self.kept, Tensor):
             return self.kept.to(device) & tokens.present
         if len(self.kept) != len(tokens.present):
             raise PruningError(
-                f"Tokens are given for {len(self.kept)} samples, and the batch has {len(tokens.present)}."
+                f"Tokens are given for {len(self.kept)} samples, but the batch has {len(tokens.present)}; give one "
+                "tensor per sample."
             )
         mask = torch.zeros_like(tokens.present)
         for sample, indices in enumerate(self.kept):
@@ -74,5 +66,4 @@ class Given(Selector):
         return mask & tokens.present
 
     def expected(self, image: ImageTokens) -> float:
-        """Unknown without the input; not meant for planning."""
-        raise PruningError("Given tokens belong to one input, so their number cannot be planned.")
+        raise PruningError("Given tokens belong to one input, so their number cannot be planned; use another selector.")

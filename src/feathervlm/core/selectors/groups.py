@@ -1,4 +1,4 @@
-"""One token for each group that the vision encoder has merged."""
+"""A selector that keeps one token of each group that the vision encoder has merged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from feathervlm.core.signals import Representatives, Signal
 
 @dataclass(frozen=True)
 class OnePerGroup(Selector):
-    """Keep one visual token of every group that the vision encoder has merged, where its first patch is.
+    """Keep one visual token of every group that the vision encoder has merged, at the place of the group's first patch.
 
-    The others hold copies of its feature. A token of several patches stays if one of them is the first of its group, so
-    that of small groups hardly a token leaves.
+    The other tokens hold copies of its feature. A token of several patches stays if one of them is the first of its
+    group, so that few tokens leave where groups are small.
 
     Args:
         keep: fraction of the patches that the vision encoder keeps, for planning.
@@ -28,13 +28,10 @@ class OnePerGroup(Selector):
         check_fraction(self.keep)
 
     def signals(self) -> Iterator[Signal]:
-        """Which patches stand for their group."""
         yield Representatives()
 
     def select(self, tokens: Candidates) -> Tensor:
-        """Tokens with a patch that stands for its group."""
         return tokens.present & (tokens.signals.read(Representatives()) > 0)
 
     def expected(self, image: ImageTokens) -> float:
-        """As if every token were one patch."""
         return min(float(kept(self.keep, image.original)), image.current)

@@ -1,7 +1,6 @@
 """Selectors without a budget: every token that is good enough stays, so the image decides how many.
 
-Their counts are open until the scores are there, which costs a stage one wait for the device. Plans and solvers go by
-`typical`, the share that is usual.
+Their counts depend on the scores, which costs a stage one device sync. Plans and solvers use `expected_share`.
 """
 
 from abc import abstractmethod
@@ -14,28 +13,28 @@ from feathervlm.core.budget import ImageTokens, check_fraction
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.image_rows import ImageRows
 from feathervlm.core.selectors.base import Selector
-from feathervlm.core.tensor_ops import best, quantile
+from feathervlm.core.tensor_ops import first_n, quantile
 from feathervlm.core.validation import check_number
 
 
 class Bounded(Selector):
-    """A selector of all tokens whose score is above a bound, in every image at least the best one.
+    """A selector of all tokens whose score is above a bound, and of the best token of every image.
 
     Attributes:
-        criterion: the score.
-        typical: share of the tokens that usually stays; plans go by it.
+        criterion: criterion of the score.
+        expected_share: share of the tokens that is expected to stay, for planning.
     """
 
     criterion: Criterion
-    typical: float
+    expected_share: float
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion, "criterion")
-        check_fraction(self.typical, "typical")
+        check_fraction(self.expected_share, "expected_share")
 
     @abstractmethod
     def bound(self, scores: Tensor, present: Tensor) -> Tensor:
-        """The bound of every image, (images, 1), from scores (images, n), -inf where absent."""
+        """Compute the bound of every image, (images, 1), from scores (images, n), -inf where absent."""
 
     def select(self, tokens: Candidates) -> Tensor:
         """All above the bound."""
@@ -44,21 +43,22 @@ class Bounded(Selector):
             return tokens.present
         scores = images.take(tokens.score(self.criterion)).masked_fill(~images.present, float("-inf"))
         above = scores > self.bound(scores, images.present)
-        return images.put(above & images.present | best([-scores], images.present, torch.ones_like(above[:, 0]).long()))
+        best = first_n([-scores], images.present, torch.ones_like(above[:, 0]).long())
+        return images.put(above & images.present | best)
 
     def expected(self, image: ImageTokens) -> float:
         """What is typical."""
-        return self.typical * image.current
+        return self.expected_share * image.current
 
 
 @dataclass(frozen=True)
 class Threshold(Bounded):
-    """Keep all tokens that score higher than `above`, in every image at least the best.
+    """Keep all tokens that score higher than `above`, and the best token of every image.
 
     Args:
-        criterion: the score.
+        criterion: criterion of the score.
         above: the bound.
-        typical: share of the tokens that usually stays; plans go by it.
+        expected_share: share of the tokens that is expected to stay, for planning.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -66,14 +66,13 @@ class Threshold(Bounded):
 
     criterion: Criterion
     above: float
-    typical: float = 1.0
+    expected_share: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self.above, "above")
 
     def bound(self, scores: Tensor, present: Tensor) -> Tensor:
-        """The same for all: (images, 1)."""
         return scores.new_full((len(scores), 1), self.above)
 
 
@@ -81,12 +80,12 @@ class Threshold(Bounded):
 class IQR(Bounded):
     """Keep the outliers of each image: scores above Q3 + factor * (Q3 - Q1) (LLaVA-PruMerge, arXiv 2403.15388).
 
-    Quartiles are interpolated linearly. In every image at least the best token stays.
+    Quartiles are interpolated linearly. The best token of every image always stays.
 
     Args:
-        criterion: the score.
+        criterion: criterion of the score.
         factor: distance from the upper quartile, in interquartile ranges.
-        typical: share of the tokens that usually stays; plans go by it. 5.5 % is PruMerge's mean.
+        expected_share: share of the tokens that is expected to stay, for planning; 5.5 % is PruMerge's mean.
 
     Raises:
         PruningError: if a parameter is out of range.
@@ -94,13 +93,12 @@ class IQR(Bounded):
 
     criterion: Criterion
     factor: float = 1.5
-    typical: float = 0.055
+    expected_share: float = 0.055
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self.factor, "factor")
 
     def bound(self, scores: Tensor, present: Tensor) -> Tensor:
-        """The upper fence: (images, 1)."""
         lower, upper = (quantile(scores, present, share) for share in (0.25, 0.75))
         return upper + self.factor * (upper - lower)

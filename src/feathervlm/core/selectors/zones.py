@@ -1,7 +1,6 @@
-"""A share of the budget for every part of an image, so that no part is lost to another.
+"""A selector that gives every part of an image a share of the budget, so that no part is lost to another.
 
-Zones are cut from the whole image, whatever has left it, and never span two frames or planes. What is kept inside a
-zone is the best by a criterion; how much each zone gets is this file's business.
+Parts are cut from the whole image, whatever earlier stages dropped, and never span two frames or planes.
 """
 
 from dataclasses import dataclass
@@ -13,53 +12,53 @@ from torch import Tensor
 from feathervlm.core.budget import Keep
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.image_rows import ImageRows
-from feathervlm.core.partition import Cut, per_zone, ranks, zones
+from feathervlm.core.partition import Partition, part_of_each, rank_in_part, sum_per_part
 from feathervlm.core.selectors.base import Base, Budgeted
-from feathervlm.core.tensor_ops import best, split
-from feathervlm.core.validation import check_whole, choose
+from feathervlm.core.tensor_ops import first_n, reserve_first, widest_float
+from feathervlm.core.validation import check_choice, check_int
 
 Rule = Literal["equal", "proportional", "softmax"]
 
 
-Spare = Literal["fraction", "weight"]
+Rounding = Literal["fraction", "weight"]
 
 
-def quotas(wanted: Tensor, weights: Tensor, sizes: Tensor, spare: Spare = "fraction") -> Tensor:
-    """Share out a count among zones in proportion to their weights, none getting more than its size.
+def quotas(count: Tensor, weights: Tensor, sizes: Tensor, rounding: Rounding = "fraction") -> Tensor:
+    """Distribute a count over parts in proportion to their weights, with at most its size for each part.
 
-    What a full zone cannot take is offered to the others again, in proportion; zones of no weight come last. Fractions
-    are cut off, and the tokens that this leaves go one by one to the zones with the largest fraction or with the
-    largest weight, of equals to the first.
+    What a full part cannot take is offered to the others in proportion; parts of zero weight come last. Shares are
+    rounded down, and the tokens that remain go one by one to the parts with the largest fraction or the largest weight,
+    of equal parts to the first.
 
     Args:
-        wanted: long (images,), at most the sum of sizes.
-        weights: (images, zones), at least 0.
-        sizes: long (images, zones).
-        spare: whether the largest "fraction" or "weight" takes what is spare.
+        count: long tensor of shape (images,), at most the sum of sizes.
+        weights: tensor of shape (images, parts), at least 0.
+        sizes: long tensor of shape (images, parts).
+        rounding: parts that get one of the remaining tokens: with the largest "fraction" or the largest "weight".
 
     Returns:
-        long (images, zones), whose sums are `wanted`.
+        Long tensor of shape (images, parts) whose sums are `count`.
     """
-    wide = torch.float32 if weights.device.type == "mps" else torch.float64
+    wide = widest_float(weights)
     room, weights = sizes.to(wide), weights.to(wide)
-    exact = _level(wanted.to(wide), weights, room)
-    exact = exact + _level(wanted - exact.sum(1), torch.ones_like(room), room - exact)
-    whole = (exact + 2.0**-20).floor().minimum(room)  # 5.999999 is six
+    exact = _level(count.to(wide), weights, room)
+    exact = exact + _level(count - exact.sum(1), torch.ones_like(room), room - exact)
+    whole = (exact + 2.0**-20).floor().minimum(room)  # so that 5.999999 counts as 6
     fraction = ((exact - whole) * 2**20).round()
-    order = best([-(fraction if spare == "fraction" else weights)], whole < room, wanted - whole.sum(1).long())
+    order = first_n([-(fraction if rounding == "fraction" else weights)], whole < room, count - whole.sum(1).long())
     return whole.long() + order.long()
 
 
-def _level(wanted: Tensor, weights: Tensor, room: Tensor) -> Tensor:
-    """min(room, level * weight) of every zone, with the level at which the sum is `wanted`, as far as there is room."""
+def _level(count: Tensor, weights: Tensor, room: Tensor) -> Tensor:
+    """Return min(room, level * weight) of every part, with the level at which the sum is `count`, if there is room."""
     weights = weights.masked_fill(room <= 0, 0)
-    full = torch.where(weights > 0, room / weights, float("inf"))  # the level at which a zone is full
+    full = torch.where(weights > 0, room / weights, float("inf"))  # the level at which a part is full
     full, order = full.sort(1)
     taken, active = room.gather(1, order), weights.gather(1, order)
     before, active = taken.cumsum(1) - taken, active.flip(1).cumsum(1).flip(1)
-    enough = (before + full * active >= wanted[:, None]).int()
+    enough = (before + full * active >= count[:, None]).int()
     first = enough.argmax(1, keepdim=True)
-    level = (wanted[:, None] - before.gather(1, first)) / active.gather(1, first)
+    level = (count[:, None] - before.gather(1, first)) / active.gather(1, first)
     level = torch.where(enough.any(1, keepdim=True), level, float("inf"))
     return torch.where(weights > 0, torch.minimum(room, level * weights), 0.0)
 
@@ -68,20 +67,19 @@ def _level(wanted: Tensor, weights: Tensor, room: Tensor) -> Tensor:
 class Zone(Budgeted):
     """Give every part of an image a share of the budget and keep the best tokens of each part.
 
-    Equal shares of windows are VScan's local half (arXiv 2505.22654) and Nuwa's regions (arXiv 2602.02951); shares
-    in proportion to a score are HoloV's (arXiv 2510.02912), by softmax GridPrune's (arXiv 2511.10081). None of their
-    tokens are lost: what a full part cannot take goes to the others.
+    Equal shares of windows are the local half of VScan (arXiv 2505.22654) and the regions of Nuwa (arXiv 2602.02951);
+    shares in proportion to a score are HoloV's (arXiv 2510.02912), by softmax GridPrune's (arXiv 2511.10081). Unlike
+    theirs, no token of the budget is lost: what a full part cannot take goes to the others.
 
     Args:
-        criterion: what is best in a zone.
+        criterion: criterion of the ranking inside a part.
         keep: fraction or number of tokens kept of the whole image.
-        cut: "window", squares of `by` x `by` cells; "grid", `by` x `by` parts of every frame; "chunk", `by` runs of the
-            sequence.
-        by: see `cut`.
-        share: the same for all zones ("equal"), in proportion to the mean weight of their tokens, or to its exponential
+        partition: "window", squares of cells; "grid", equal parts of every frame; "chunk", runs of the sequence.
+        partition_size: side of a window in cells, parts along a side of the grid, or number of chunks.
+        share: "equal" for all parts, "proportional" to the mean weight of their tokens, or to its exponential
             ("softmax").
-        weight: criterion of the weight, None for `criterion`. Negative means count as none unless "softmax".
-        spare: whether tokens that do not divide go to zones with the largest "fraction" or the largest "weight".
+        weight: criterion of the weight, None for `criterion`. Negative means count as zero unless "softmax".
+        rounding: parts that get the tokens that do not divide: with the largest "fraction" or the largest "weight".
         of: whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
@@ -90,11 +88,11 @@ class Zone(Budgeted):
 
     criterion: Criterion
     keep: Keep
-    cut: Cut = "window"
-    by: int = 6
+    partition: Partition = "window"
+    partition_size: int = 6
     share: Rule = "equal"
     weight: Criterion | None = None
-    spare: Spare = "fraction"
+    rounding: Rounding = "fraction"
     of: Base = "original"
 
     def __post_init__(self) -> None:
@@ -102,29 +100,29 @@ class Zone(Budgeted):
         check_criterion(self.criterion, "criterion")
         if self.weight is not None:
             check_criterion(self.weight, "weight")
-        choose(self.cut, get_args(Cut), "cut")
-        choose(self.share, get_args(Rule), "share")
-        choose(self.spare, get_args(Spare), "spare")
-        check_whole(self.by, "by")
+        check_choice(self.partition, get_args(Partition), "partition")
+        check_choice(self.share, get_args(Rule), "share")
+        check_choice(self.rounding, get_args(Rounding), "rounding")
+        check_int(self.partition_size, "partition_size")
 
     def fill(self, tokens: Candidates, first: Tensor) -> Tensor:
-        """The best of every zone; given tokens before all others, and the rest of the budget shared out."""
         images = ImageRows(tokens)
         if not images.longest:
             return first
-        held, pool, wanted = split(images.present, images.mark(first), self.budget(tokens).flatten())
-        zone, scores = zones(images, self.cut, self.by), images.take(tokens.score(self.criterion))
-        sizes = per_zone(pool.long(), zone)
-        quota = quotas(torch.minimum(wanted, pool.sum(1)), self._weights(images, pool, zone, sizes), sizes, self.spare)
-        return images.put(held | (pool & (ranks(pool, zone, scores) < quota.gather(1, zone))))
+        reserved, pool, count = reserve_first(images.present, images.mark(first), self.budget(tokens).flatten())
+        part = part_of_each(images, self.partition, self.partition_size)
+        scores = images.take(tokens.score(self.criterion))
+        sizes = sum_per_part(pool.long(), part)
+        weights = self._weights(images, pool, part, sizes)
+        quota = quotas(torch.minimum(count, pool.sum(1)), weights, sizes, self.rounding)
+        return images.put(reserved | (pool & (rank_in_part(pool, part, scores) < quota.gather(1, part))))
 
-    def _weights(self, images: ImageRows, pool: Tensor, zone: Tensor, sizes: Tensor) -> Tensor:
-        """Weight of every zone, at least 0: (images, n)."""
+    def _weights(self, images: ImageRows, pool: Tensor, part: Tensor, sizes: Tensor) -> Tensor:
+        """Compute the weight of every part, at least 0: (images, n)."""
         if self.share == "equal":
             return torch.ones_like(sizes, dtype=torch.float32)
         scores = images.take(images.tokens.score(self.weight or self.criterion)).masked_fill(~pool, 0)
-        wide = torch.float32 if scores.device.type == "mps" else torch.float64
-        means = per_zone(scores.to(wide), zone) / sizes.clamp(min=1)
+        means = sum_per_part(scores.to(widest_float(scores)), part) / sizes.clamp(min=1)
         if self.share == "proportional":
             return means.clamp(min=0)
         return (means - means.masked_fill(sizes == 0, float("-inf")).amax(1, keepdim=True)).exp()

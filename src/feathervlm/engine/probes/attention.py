@@ -96,7 +96,7 @@ class RaterAttentionProbe(WeightsProbe[RaterAttention]):
     def read(self) -> Tensor:
         features = Features("projected")
         visual, words = (self.forward.probe(signal, self.at).read() for signal in (features, Text(features)))
-        exists = self.forward.text.exists(IsText(self.signal.which))
+        exists = self.forward.text.exists(IsText(self.signal.text))
         asks = raters(visual, self.forward.rows.geometry.exists, words, exists).to(exists.device)
         recorder, present = self.recorder(), self.forward.rows.present
         query, keys = self.states(recorder)
@@ -106,8 +106,8 @@ class RaterAttentionProbe(WeightsProbe[RaterAttention]):
             block = slice(start, start + step)
             index = recorder.seen.query[:, block]
             weights = self.weights(recorder, query[:, :, block], keys, index)
-            if self.signal.least is not None:
-                weights = weights / self._decay(recorder, index).clamp(min=self.signal.least)[:, None]
+            if self.signal.min_decay is not None:
+                weights = weights / self._decay(recorder, index).clamp(min=self.signal.min_decay)[:, None]
             total = total + (weights * asks[:, None, block, None]).sum(2)
         by_head = total / asks.sum(1).clamp(min=1)[:, None, None]
         mass = (by_head * present[:, None]).sum(-1)

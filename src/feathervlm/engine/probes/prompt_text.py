@@ -43,7 +43,7 @@ class PromptText:
     def exists(self, signal: IsText) -> Tensor:
         """Return which of the text tokens exist and belong to the part that is asked for, bool (batch, texts)."""
         exists = self._mask.gather(1, self.positions)
-        if signal.which == "behind":
+        if signal.text == "question":
             index = torch.arange(1, self.layout.mask.shape[1] + 1, device=exists.device)
             exists = exists & (self.positions >= (self.layout.mask * index).amax(1, keepdim=True))
         return exists

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.encoder.base import EncoderMerging
-from feathervlm.core.encoder.grouping import fold, folded_sizes
+from feathervlm.core.encoder.grouping import merge_groups, merged_sizes
 from feathervlm.engine.report.records import EncoderRun
 
 
@@ -98,17 +98,17 @@ class MergeState:
             compared: Vectors to compare, of shape (images, tokens, dim).
         """
         count = self.plan[layer]
-        return self.merging.places(compared, count, self.protected), count + self.protected
+        return self.merging.assign(compared, count, self.protected), count + self.protected
 
     def weights(self, keys: int) -> Tensor:
         """Return what is added to the logits of the next keys, float32 (images, keys)."""
         return self.sizes[:, self.seen : self.seen + keys].log()
 
-    def fold(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
+    def merge(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
         """Merge the tokens and keep the result: states of shape (images, count, dim)."""
-        folded = fold(rows, place, count, self.sizes)
-        self.sizes, self.source = folded_sizes(self.sizes, place, count), place.gather(1, self.source)
-        return folded
+        merged = merge_groups(rows, place, count, self.sizes)
+        self.sizes, self.source = merged_sizes(self.sizes, place, count), place.gather(1, self.source)
+        return merged
 
     def records(self) -> list[EncoderRun]:
         """Return the run for the report."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.encoder.base import EncoderMerging
-from feathervlm.core.encoder.grouping import firsts, fold, unfold
+from feathervlm.core.encoder.grouping import expand_groups, is_first, merge_groups
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.engine.vision.merge_state import MergeState
 from feathervlm.engine.vision.packed import ARGUMENTS, Packed, Packing, packs
@@ -138,7 +138,7 @@ class EncoderMerge:
         kinds = {run.source.shape[1] for run in self.runs}
         if len(kinds) != 1:
             return None
-        marks = [torch.stack([firsts(s, s.shape[1]) for s in run.sources]) for run in self.runs]
+        marks = [torch.stack([is_first(s, s.shape[1]) for s in run.sources]) for run in self.runs]
         return torch.cat(marks, 1).float()
 
     def _hooks(self) -> Iterator[RemovableHandle]:
@@ -204,7 +204,7 @@ class EncoderMerge:
             rows = run.rows(hidden)
             with torch.no_grad():
                 place, count = run.find(index, rows)
-            hidden = run.back(run.fold(rows, place, count))
+            hidden = run.back(run.merge(rows, place, count))
         kwargs = run.enter(index, kwargs)
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
@@ -228,11 +228,11 @@ class EncoderMerge:
         with torch.no_grad():
             run.place = run.find(index, torch.cat(run.compared, 1))
         run.compared = []
-        return (run.back(fold(run.rows(args[0]), *run.place, run.sizes)),)
+        return (run.back(merge_groups(run.rows(args[0]), *run.place, run.sizes)),)
 
     def _spread(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         run = self._run
-        return None if run is None or run.place is None else run.back(unfold(run.rows(output), run.place[0]))
+        return None if run is None or run.place is None else run.back(expand_groups(run.rows(output), run.place[0]))
 
     def _leave(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         run = self._run
@@ -240,11 +240,11 @@ class EncoderMerge:
             return None
         rows = run.rows(output[0] if isinstance(output, tuple) else output)
         if run.place is not None:
-            rows = run.fold(rows, *run.place)
+            rows = run.merge(rows, *run.place)
             run.place = None
         run.sources.append(run.source)
         if index == len(self.layers) - 1 and run.merged:
-            rows = unfold(rows, run.source)
+            rows = expand_groups(rows, run.source)
         hidden = run.back(rows)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -268,4 +268,4 @@ class EncoderMerge:
     def _whole(self, run: MergeState, state: Tensor, source: Tensor) -> Tensor:
         """Return a state with a row for every original patch."""
         rows = run.rows(state)
-        return run.back(unfold(rows, source)) if rows.shape[1] < source.shape[1] else state
+        return run.back(expand_groups(rows, source)) if rows.shape[1] < source.shape[1] else state

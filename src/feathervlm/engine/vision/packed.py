@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
 from feathervlm.core.encoder.base import EncoderMerging
-from feathervlm.core.encoder.grouping import leaders
+from feathervlm.core.encoder.grouping import first_of_each
 from feathervlm.core.errors import Unprunable
 from feathervlm.engine.report.records import EncoderRun
 from feathervlm.engine.vision.merge_state import MergeState
@@ -144,17 +144,17 @@ class Packed(MergeState):
         for picture, (plan, vectors, inside, where) in enumerate(zip(self.plans, *parts, strict=True)):
             place = torch.arange(len(vectors), device=vectors.device)
             if layer in plan:
-                place = self.merging.places(vectors[None], plan[layer], 0, where, inside)[0]
+                place = self.merging.assign(vectors[None], plan[layer], 0, where, inside)[0]
                 self.remaining[picture] = int(place.max()) + 1
             places.append(place + end)
             end += self.remaining[picture]
         return torch.cat(places)[None], end
 
-    def fold(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
+    def merge(self, rows: Tensor, place: Tensor, count: int) -> Tensor:
         """Merge the tokens and keep the result: states of shape (1, count, dim)."""
-        folded = super().fold(rows, place, count)
-        self.first = leaders(self.source, count)[0]
-        return folded
+        merged = super().merge(rows, place, count)
+        self.first = first_of_each(self.source, count)[0]
+        return merged
 
     def records(self) -> list[EncoderRun]:
         """Return a run of each picture for the report."""

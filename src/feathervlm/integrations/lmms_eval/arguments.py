@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from feathervlm.core.errors import PruningError
-from feathervlm.core.spec import write_value
+from feathervlm.core.spec import add_parameters
 from feathervlm.methods import Method, get
 
 UNPRUNED = "none"
@@ -35,12 +35,10 @@ def read_method(method: str, more: Mapping[str, Any]) -> Method | None:
     True
     """
     spec = method.strip().strip("\"'").strip()
-    rest = ",".join(f"{key}={write_value(value)}" for key, value in more.items())
-    if spec == UNPRUNED and rest:
+    if spec == UNPRUNED and more:
+        rest = add_parameters("", more)[1:]
         raise PruningError(f"{rest} is no argument of the model, and without a method no parameter of one.")
-    if spec == UNPRUNED:
-        return None
-    return get(spec + (("," if ":" in spec else ":") + rest if rest else ""))
+    return None if spec == UNPRUNED else get(add_parameters(spec, more))
 
 
 def read_batch_size(value: int | str) -> int:

@@ -1,0 +1,40 @@
+"""One stage on the tokens that enter it; no model is needed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feathervlm.core.candidates import Candidates
+from feathervlm.core.schedule import Stage
+
+
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """What a stage decides; every tensor has the shape (batch, visual).
+
+    Attributes:
+        kept: bool, the tokens that stay.
+        groups: long, the kept token that each token goes into (itself if kept, -1 for none); None if nothing merges.
+        scores: float32, the scores of the first criterion that was computed; None if the stage scored nothing.
+    """
+
+    kept: Tensor
+    groups: Tensor | None
+    scores: Tensor | None
+
+
+@torch.no_grad()
+def run_stage(stage: Stage, candidates: Candidates, kept: Tensor | None = None) -> StageResult:
+    """Select the tokens that stay, and say where a merging stage puts the others.
+
+    Args:
+        stage: the stage.
+        candidates: the tokens that enter it.
+        kept: bool tensor of shape (batch, visual), a selection that replaces the one of the stage's selector.
+    """
+    chosen = stage.select.select(candidates) if kept is None else kept.to(candidates.present.device)
+    chosen = chosen & candidates.present
+    scores = next(iter(candidates.scores.values()), None)
+    groups = None if stage.merge is None else stage.merge.groups(candidates, chosen)
+    return StageResult(chosen, groups, scores)
