@@ -27,7 +27,7 @@ def folder(tmp_path, _measured):
 
 
 def test_the_page_shows_every_row_command_and_figure(folder):
-    text = report.render(folder, "where")
+    text = report.render(folder, folder, "where")
     for document in report.read(folder).values():
         assert document["provenance"]["command"] in text
         for row in document["rows"]:
@@ -43,7 +43,7 @@ def test_the_page_shows_every_row_command_and_figure(folder):
 
 
 def test_the_page_follows_the_results(folder):
-    before = report.render(folder, "where")
+    before = report.render(folder, folder, "where")
     path = folder / "batch.json"
     document = json.loads(path.read_text())
     row = document["rows"][1]
@@ -51,7 +51,7 @@ def test_the_page_follows_the_results(folder):
     document["settings"]["device"] = "a GPU"
     document["refused"] = [{"tokens": 1, "batch": 1, "layers": 1, "reason": "it is too large."}]
     path.write_text(json.dumps(document))
-    after = report.render(folder, "where")
+    after = report.render(folder, folder, "where")
     assert "+9.87: `feather`" in after
     assert "+9.87" not in before
     assert "ran on a CPU" not in after

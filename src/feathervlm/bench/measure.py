@@ -1,7 +1,7 @@
 """Measures one case, a model with a batch of inputs: unpruned, with each method, and unpruned again, in turns.
 
-The vision encoder is run apart from the decoder, as `generate` does it, and inside the pruning, so that its time includes
-the signals that a method reads there.
+The vision encoder is run apart from the decoder, as `generate` does it, and inside the pruning, so that its time
+includes the signals that a method reads there.
 """
 
 import inspect

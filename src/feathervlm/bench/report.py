@@ -46,12 +46,13 @@ class Trend:
         return "stays" if abs(change) <= STEADY else ("falls" if change < 0 else "rises")
 
 
-def render(folder: Path, figures: str) -> str:
+def render(folder: Path, figures: Path, place: str) -> str:
     """Return the page as Markdown.
 
     Args:
-        folder: Directory with the JSON documents and their figures.
-        figures: Path from the page to that directory.
+        folder: Directory with the JSON documents.
+        figures: Directory with their figures, as PNG files of the same names.
+        place: Path of that directory as seen from the page.
     """
     documents = read(folder)
     rows = [row for document in documents.values() for row in document["rows"]]
@@ -65,7 +66,7 @@ def render(folder: Path, figures: str) -> str:
         "performance.md.j2",
         {"quartiles": quartiles},
         documents=documents,
-        figures={name: f"{figures}/{name}.png" for name in documents if (folder / f"{name}.png").exists()},
+        figures={name: f"{place}/{name}.png" for name in documents if (figures / f"{name}.png").exists()},
         tables={name: table(document["rows"]) for name, document in documents.items()},
         points={name: points(document) for name, document in documents.items()},
         verdicts=verdicts,
