@@ -101,7 +101,7 @@ def test_threads_are_as_before(monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_what_does_not_fit_is_told_and_the_rest_measured(monkeypatch):
+def test_what_does_not_fit_is_refused_and_the_rest_measured(monkeypatch):
     weights = 26_000_000
     monkeypatch.setattr(memory_check, "free", lambda device: weights)
     found = run(request(batches=(1, 400), rounds=1))

@@ -23,8 +23,8 @@ NOTES = {
     "resize-naive": (),
     "resize-crop": ("The crop's centre is rounded down, the original's to the nearest pixel: they can differ by one.",),
     "letterbox": (
-        "Pictures are padded to an exact square; the original omits one row or column where the difference of the sides "
-        "is odd.",
+        "Pictures are padded to an exact square; the original omits one row or column where the difference of the "
+        "sides is odd.",
     ),
 }
 """Where transformers' image processor can differ from the original's, by resize strategy."""
