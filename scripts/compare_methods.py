@@ -1,8 +1,8 @@
 """Measures every method on the embedded model at the same average number of tokens.
 
 The budgets are 33, 22 and 11 % of the visual tokens, averaged over layers. Random tokens, a grid and pooling are
-measured for comparison. A method that cannot meet a budget at its default layers is moved to earlier ones; one that cannot meet
-it at all is left out. Answers are stored next to the result, so that an interrupted run is resumed.
+measured for comparison. A method that cannot meet a budget at its default layers is moved to earlier ones; one that
+cannot meet it at all is left out. Answers are stored next to the result, so that an interrupted run is resumed.
 
 Example: python scripts/compare_methods.py --n 10 --out /tmp/catalogue
 """
