@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,7 +31,8 @@ def style(**changes: Any) -> AbstractContextManager[None]:
     Args:
         changes: values of matplotlib's `rcParams` that differ, with `_` for the dot, such as `font_size=10`.
     """
-    return mpl.rc_context({**STYLE, **{name.replace("_", ".", 1): value for name, value in changes.items()}})
+    changed: Any = {name.replace("_", ".", 1): value for name, value in changes.items()}
+    return mpl.rc_context({**STYLE, **changed})
 
 
 def axes(
