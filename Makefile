@@ -29,51 +29,56 @@ lint: $(STAMP)
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-# What docs/performance.md and the README say about speed: about forty minutes on one core; do not run anything beside it.
+# The measurements of docs/results/performance.md and README: about forty minutes on one core. Run nothing else meanwhile.
 BENCH := $(RUN)/feathervlm bench
 SPEEDS := results/bench
+FIGURES := docs/results/figures
 bench: $(STAMP)
 	$(BENCH) --rounds 9 --new-tokens 8 --out $(SPEEDS)/overhead-cpu.json --methods \
 		feather:keep=1,fastv:layer=3,feather:layers=8+16,feather:layers=8+16,fixed=true,random:layer=3
 	$(BENCH) --config tiny --rounds 5 --tokens 16,36,64,144,576,1024,2304,4096 \
 		--methods fastv,feather,pyramiddrop,visionzip,divprune,uniform \
-		--out $(SPEEDS)/tokens-cpu.json --plot $(SPEEDS)/tokens-cpu.png
+		--out $(SPEEDS)/tokens-cpu.json --plot $(FIGURES)/tokens-cpu.png
 	$(BENCH) --config tiny --rounds 2 --new-tokens 8 --tokens 4096,9216,16384 --methods fastv,feather \
-		--out $(SPEEDS)/long-cpu.json --plot $(SPEEDS)/long-cpu.png
+		--out $(SPEEDS)/long-cpu.json --plot $(FIGURES)/long-cpu.png
 	$(BENCH) --config tiny --rounds 5 --batch 1,2,4,8,16,32 --methods fastv,feather,feather:fixed=true \
-		--out $(SPEEDS)/batch-cpu.json --plot $(SPEEDS)/batch-cpu.png
+		--out $(SPEEDS)/batch-cpu.json --plot $(FIGURES)/batch-cpu.png
 	$(BENCH) --config tiny --rounds 5 --depth 4,8,16,32 --methods fastv,fastv:layer=3,feather \
-		--out $(SPEEDS)/depth-cpu.json --plot $(SPEEDS)/depth-cpu.png
+		--out $(SPEEDS)/depth-cpu.json --plot $(FIGURES)/depth-cpu.png
 	$(BENCH) --batch 4 --ragged --rounds 2 --new-tokens 8 --methods fastv,feather --out $(SPEEDS)/ragged-cpu.json
-	$(BENCH) --depth 4,8,24 --methods fastv,feather --out $(SPEEDS)/encoder-cpu.json --plot $(SPEEDS)/encoder-cpu.png
+	$(BENCH) --depth 4,8,24 --methods fastv,feather --out $(SPEEDS)/encoder-cpu.json --plot $(FIGURES)/encoder-cpu.png
 	$(RUN)/python scripts/generate_docs.py
 
-# The embedded weights, from nothing: hours on two cores; a run that was interrupted goes on where it stood.
+# Train the embedded weights from scratch: hours on two cores. A run that was interrupted is resumed.
 train: $(STAMP)
 	$(RUN)/python -m training all --folder runs/shipped
 	$(RUN)/python -m training export --folder runs/shipped
 
-# Training seeds of the smaller recipe, to tell what of the study comes from the recipe and what is luck: trains and measures
-# each; hours in all on two cores. What is trained already is not trained again.
+# Train and measure three seeds of the smaller recipe, which show what of the study depends on the training seed: hours on two
+# cores. A seed that is already trained is not trained again. The weights stay in runs/, the measurements go to results/.
 SEEDS := 0 1 2
+MODELS := runs/models
 IN := results/embedded
 seeds: $(STAMP)
 	for name in $(SEEDS:%=small-%); do \
+		mkdir -p $(MODELS) $(IN)/training/$$name results/study-$$name && \
 		$(RUN)/python -m training all --folder runs/$$name --recipe small --seed $${name#small-} && \
-		$(RUN)/python -m training export --folder runs/$$name --recipe small --target $(IN)/$$name && \
-		mkdir -p $(IN)/training/$$name && cp runs/$$name/*.jsonl $(IN)/training/$$name && \
-		$(RUN)/python scripts/embedded_quality.py --n 500 --weights $(IN)/$$name --out $(IN)/quality-$$name.json && \
-		$(RUN)/python scripts/attention_on_target.py --weights $(IN)/$$name --out $(IN)/lookup-$$name.json && \
-		$(RUN)/feathervlm study --model $(IN)/$$name --n 50 --out runs/study-$$name && \
-		mkdir -p results/study-$$name && cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
+		$(RUN)/python -m training export --folder runs/$$name --recipe small --target $(MODELS)/$$name && \
+		cp runs/$$name/*.jsonl $(IN)/training/$$name && \
+		$(RUN)/python scripts/embedded_quality.py --n 500 --weights $(MODELS)/$$name --out $(IN)/quality-$$name.json && \
+		$(RUN)/python scripts/attention_on_target.py --weights $(MODELS)/$$name --out $(IN)/lookup-$$name.json && \
+		$(RUN)/feathervlm study --model $(MODELS)/$$name --n 50 --out runs/study-$$name && \
+		cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
 	done
 	$(RUN)/python scripts/generate_docs.py
 
-# What README, model card and docs/study.md say about the shipped weights: about an hour on two cores.
+# The measurements of README, model card and docs/results/study.md: about an hour on two cores.
 quality: $(STAMP)
 	$(RUN)/python scripts/embedded_quality.py
 	$(RUN)/python scripts/attention_on_target.py
-	$(RUN)/feathervlm study --out results/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
+	$(RUN)/feathervlm study --out runs/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
+	cp runs/study/*.json results/study
+	cp runs/study/figures/*.png docs/results/figures
 	$(RUN)/python scripts/generate_docs.py
 
 clean:

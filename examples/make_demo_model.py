@@ -1,7 +1,7 @@
-"""Write a small LLaVA model directory and a scene to try `feathervlm run` on, without a download.
+"""Write a small LLaVA model directory and a picture to try `feathervlm run` on, without a download.
 
-The weights are RANDOM: answers are noise and kept tokens mean nothing. Shapes, code paths and the command line are
-real: 24 x 24 = 576 visual tokens, a chat template, a stock LlavaForConditionalGeneration.
+The weights are RANDOM: answers are noise, and which tokens are kept has no meaning. Shapes, code paths and the command
+line are real: 24 x 24 = 576 visual tokens, a chat template, a stock LlavaForConditionalGeneration.
 
     python examples/make_demo_model.py /tmp/demo
     feathervlm run --model /tmp/demo --image /tmp/demo/scene.png --prompt "Where is the house?" --method feather
@@ -45,8 +45,8 @@ def make(directory: Path, *, tiny: bool = False) -> None:
     """Write model, processor and scene.png to `directory`.
 
     Args:
-        directory: made if need be.
-        tiny: 64 visual tokens and 4 layers, for tests.
+        directory: Directory to write; created if it does not exist.
+        tiny: Whether to use 64 visual tokens and 4 layers, for tests.
     """
     directory.mkdir(parents=True, exist_ok=True)
     side = PATCH * (8 if tiny else 24)
@@ -57,7 +57,7 @@ def make(directory: Path, *, tiny: bool = False) -> None:
 
 
 def make_processor(side: int) -> LlavaProcessor:
-    """A byte-level tokenizer, so that any prompt can be written, and CLIP's image processor."""
+    """Return a processor with a byte-level tokenizer, which accepts any prompt, and CLIP's image processor."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -85,7 +85,7 @@ def make_processor(side: int) -> LlavaProcessor:
 
 
 def make_model(side: int, vocabulary: int, tiny: bool) -> LlavaForConditionalGeneration:
-    """LLaVA 1.5 in small, with random weights."""
+    """Return a small LLaVA 1.5 with random weights."""
     width = 64 if tiny else 256
     pad, start, end, image = range(len(SPECIAL))
     config = LlavaConfig(
@@ -114,18 +114,18 @@ def make_model(side: int, vocabulary: int, tiny: bool) -> LlavaForConditionalGen
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
-        # Large enough that attention is far from uniform and that methods differ.
+        # Large weights, so that attention is far from uniform and methods differ.
         for name, weight in model.get_decoder().named_parameters():
             if weight.dim() == 2:
                 weight.normal_(std=1.0 if "embed" in name else 0.15)
-    # Noise should neither end an answer early (times would not compare) nor look like another image.
+    # Random answers must not end early, since times would not be comparable, and must not contain placeholders.
     model.generation_config.eos_token_id = None
     model.generation_config.suppress_tokens = [pad, start, end, image]
     return model
 
 
 def draw_scene() -> Image.Image:
-    """A house, a tree, a car, a red ball, sun and clouds, wider than high so that the processor has to crop."""
+    """Draw a house, a tree, a car, a red ball, sun and clouds, wider than high, so that the processor has to crop."""
     scene = Image.new("RGB", (480, 360), "#8ecae6")
     draw = ImageDraw.Draw(scene)
     draw.rectangle((0, 240, 480, 360), fill="#6a994e")
@@ -148,14 +148,14 @@ def draw_scene() -> Image.Image:
 
 
 def main() -> None:
-    """Read the directory from the command line."""
+    """Read the command line and write the directory."""
     parser = argparse.ArgumentParser(description="Write a small random LLaVA model and a scene to try feathervlm on.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--tiny", action="store_true", help="64 visual tokens and 4 layers, for tests")
     arguments = parser.parse_args()
     disable_progress_bar()
     make(arguments.directory, tiny=arguments.tiny)
-    print(f"Wrote {arguments.directory}.\nITS WEIGHTS ARE RANDOM: answers are noise, and what is kept means nothing.")
+    print(f"Wrote {arguments.directory}.\nITS WEIGHTS ARE RANDOM: answers and kept tokens mean nothing.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""From which layer on scores find the target, and know what is asked: python scripts/attention_on_target.py.
+"""Measures from which layer on attention finds the target, and from which layer on it depends on the question.
 
-Nothing is pruned. Before every layer the embedded model's last token is asked, as FastV and FEATHER ask it, what it
-looks at; of its scores, which sum to 1 over the visual tokens, those of the target's patches are added up. Then one
-word of the question is exchanged, the size, the colour or the shape, to see where the last token takes notice.
+Nothing is pruned. Before every layer, the scores that the last token gives to visual tokens are computed as FastV and
+FEATHER do it; they sum to 1, and those of the target's patches are added up. Then one word of the question, the size,
+the colour or the shape, is exchanged, and the change of the last token's state is measured in every layer.
+
+Example: python scripts/attention_on_target.py --n 5 --out /tmp/lookup.json
 """
 
 import argparse
@@ -15,7 +17,7 @@ import torch
 from rich.progress import track
 
 import feathervlm
-from embedded import SHIPPED, folder_of, sha256_of
+from embedded_quality import SHIPPED, folder_of, sha256_of
 from feathervlm import LastTokenAttention, Schedule, Stage, Top
 from feathervlm.embedded.scenes import COLOURS, SHAPES, SIDE, SIZES
 from feathervlm.embedded.tasks import LOCALIZATION, sample
@@ -29,7 +31,7 @@ KINDS = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES}
 
 
 def measure(model: Any, processor: Any, n: int, seed: int) -> list[dict[str, float]]:
-    """For every layer: the share of the score on the target, with RoPE and without, and that of an even spread."""
+    """Return for every layer the share of the scores on the target, with RoPE, without it, and for equal scores."""
     depth = model.config.text_config.num_hidden_layers
     pairs = [sample(task, seed, index) for task in LOCALIZATION for index in range(n)]
     sums = {rope: np.zeros(depth) for rope in (True, False)}
@@ -61,20 +63,20 @@ def measure(model: Any, processor: Any, n: int, seed: int) -> list[dict[str, flo
     ]
 
 
-def heeded(model: Any, processor: Any, n: int, seed: int) -> dict[str, list[float]]:
-    """How far the last token moves when a word of a `locate` question is exchanged.
+def question_effect(model: Any, processor: Any, n: int, seed: int) -> dict[str, list[float]]:
+    """Measure how much the last token's state changes when a word of a `locate` question is exchanged.
 
     Returns:
-        For "size", "colour" and "shape", layer by layer, the mean of |h - h'| / |h| of the state h that enters it, over
-        the questions that say one.
+        For "size", "colour" and "shape", the mean of |h - h'| / |h| over the questions with such a word, where h is
+        the state that enters a layer; one value per layer.
     """
     moved: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
     for index in track(range(n), "words", n):
         scene, question = sample("locate", seed, index)
         words = question.text.split()
-        said = {kind: word for kind, values in KINDS.items() for word in values if word in words}
-        # A size, a colour or a shape that is not said cannot be exchanged.
-        texts = {kind: exchange(words, word, KINDS[kind]) for kind, word in said.items()}
+        spoken = {kind: word for kind, values in KINDS.items() for word in values if word in words}
+        # Only a size, a colour or a shape that the question contains can be exchanged.
+        texts = {kind: exchange(words, word, KINDS[kind]) for kind, word in spoken.items()}
         inputs = prompts.prepare_all(processor, [(scene.image, text) for text in (question.text, *texts.values())])
         with torch.inference_mode():
             entered = model(**inputs, output_hidden_states=True).hidden_states
@@ -86,18 +88,19 @@ def heeded(model: Any, processor: Any, n: int, seed: int) -> dict[str, list[floa
 
 
 def exchange(words: Sequence[str], word: str, values: Sequence[str]) -> str:
-    """The question with the value that follows in place of a word, the first after the last."""
+    """Return the question with a word replaced by the next of some values; the first follows the last."""
     other = values[(values.index(word) + 1) % len(values)]
-    return " ".join(other if found == word else found for found in words)
+    return " ".join(other if one == word else one for one in words)
 
 
 def main() -> None:
-    """Read the command line, measure, write."""
+    """Read the command line, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=100, help="questions per localization task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", default=SHIPPED, help="a model directory; default: the shipped one")
-    parser.add_argument("--out", type=Path, default=Path("results/embedded/lookup.json"))
+    parser.add_argument("--n", type=int, default=100, help="questions per localization task (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the questions (default: 0)")
+    parser.add_argument("--weights", default=SHIPPED, help="model directory (default: the embedded model)")
+    default = Path("results/embedded/lookup.json")
+    parser.add_argument("--out", type=Path, default=default, help=f"default: {default}")
     arguments = parser.parse_args()
     files.make_directory(arguments.out.parent, "--out")
     folder = str(folder_of(arguments.weights))
@@ -105,9 +108,9 @@ def main() -> None:
         model, _ = loading.load_model(folder, torch.float32, "sdpa")
         processor = loading.load_processor(folder)
     rows = measure(model, processor, arguments.n, arguments.seed)
-    for kind, moved in heeded(model, processor, arguments.n, arguments.seed).items():
+    for kind, moved in question_effect(model, processor, arguments.n, arguments.seed).items():
         for row in rows:
-            # What a stage before a layer reads was scored by the layer before, from the state that enters that one.
+            # A stage before a layer uses the scores of the layer before it, which come from the state that enters that.
             row[f"heeds_{kind}"] = round(moved[int(row["layer"]) - 1], 4)
     source = {**provenance(), "weights_sha256": sha256_of(arguments.weights)}
     files.write_json(arguments.out, {"rows": rows, "provenance": source, "n": arguments.n, "seed": arguments.seed})

@@ -1,8 +1,10 @@
-"""Every method on the embedded model at the same average number of tokens: python scripts/compare_methods.py.
+"""Measures every method on the embedded model at the same average number of tokens.
 
-At 33, 22 and 11 % of the visual tokens, averaged over layers, next to random tokens, a grid and pooling. A method that
-cannot get that low at its usual layers is tried at earlier ones, as its row says; one that cannot at all is left out.
-Answers are kept beside the result, so that a run which was stopped goes on where it stood.
+The budgets are 33, 22 and 11 % of the visual tokens, averaged over layers. Random tokens, a grid and pooling are
+measured for comparison. A method that cannot meet a budget at its default layers is moved to earlier ones; one that
+cannot meet it at all is left out. Answers are stored next to the result, so that an interrupted run is resumed.
+
+Example: python scripts/compare_methods.py --n 10 --out /tmp/catalogue
 """
 
 import argparse
@@ -31,13 +33,13 @@ from feathervlm.utils import files
 from feathervlm.utils.provenance import provenance
 
 SHARES = (0.33, 0.22, 0.11)
-"""Average tokens over all visual tokens."""
+"""Budgets: average number of tokens per layer as a share of the visual tokens."""
 EARLIER = (1.0, 0.5, 0.25)
-"""What layers are multiplied with, until the budget can be met."""
+"""Factors for the layers of a method, tried until the budget can be met."""
 
 
 def rows(plan: Plan) -> dict[str, m.Method]:
-    """The methods by the name of their row, at their usual layers."""
+    """Return the methods at their default layers, by the name of their row."""
     early, quarter, half, late = (plan.layer(share) for share in (3 / 32, 1 / 4, 1 / 2, 9 / 16))
     return {
         "random": m.RandomKeep(layer=0),
@@ -74,34 +76,40 @@ def rows(plan: Plan) -> dict[str, m.Method]:
 
 
 def earlier(method: m.Method, factor: float) -> m.Method:
-    """The method with its layers, or its one layer, so much earlier; a layer of 0 stays."""
+    """Return the method with its layers multiplied by a factor of at most 1; a layer of 0 stays."""
 
-    def sooner(layer: Layer) -> Layer:
+    def move(layer: Layer) -> Layer:
         if factor == 1 or not layer:
             return layer
         return layer * factor if isinstance(layer, float) else max(round(layer * factor), 1)
 
     if hasattr(method, "layers"):
-        return replace(method, layers=tuple(map(sooner, method.layers)))
-    return replace(method, layer=sooner(method.layer)) if hasattr(method, "layer") else method
+        return replace(method, layers=tuple(map(move, method.layers)))
+    return replace(method, layer=move(method.layer)) if hasattr(method, "layer") else method
 
 
 def planned(plan: Plan, total: int, encoder: int) -> Iterator[tuple[float, str, m.Method]]:
-    """(share, row, method) for all that can be met; `encoder` is the depth of the vision encoder."""
+    """Yield (share, row, method) for every budget that a method can meet.
+
+    Args:
+        plan: Layers and grid of the model.
+        total: Number of visual tokens.
+        encoder: Number of layers of the vision encoder.
+    """
     for share in SHARES:
         average = share * total
         for name, method in rows(plan).items():
             for factor in EARLIER:
                 try:
                     if isinstance(method, m.KNN):
-                        found: m.Method = replace(method, count=int(average))
+                        fitted: m.Method = replace(method, count=int(average))
                     elif method.budget_parameter is None:
-                        found = replace(method, keep=share)
+                        fitted = replace(method, keep=share)
                     else:
-                        found = rounded(earlier(method, factor).solve(average, [plan.shape], plan.depth))
-                    if (tower := found.schedule().tower) is not None:
-                        tower.plan(encoder, total)
-                    yield share, name, found
+                        fitted = rounded(earlier(method, factor).solve(average, [plan.shape], plan.depth))
+                    if (merging := fitted.schedule().encoder) is not None:
+                        merging.plan(encoder, total)
+                    yield share, name, fitted
                     break
                 except PruningError:
                     continue
@@ -109,20 +117,20 @@ def planned(plan: Plan, total: int, encoder: int) -> Iterator[tuple[float, str, 
 
 
 def main() -> None:
-    """Read the command line, measure, write."""
+    """Read the command line, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=100, help="questions per task")
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path("results/catalogue"))
+    parser.add_argument("--n", type=int, default=100, help="questions per task (default: 100)")
+    parser.add_argument("--seed", type=int, default=2, help="seed of the questions (default: 2)")
+    parser.add_argument("--model", default="embedded", help="model directory (default: the embedded model)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument("--out", type=Path, default=Path("results/catalogue"), help="default: results/catalogue")
     arguments = parser.parse_args()
     data, wanted = EmbeddedData(arguments.n, arguments.seed), Wanted(arguments.model)
     look, about = look_at(wanted, data), describe(wanted)
     plan = Plan(look.depth, look.shape)
     encoder = loading.load_config(wanted.place).vision_config.num_hidden_layers
-    found = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2], encoder))
-    specs = list(dict.fromkeys([UNPRUNED, *(str(method) for *_, method in found)]))
+    planned_methods = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2], encoder))
+    specs = list(dict.fromkeys([UNPRUNED, *(str(method) for *_, method in planned_methods)]))
     ledger = Ledger(arguments.out / "answers", {"model": about, "data": data.fingerprint, "n": arguments.n})
     with Progress() as bar:
         task = bar.add_task("answers", total=len(specs) * len(data.tasks()))
@@ -136,7 +144,7 @@ def main() -> None:
         "model": about,
         "questions": dict(Counter(data.tasks())),
         "unpruned": results.row(UNPRUNED),
-        "rows": [{"share": share, "name": name, **results.row(str(method))} for share, name, method in found],
+        "rows": [{"share": share, "name": name, **results.row(str(method))} for share, name, method in planned_methods],
     }
     files.make_directory(arguments.out, "--out")
     files.write_json(arguments.out / "catalogue.json", document)

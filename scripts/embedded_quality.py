@@ -1,7 +1,9 @@
-"""How good the embedded model is: python scripts/embedded_quality.py.
+"""Measures the embedded model on many held-out questions.
 
-Asks many held-out questions without pruning, with sizes and counts unseen in training, and with no visual token at all.
-Work is shared out over processes of one thread. What pruning costs, `feathervlm study` tells.
+The questions are answered without pruning, without visual tokens, and with sizes and counts not seen in training. Work
+is divided among processes of one thread. `feathervlm study` measures what pruning costs.
+
+Example: python scripts/embedded_quality.py --n 20 --out /tmp/quality.json
 """
 
 import argparse
@@ -31,7 +33,7 @@ SHIPPED = "embedded"
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one task; `weights` is a model directory, or SHIPPED."""
+    """One method on one task. `weights` is a model directory, or SHIPPED for the embedded model."""
 
     method: str | None
     task: str
@@ -42,8 +44,8 @@ class Job:
     unpruned: Result | None = None
 
 
-def do(job: Job) -> Result:
-    """Run a job in a process of its own, which keeps its model from job to job."""
+def run_job(job: Job) -> Result:
+    """Run a job in a worker process, which keeps its model for later jobs."""
     torch.set_num_threads(1)
     return benchmark(
         job.method,
@@ -53,33 +55,33 @@ def do(job: Job) -> Result:
         unseen=job.unseen,
         progress=False,
         unpruned=job.unpruned,
-        **subject(job.weights),
+        **load(job.weights),
     )
 
 
-def subject(weights: str) -> dict[str, Any]:
-    """The model and processor to pass on; none for the shipped model."""
+def load(weights: str) -> dict[str, Any]:
+    """Return model and processor as arguments of `benchmark`, which needs none for the embedded model."""
     if weights == SHIPPED:
         return {}
-    if weights not in _subjects:
+    if weights not in _loaded:
         with loading.quiet():
             model, _ = loading.load_model(weights, torch.float32, "sdpa")
             model.name_or_path = Path(weights).name
-            _subjects[weights] = {"model": model, "processor": loading.load_processor(weights)}
-    return _subjects[weights]
+            _loaded[weights] = {"model": model, "processor": loading.load_processor(weights)}
+    return _loaded[weights]
 
 
-_subjects: dict[str, dict[str, Any]] = {}
+_loaded: dict[str, dict[str, Any]] = {}
 
 
 @contextmanager
 def workers(count: int) -> Iterator[Pool]:
-    """Fresh processes, since forking after torch has run is not safe."""
+    """Start worker processes with spawn, because a fork after torch has run is not safe."""
     with multiprocessing.get_context("spawn").Pool(count) as pool:
         yield pool
 
 
-def ask(
+def measure_tasks(
     pool: Pool,
     arguments: argparse.Namespace,
     method: str | None = None,
@@ -87,42 +89,43 @@ def ask(
     *,
     unseen: bool = False,
 ) -> list[Result]:
-    """Every task, in order, with a progress bar."""
+    """Return the results of every task, in order, with a progress bar."""
     n = max(arguments.n // 4, 1) if unseen else arguments.n
     shared = (n, arguments.seed, unseen, arguments.weights)
     jobs = [Job(method, task, *shared, result) for task, result in zip(TASKS, unpruned, strict=True)]
     title = (method or "unpruned") + (", unseen sizes and counts" if unseen else "")
-    return list(track(pool.imap(do, jobs), title, len(jobs)))
+    return list(track(pool.imap(run_job, jobs), title, len(jobs)))
 
 
 def folder_of(weights: str) -> Path:
-    """The model directory."""
+    """Return the model directory."""
     return WEIGHTS if weights == SHIPPED else Path(weights)
 
 
 def sha256_of(weights: str) -> str:
-    """What tells these weights from others."""
+    """Return the hash that identifies the weights."""
     return hashlib.sha256((folder_of(weights) / "model.safetensors").read_bytes()).hexdigest()
 
 
 def measure(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Unpruned, text alone, and unseen (a quarter as many questions)."""
-    unpruned = ask(pool, arguments)
+    """Return the results unpruned, from text alone, and on unseen sizes and counts (a quarter as many questions)."""
+    unpruned = measure_tasks(pool, arguments)
     return {
         "unpruned": Result.join(unpruned).to_dict(),
-        "text_only": Result.join(ask(pool, arguments, "text-only", unpruned)).to_dict(),
-        "unseen": Result.join(ask(pool, arguments, unseen=True)).to_dict(),
+        "text_only": Result.join(measure_tasks(pool, arguments, "text-only", unpruned)).to_dict(),
+        "unseen": Result.join(measure_tasks(pool, arguments, unseen=True)).to_dict(),
     }
 
 
 def main() -> None:
-    """Read the command line, measure, write."""
+    """Read the command line, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=2000, help="questions per task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", default=SHIPPED, help="a model directory; default: the shipped one")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path("results/embedded/quality.json"))
+    parser.add_argument("--n", type=int, default=2000, help="questions per task (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the questions (default: 0)")
+    parser.add_argument("--weights", default=SHIPPED, help="model directory (default: the embedded model)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one per core")
+    default = Path("results/embedded/quality.json")
+    parser.add_argument("--out", type=Path, default=default, help=f"default: {default}")
     arguments = parser.parse_args()
     source = {**provenance(), "weights_sha256": sha256_of(arguments.weights), "n": arguments.n, "seed": arguments.seed}
     files.make_directory(arguments.out.parent, "--out")

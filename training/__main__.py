@@ -1,4 +1,4 @@
-"""`python -m training`: the four stages and the export, each resumable, all from one seed.
+"""`python -m training`: the four stages and the export. Each stage can be resumed; one seed determines everything.
 
 Examples:
     python -m training all --folder runs/seed0
@@ -22,20 +22,20 @@ from training.vision import train_vision
 SHIPPED = Path("src/feathervlm/embedded/weights")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-Folder = Annotated[Path, typer.Option(help="Where checkpoints and logs are written, and found again.")]
-Seed = Annotated[int, typer.Option(help="Decides initial weights and all data.")]
-Named = Annotated[str, typer.Option("--recipe", help=f"How large, how long: {' or '.join(RECIPES)}.")]
-Processes = Annotated[int, typer.Option(min=1, help="One per core; the alignment stages share the work.")]
+Folder = Annotated[Path, typer.Option(help="Directory of checkpoints and logs.")]
+Seed = Annotated[int, typer.Option(help="Seed of the initial weights and all data.")]
+Named = Annotated[str, typer.Option("--recipe", help=f"Sizes and numbers of steps: {' or '.join(RECIPES)}.")]
+Processes = Annotated[int, typer.Option(min=1, help="Number of processes of the stages align and tune.")]
 
-StopAt = Annotated[int | None, typer.Option(help="End before this step.")]
+StopAt = Annotated[int | None, typer.Option(help="Stop before this step.")]
 
 
 @app.command()
 def vision(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
-    """Stage 1: the vision tower; with a recipe that takes the shipped one there is nothing to do."""
+    """Stage 1: train the vision encoder, unless the recipe uses that of the shipped weights."""
     plan = find(recipe)
     if plan.vision is None:
-        typer.echo(f"the recipe {recipe!r} takes the vision tower of the shipped weights")
+        typer.echo(f"the recipe {recipe!r} uses the vision encoder of the shipped weights")
         return
     torch.set_num_threads(1)
     size, run = plan.size, plan.run(seed)
@@ -45,7 +45,7 @@ def vision(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
 
 @app.command()
 def language(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
-    """Stage 2: the decoder as a language model."""
+    """Stage 2: train the decoder as a language model."""
     torch.set_num_threads(1)
     plan = find(recipe)
     model = build_model(plan.size, seed)
@@ -60,7 +60,7 @@ def align(
     processes: Processes = 2,
     stop_at: StopAt = None,
 ) -> None:
-    """Stage 3: projector and later layers, after stages 1 and 2."""
+    """Stage 3: train projector and later layers, after stages 1 and 2."""
     launch("align", folder, seed, find(recipe), processes, stop_at)
 
 
@@ -72,13 +72,13 @@ def tune(
     processes: Processes = 2,
     stop_at: StopAt = None,
 ) -> None:
-    """Stage 4: all layers, after stage 3."""
+    """Stage 4: tune all layers, after stage 3."""
     launch("tune", folder, seed, find(recipe), processes, stop_at)
 
 
 @app.command(name="all")
 def everything(folder: Folder, seed: Seed = 0, recipe: Named = "shipped", processes: Processes = 2) -> None:
-    """All stages, one after the other; what is done already is not done again."""
+    """Run all stages in order; finished stages are skipped."""
     vision(folder, seed, recipe)
     language(folder, seed, recipe)
     align(folder, seed, recipe, processes, None)
@@ -91,18 +91,18 @@ def write(
     recipe: Named = "shipped",
     target: Annotated[Path, typer.Option(help="The model directory to write.")] = SHIPPED,
 ) -> None:
-    """Write the model directory from the last checkpoint there is."""
+    """Write the model directory from the latest checkpoint."""
     stages = [folder / f"{stage}.pt" for stage in ("tune", "align")]
-    found = next((path for path in stages if path.exists()), None)
-    if found is None:
+    checkpoint = next((path for path in stages if path.exists()), None)
+    if checkpoint is None:
         raise typer.BadParameter(f"there is no checkpoint in {folder}; train first")
-    step = export(found, find(recipe).size, target)
-    typer.echo(f"wrote {target} from {found}, step {step}")
+    step = export(checkpoint, find(recipe).size, target)
+    typer.echo(f"wrote {target} from {checkpoint}, step {step}")
 
 
 @app.command()
 def curves(folder: Folder, target: Annotated[Path, typer.Option(help="The picture.")] = Path("curves.png")) -> None:
-    """Draw the logs of a run."""
+    """Plot the logs of a run."""
     from training.curves import draw_curves
 
     draw_curves(folder, target)

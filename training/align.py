@@ -1,8 +1,8 @@
-"""Stages 3 and 4: the decoder learns to look, first with its early layers frozen, then as a whole.
+"""Stages 3 and 4: the decoder is trained on images, first with its early layers frozen, then as a whole.
 
-The vision tower stays frozen. In stage 3 the word embeddings and the first layers stay frozen, too, as they are in the
-first stage of LLaVA's recipe, so that the early layers remain those of a language model; stage 4 tunes all layers at a
-lower rate. Every image is asked many questions at once (see `packed`).
+The vision encoder stays frozen. In stage 3 the word embeddings and the first layers stay frozen as well, as in the
+first stage of LLaVA's recipe, so that the early layers remain those of a language model. Stage 4 tunes all layers at a
+lower rate. Many questions about an image are answered in one forward pass (see `packed`).
 """
 
 from pathlib import Path
@@ -38,14 +38,15 @@ def train_alignment(
     """Train projector and decoder in place; see `loop.train` for the files.
 
     Args:
-        model: with a trained tower and a trained decoder.
-        name: of the stage; "align" begins with few objects, and its first layers and the word embeddings do not change.
-        folder: for checkpoints and the log.
-        recipe: how to optimize.
-        seed: of the run.
-        process: the number of this process.
-        processes: how many work together, joined by torch.distributed.
-        stop_at: end before this step, to be resumed later.
+        model: Model with a trained vision encoder and a trained decoder.
+        name: Name of the stage. "align" starts with few objects and leaves its first layers and the word embeddings
+            unchanged.
+        folder: Directory of checkpoints and log.
+        recipe: Recipe of the run.
+        seed: Seed of the run.
+        process: Number of this process.
+        processes: Number of processes, connected by torch.distributed.
+        stop_at: Step to stop before, so that the stage can be resumed.
     """
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
@@ -60,15 +61,15 @@ def train_alignment(
 
     def make(step: int) -> Batch:
         most = MOST_OBJECTS[sum(step / plan.steps >= mark for mark in recipe.curriculum) if aligning else -1]
-        mine = range(process * share, (process + 1) * share)
+        own = range(process * share, (process + 1) * share)
         asked = looking.asked if looking and step < looking.steps else recipe.asked
-        return make_batch([("train", seed, step, i) for i in mine], most, asked)
+        return make_batch([("train", seed, step, i) for i in own], most, asked)
 
     def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
         if looking:
-            # The optimizers know these layers from the start and pass over what has no gradient.
-            later = model.model.language_model.layers[recipe.frozen : looking.frozen]
-            later.requires_grad_(step >= looking.steps)
+            # The optimizers have these layers from the start and skip parameters without a gradient.
+            layers = model.model.language_model.layers[recipe.frozen : looking.frozen]
+            layers.requires_grad_(step >= looking.steps)
         return losses(model, questions)
 
     held_out = [
@@ -107,7 +108,7 @@ def train_alignment(
 
 
 def fit_projector(model: LlavaForConditionalGeneration) -> None:
-    """Scale the fresh projector so that it turns the tower's features into vectors as long as word embeddings."""
+    """Scale the untrained projector so that its output has the standard deviation of word embeddings."""
     pixels = to_pixels([draw(np.random.default_rng([SEEDS["train"], i])) for i in range(16)]).to(model.device)
     projector = model.model.multi_modal_projector
     with torch.no_grad():
@@ -120,14 +121,14 @@ def fit_projector(model: LlavaForConditionalGeneration) -> None:
 
 
 def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """The tower's features of the layer that the model reads: (images, patches, width)."""
+    """Return the vision encoder's features of the layer that the model uses, of shape (images, patches, width)."""
     with torch.no_grad(), autocast(pixels.device.type):
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     return states[model.config.vision_feature_layer].float()
 
 
 def losses(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, Figures]:
-    """The weighted cross-entropy; per task the share of right answers (boxes: left and top within one bin)."""
+    """Return the weighted cross-entropy and the share of right answers by task (boxes: left and top within one bin)."""
     pixels, ids, targets, weights, segments, numbers = (part.to(model.device) for part in batch)
     inner = model.model
     embed = inner.language_model.embed_tokens
@@ -142,13 +143,13 @@ def losses(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, 
     guess = logits.argmax(-1)
     with torch.no_grad():
         for i, name in enumerate(TASKS):
-            mine = (task == i) & (weight > END_WEIGHT)
-            if not mine.any():
+            own = (task == i) & (weight > END_WEIGHT)
+            if not own.any():
                 continue
             if name in LOCALIZATION:
-                near = ((guess - target)[mine].view(-1, 4).abs() <= 1)[:, :2]
+                near = ((guess - target)[own].view(-1, 4).abs() <= 1)[:, :2]
                 figures[name] = near.all(1).float().mean().item()
             else:
-                figures[name] = (guess == target)[mine].float().mean().item()
-            figures[f"{name}_loss"] = each[mine].mean().item()
+                figures[name] = (guess == target)[own].float().mean().item()
+            figures[f"{name}_loss"] = each[own].mean().item()
     return (each * weight).sum() / weight.sum(), figures

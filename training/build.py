@@ -1,6 +1,6 @@
-"""The untrained model and its processor: stock transformers classes, configured small.
+"""Builds the untrained model and its processor from transformers classes with small configs.
 
-Sizes live here and nowhere else. The model is a LLaVA with a SigLIP vision tower (256 visual tokens in raster order, no
+All sizes are defined here. The model is a LLaVA with a SigLIP vision encoder (256 visual tokens in raster order, no
 [CLS]) and a Llama decoder with RoPE; the processor is `LlavaProcessor` with a word-level tokenizer.
 """
 
@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Size:
-    """How large the model is."""
+    """The dimensions of the model."""
 
     layers: int = 16
     width: int = 128
@@ -51,7 +51,7 @@ class Size:
 
 
 def build_model(size: Size, seed: int) -> LlavaForConditionalGeneration:
-    """A freshly initialised model."""
+    """Return a model with initial weights."""
     torch.manual_seed(seed)
     config = LlavaConfig(
         vision_config=SiglipVisionConfig(
@@ -92,7 +92,7 @@ def build_model(size: Size, seed: int) -> LlavaForConditionalGeneration:
 
 
 def build_processor(size: Size) -> LlavaProcessor:
-    """A processor whose tokenizer knows the words of the tasks; any other word becomes `<unk>`."""
+    """Return a processor whose vocabulary is the words of the tasks; other words become `<unk>`."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Replace(Regex(r"\bcolor\b"), "colour")]

@@ -1,4 +1,4 @@
-"""The logs of a run as a picture: held-out figures over steps, one panel per stage."""
+"""Plots the logs of a run: held-out metrics over steps, one panel per stage."""
 
 import json
 from pathlib import Path
@@ -15,20 +15,20 @@ STAGES = {
     "align": (),
     "tune": (),
 }
-"""The stages in order, and which held-out figures to draw; none named: all accuracies."""
+"""The stages in order, and the held-out metrics to plot; an empty tuple for all accuracies."""
 
 
 def draw_curves(folder: Path, target: Path) -> None:
-    """Draw the `<stage>.jsonl` files of a folder.
+    """Plot the `<stage>.jsonl` files of a directory.
 
     Raises:
-        typer.BadParameter: there is none.
+        typer.BadParameter: if there is no log.
     """
-    found = {stage: folder / f"{stage}.jsonl" for stage in STAGES if (folder / f"{stage}.jsonl").exists()}
-    if not found:
+    logs = {stage: folder / f"{stage}.jsonl" for stage in STAGES if (folder / f"{stage}.jsonl").exists()}
+    if not logs:
         raise typer.BadParameter(f"there is no log in {folder}; train first")
-    figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), sharey=True, squeeze=False)
-    for panel, (stage, path) in zip(panels[0], found.items(), strict=True):
+    figure, panels = plt.subplots(1, len(logs), figsize=(4.2 * len(logs), 3.6), sharey=True, squeeze=False)
+    for panel, (stage, path) in zip(panels[0], logs.items(), strict=True):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         held_out = {
             key.removeprefix("held_out_") for record in records for key in record if key.startswith("held_out_")

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model directory that `from_pretrained` takes: bfloat16 weights, config, processor."""
+"""Writes a checkpoint as a model directory that `from_pretrained` loads: bfloat16 weights, config, processor."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ from training.build import BOS, EOS, PAD, Size, build_model, build_processor
 def export(checkpoint: Path, size: Size, target: Path) -> int:
     """Write the weights of a checkpoint of stage 3 or 4 and return its step.
 
-    `target` is replaced whole, except for its README.
+    `target` is replaced as a whole, except for its README.
 
     Raises:
-        typer.BadParameter: `target` is there and is no model directory.
+        typer.BadParameter: if `target` exists and is not a model directory.
     """
-    there = {path.name for path in target.iterdir()} if target.exists() else set()
-    if there - {"README.md"} and "config.json" not in there:
-        raise typer.BadParameter(f"{target} is no model directory; choose another --target")
+    present = {path.name for path in target.iterdir()} if target.exists() else set()
+    if present - {"README.md"} and "config.json" not in present:
+        raise typer.BadParameter(f"{target} is not a model directory; choose another --target")
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     model = build_model(size, 0)
     model.load_state_dict(state["module"])

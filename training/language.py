@@ -1,4 +1,4 @@
-"""Stage 2: the decoder learns to read, as a language model on text alone (see `text`)."""
+"""Stage 2: the decoder is trained as a language model on text alone (see `text`)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from training.recipe import Recipe
 LENGTH = 288
 SEEDS = {"train": 3, "held_out": 4}
 STREAM = 2
-"""Sets the random numbers of this stage apart from those of the others and of the benchmark."""
+"""Separates the random numbers of this stage from those of the other stages and of the benchmark."""
 
 
 class Language(nn.Module):
-    """The parts of the model that read and write text."""
+    """The parts of the model that process text."""
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ def train_language(model: LlavaForConditionalGeneration, folder: Path, recipe: R
 
 
 def make_batch(seed: int, step: int, count: int, hardest: int, mix: text.Mix) -> tuple[Tensor, Tensor]:
-    """Token ids and loss weights, both (count, LENGTH + 1)."""
+    """Return token ids and loss weights, both of shape (count, LENGTH + 1)."""
     rng = np.random.default_rng([seed, step, 0, 0, STREAM])
     pairs = np.array([text.sequence(rng, LENGTH, hardest, mix) for _ in range(count)])
     return torch.from_numpy(pairs[..., 0]).long(), torch.from_numpy(pairs[..., 1]).float()
 
 
 def losses(language: Language, data: Batch) -> tuple[Tensor, Figures]:
-    """The weighted cross-entropy, and how many words, answers and first coordinates are right."""
+    """Return the weighted cross-entropy, and the shares of words, answers and first coordinates that are right."""
     tokens, weights = (part.to(language.head.weight.device) for part in data)
     states = packed.run(language.decoder, language.decoder.embed_tokens(tokens[:, :-1]))
     logits = language.head(states)

@@ -1,7 +1,7 @@
-"""The training loop that all stages share: optimizers, learning-rate schedule, progress, log and checkpoints.
+"""The training loop of all stages: optimizers, learning-rate schedule, progress, log and checkpoints.
 
-A stage gives a model, the parameters to train and a function from a step number to a loss and figures. Batches follow
-from the step number alone, so that a run which was interrupted goes on exactly where it stood.
+A stage passes a model and a function from a step number to a loss and metrics. A batch depends on the step number
+alone, so that an interrupted run is resumed exactly.
 """
 
 import json
@@ -30,11 +30,13 @@ class Plan:
     """How a stage is optimized.
 
     Attributes:
-        steps: optimizer steps in all.
-        matrix_rate: Muon's learning rate, for the matrices inside layers.
-        other_rate: AdamW's, for everything else.
-        warm_up: steps of linear warm-up.
-        flat: the share of the steps at full rate, before a linear decay to `floor` of it.
+        steps: Number of optimizer steps.
+        matrix_rate: Learning rate of Muon, for the matrices inside layers.
+        other_rate: Learning rate of AdamW, for all other parameters.
+        warm_up: Steps of linear warm-up.
+        flat: Share of the steps before the linear decay.
+        floor: Share of the learning rate at the end of the decay.
+        weight_decay: Decoupled weight decay of both optimizers.
     """
 
     steps: int
@@ -46,7 +48,7 @@ class Plan:
     weight_decay: float = 0.02
 
     def rate(self, step: int) -> float:
-        """The share of the full learning rate at a step."""
+        """Return the share of the full learning rate at a step."""
         after = max(0.0, step / self.steps - self.flat) / (1 - self.flat)
         return min(1.0, (step + 1) / self.warm_up) * (1 - after * (1 - self.floor))
 
@@ -66,24 +68,24 @@ def train(
     stop_at: int | None = None,
     run: str = "",
 ) -> None:
-    """Train the parameters of `module` that require gradients; writes `<name>.pt` and `<name>.jsonl` to `folder`.
+    """Train the parameters of `module` that require gradients, and write `<name>.pt` and `<name>.jsonl` to `folder`.
 
     Args:
-        name: of the stage.
-        module: what is trained and saved.
-        plan: how.
-        make: from a step number to its batch; it may run in other processes, ahead of time.
-        compute: from a step number and its batch to a loss and figures to log.
-        folder: for checkpoints and the log; a checkpoint found there is resumed.
-        validate: figures on held-out data, logged at every checkpoint.
-        every: steps between two checkpoints.
-        reduce: averages gradients over processes, in place.
-        main: whether this process writes files and shows progress.
-        stop_at: end before this step, to be resumed later.
-        run: what tells this run from others; a checkpoint of another one is refused.
+        name: Name of the stage.
+        module: Module that is trained and saved.
+        plan: Steps and learning rates.
+        make: Returns the batch of a step; may be called in other processes, ahead of time.
+        compute: Returns the loss and the metrics of a step and its batch.
+        folder: Directory of checkpoints and log; a checkpoint in it is resumed.
+        validate: Returns metrics on held-out data, which are logged at every checkpoint.
+        every: Steps between two checkpoints.
+        reduce: Averages gradients over processes, in place.
+        main: Whether this process writes files and shows progress.
+        stop_at: Step to stop before, so that the stage can be resumed.
+        run: Identifies the run; a checkpoint of another run is refused.
 
     Raises:
-        typer.BadParameter: the checkpoint found belongs to another run.
+        typer.BadParameter: if the checkpoint belongs to another run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(module, plan)
@@ -121,7 +123,7 @@ def train(
 
 
 class Steps(Dataset[Batch]):
-    """The batches of a stage by step number, as torch's loader wants them."""
+    """The batches of a stage by step number, as a torch data set."""
 
     def __init__(self, make: Callable[[int], Batch]) -> None:
         self.make = make
@@ -131,30 +133,30 @@ class Steps(Dataset[Batch]):
 
 
 def ahead(make: Callable[[int], Batch], steps: Iterable[int], processes: int) -> Iterable[Batch]:
-    """The batches of these steps in order, made ahead of time by so many processes, or with 0 here, when asked for."""
+    """Return the batches of some steps in order, made ahead of time by processes, or on demand if there are none."""
     return DataLoader(Steps(make), batch_size=None, sampler=steps, num_workers=processes)
 
 
 class Averages:
-    """Means of figures over the steps at which they were there."""
+    """Means of metrics over the steps that measured them."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {}
 
     def add(self, figures: Figures) -> None:
-        """Take what one step measured."""
+        """Add the metrics of one step."""
         for key, value in figures.items():
             self.values.setdefault(key, []).append(value)
 
     def take(self) -> Figures:
-        """The means so far, which are then forgotten."""
-        found = {key: round(sum(values) / len(values), 4) for key, values in self.values.items()}
+        """Return the means and reset them."""
+        means = {key: round(sum(values) / len(values), 4) for key, values in self.values.items()}
         self.values = {}
-        return found
+        return means
 
 
 def make_optimizers(module: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
-    """AdamW for embeddings, heads, norms and biases, then Muon for the matrices inside layers."""
+    """Return AdamW for embeddings, heads, norms and biases, and Muon for the matrices inside layers."""
     matrices, others = [], []
     for name, weight in module.named_parameters():
         if weight.requires_grad:
@@ -169,10 +171,10 @@ def make_optimizers(module: nn.Module, plan: Plan) -> list[torch.optim.Optimizer
 
 
 def resume(path: Path, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer], run: str) -> tuple[int, float]:
-    """Load a checkpoint if there is one: the step to go on from and the seconds spent so far.
+    """Load a checkpoint if there is one; return the next step and the seconds spent so far.
 
     Raises:
-        typer.BadParameter: the checkpoint belongs to another run.
+        typer.BadParameter: if the checkpoint belongs to another run.
     """
     if not path.exists():
         return 0, 0.0
@@ -193,7 +195,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def progress(shown: bool) -> Progress:
-    """A bar with the steps done, the time gone and the time left."""
+    """Return a progress bar with finished steps, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

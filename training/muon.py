@@ -1,8 +1,8 @@
-"""Muon: steps of momentum whose matrices are made orthogonal first (Keller Jordan's optimizer of 2024).
+"""Muon: momentum steps whose matrices are made orthogonal first (Keller Jordan's optimizer of 2024).
 
-Does what `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but for all matrices of one shape at once and
-in their own precision: torch's goes matrix by matrix in bfloat16, which on a CPU without bfloat16 instructions takes
-longer than the rest of a training step. Knows matrices only.
+It computes what `torch.optim.Muon` does with `adjust_lr_fn="match_rms_adamw"`, but for all matrices of one shape at
+once and in their own precision. Torch's implementation goes matrix by matrix in bfloat16, which on a CPU without
+bfloat16 instructions takes longer than the rest of a training step.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration, steep at zero; it leaves singular values between about 0.7 and 1.2."""
+"""Coefficients of the quintic iteration, which brings singular values to between about 0.7 and 1.2."""
 ITERATIONS = 5
 
 
@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """Move every matrix that has a gradient; `closure` is not supported."""
+        """Update every matrix that has a gradient; `closure` is not supported."""
         assert closure is None
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(matrix.grad)
                 mean = state["momentum"].lerp_(matrix.grad, 1 - momentum)
                 ahead = matrix.grad.lerp(mean, momentum)
-                # A tall matrix takes part as a turned view of itself, which moves it, too.
+                # A tall matrix is replaced by its transposed view, so that an update in place changes it.
                 pair = (matrix.T, ahead.T) if matrix.shape[0] > matrix.shape[1] else (matrix, ahead)
                 alike.setdefault(tuple(pair[0].shape), []).append(pair)
             for (_, long), pairs in alike.items():
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """(count, short, long) matrices with the same singular vectors and singular values near 1, by Newton-Schulz."""
+    """Return matrices (count, short, long) with equal singular vectors and singular values near 1, by Newton-Schulz."""
     a, b, c = COEFFICIENTS
     now = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):

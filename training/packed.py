@@ -1,8 +1,7 @@
-"""Many questions about one image in one forward pass: the image is read once, each question sees it and itself.
+"""A forward pass over many questions about one image: each question attends to the image and to itself.
 
-Runs the layers of a stock Llama decoder with matrix products in the type that the machine is fast in and without
-padding the image to every question; it gives what the stock forward gives for each question alone, up to rounding. It
-knows Llama's layer and nothing about data or losses.
+It runs the layers of a stock Llama decoder with matrix products in `product_type` and processes the image once, not
+for every question. The result is that of the stock forward for each question alone, up to rounding.
 """
 
 import torch
@@ -13,21 +12,22 @@ from transformers import LlamaModel
 from training.machine import product_type
 
 HIDDEN = -1e9
-"""Added to the scores of what must not be seen."""
+"""Added to the scores of positions that must not be attended to."""
 
 
 def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-    """Hidden states after the last norm.
+    """Return the hidden states after the last norm.
 
     Args:
-        decoder: its weights are used in `product_type`.
-        prefix: embeddings (batch, M, width) that every question sees: the start token and the image.
-        questions: embeddings (batch, R, T, width): rows of one or several questions one after the other, padded at the
-            end. Each question follows the prefix directly and sees nothing else of its row.
-        segments: (batch, R, T), which question of its row a token belongs to; by default a row is one question.
+        decoder: Decoder, whose weights are used in `product_type`.
+        prefix: Embeddings of shape (batch, M, width) that every question attends to: the start token and the image.
+        questions: Embeddings of shape (batch, R, T, width): rows of one or several questions in sequence, padded at
+            the end. Each question follows the prefix directly and attends to nothing else of its row.
+        segments: Number of the question that each token belongs to, of shape (batch, R, T); by default a row is one
+            question.
 
     Returns:
-        (batch, R, T, width) or, without questions, (batch, M, width).
+        States of shape (batch, R, T, width) or, without questions, (batch, M, width).
     """
     batch, length, width = prefix.shape
     config = decoder.config
@@ -44,7 +44,7 @@ def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None, se
         positions = torch.cat([positions, length - 1 + alike.sum(-1).flatten(1)], 1)
         apart = torch.where(alike, 0.0, HIDDEN).to(low)[:, None]
     cosine, sine = (table[:, None].to(low) for table in decoder.rotary_emb(prefix, positions))
-    later = torch.full((length, length), HIDDEN, device=device).triu(1).to(low)
+    causal = torch.full((length, length), HIDDEN, device=device).triu(1).to(low)
     state = prefix if questions is None else torch.cat([prefix, questions.flatten(1, 2)], 1)
     for i, layer in enumerate(decoder.layers):
         attention = layer.self_attn
@@ -55,7 +55,7 @@ def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None, se
         parts = []
         skip_prefix = questions is not None and i == len(decoder.layers) - 1
         if not skip_prefix:
-            scores = query[:, :, :length] @ key[:, :, :length].transpose(-1, -2) + later
+            scores = query[:, :, :length] @ key[:, :, :length].transpose(-1, -2) + causal
             parts.append(scores.softmax(-1) @ value[:, :, :length])
         if questions is not None:
             asked, known = query[:, :, length:], key[:, :, :length]
@@ -77,11 +77,11 @@ def run(decoder: LlamaModel, prefix: Tensor, questions: Tensor | None = None, se
 
 
 def norm(module: nn.Module, state: Tensor) -> Tensor:
-    """Llama's RMSNorm."""
+    """Apply Llama's RMSNorm."""
     return F.rms_norm(state, state.shape[-1:], module.weight.to(state.dtype), module.variance_epsilon)
 
 
 def rotate(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """RoPE on (batch, heads, length, size)."""
+    """Apply RoPE to vectors of shape (batch, heads, length, size)."""
     one, two = vectors.chunk(2, -1)
     return vectors * cosine + torch.cat([-two, one], -1) * sine

@@ -1,7 +1,6 @@
-"""Images and what is asked about them in stages 3 and 4: drawn, put into words, and laid out in rows.
+"""The training data of stages 3 and 4: images, and questions about them in rows of tokens.
 
-Everything follows from the split, the seed, the step and the number of an image within the step. Knows scenes, tasks
-and words; knows nothing of the model.
+The split, the seed, the step and the number of an image within the step determine everything.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from training.vision import to_pixels
 
 SEEDS = {"train": 5, "held_out": 6}
 STREAM = 3
-"""Sets the random numbers of these stages apart from those of the others and of the benchmark."""
+"""Separates the random numbers of these stages from those of the other stages and of the benchmark."""
 WORD_WEIGHT = 1.5
 END_WEIGHT = 0.03
 CAPTION_WEIGHT = 0.5
@@ -29,22 +28,22 @@ CAPTION = len(TASKS)
 SIZE_TOKENS = {text.INDEX[size] for size in SIZES}
 PLACE_TOKENS = {text.INDEX[place] for place in LOCATIONS}
 Said = tuple[list[int], int, list[float], int]
-"""Token ids, where the answer begins, the loss weight of each token of the answer, the number of the task."""
+"""Token ids, index of the first token of the answer, loss weight of each token of the answer, number of the task."""
 ROW = 32
-"""Tokens of a row of questions."""
+"""Number of tokens in a row of questions."""
 MOST_OBJECTS = (2, 3, 4, 5, 6, 8)
-"""That a scene may hold, as the curriculum goes on; with the last come clutter and scenes as they are asked about."""
+"""Largest number of objects in a scene, by step of the curriculum; the last also has clutter, as the benchmark does."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked about each image.
+    """The questions about each image.
 
     Attributes:
-        shares: questions of each task; in cluttered scenes `cluttered` takes the place of `locate`.
-        captions: so many objects are described, too.
-        coordinates: how much left, top, right and bottom of a box count in the loss. Left and top are the hard part,
-            finding the object; right and bottom follow from its size.
+        shares: Number of questions by task; in cluttered scenes `cluttered` replaces `locate`.
+        captions: Number of objects that are described as well.
+        coordinates: Loss weights of left, top, right and bottom of a box. Left and top require finding the object;
+            right and bottom follow from its size.
     """
 
     shares: Mapping[str, int]
@@ -53,15 +52,15 @@ class Asked:
 
 
 def make_batch(images: list[tuple[str, int, int, int]], most: int, asked: Asked) -> Batch:
-    """Pixels, and questions in rows: token ids, targets, loss weights, questions and tasks, all (images, R, ROW).
+    """Return pixels, token ids, targets, loss weights, question numbers and task numbers.
 
-    A row holds as many questions as it has room for, of the numbers 1, 2, ...; 0 is padding. A caption takes the place
-    of a question, with `CAPTION` as its task.
+    All but the pixels have shape (images, R, ROW). A row contains as many questions as fit, numbered 1, 2, ...; 0 is
+    padding. A caption counts as a question whose task is `CAPTION`.
 
     Args:
-        images: for each its split, the seed, the step and its number within the step.
-        most: objects in a scene, one of `MOST_OBJECTS`.
-        asked: about each image.
+        images: Split, seed, step and number within the step of each image.
+        most: Largest number of objects in a scene, one of `MOST_OBJECTS`.
+        asked: The questions about each image.
     """
     full = most == MOST_OBJECTS[-1]
     scenes, rows = [], []
@@ -89,10 +88,10 @@ def make_batch(images: list[tuple[str, int, int, int]], most: int, asked: Asked)
 
 
 def arrange(lengths: list[int]) -> list[tuple[int, int]]:
-    """For each question the row and the place in it where it begins: the longest first, each where it fits first.
+    """Return the row and the start in it of each question; the longest come first, each in the first row it fits.
 
     Raises:
-        ValueError: a question is longer than a row.
+        ValueError: if a question is longer than a row.
     """
     if max(lengths) > ROW:
         raise ValueError(f"a question of {max(lengths)} tokens does not fit into a row of {ROW}; raise questions.ROW")
@@ -108,8 +107,8 @@ def arrange(lengths: list[int]) -> list[tuple[int, int]]:
 
 
 def ask(rng: np.random.Generator, scene: Scene, cluttered: bool, asked: Asked) -> list[Said]:
-    """Questions about a scene: what is said, task by task."""
-    found = []
+    """Return the questions about a scene, task by task."""
+    result = []
     for name, share in asked.shares.items():
         task = "cluttered" if cluttered and name == "locate" else name
         for _ in range(share):
@@ -118,17 +117,17 @@ def ask(rng: np.random.Generator, scene: Scene, cluttered: bool, asked: Asked) -
                 continue
             prompt, answer = text.encode(f"{question.text} assistant:"), text.encode(question.answer)
             weight = list(asked.coordinates) if question.box else [WORD_WEIGHT]
-            found.append((prompt + answer + [EOS], len(prompt), [*weight, END_WEIGHT], list(TASKS).index(task)))
-    return found
+            result.append((prompt + answer + [EOS], len(prompt), [*weight, END_WEIGHT], list(TASKS).index(task)))
+    return result
 
 
 def caption(rng: np.random.Generator, scene: Scene, asked: Asked) -> list[Said]:
-    """Some objects in words, as text describes them; which object comes next cannot be known, the rest can be seen."""
-    found = []
+    """Return descriptions of some objects, weighted from the first word that the image determines."""
+    result = []
     for i in rng.permutation(len(scene.items))[: asked.captions]:
         tokens = [token for token, _ in text.describe(rng, scene.items[i])]
         begin = next(at for at, token in enumerate(tokens) if token in SIZE_TOKENS)
         box = next(at for at, token in enumerate(tokens) if token in PLACE_TOKENS)
         weights = [CAPTION_WEIGHT] * (box - begin) + [*asked.coordinates] + [END_WEIGHT] * (len(tokens) - box - 4)
-        found.append((tokens, begin, weights, CAPTION))
-    return found
+        result.append((tokens, begin, weights, CAPTION))
+    return result

@@ -1,4 +1,4 @@
-"""How large, how long and how fast: the numbers behind the shipped weights, and those of a smaller version."""
+"""The recipes: sizes, steps and learning rates of the shipped weights and of a smaller model."""
 
 from dataclasses import dataclass, field
 
@@ -21,17 +21,17 @@ SHARES = {
     "background": 1,
 }
 MORE_FOR_TOP = (0.6, 0.8, 0.2, 0.2)
-"""Weights of left, top, right and bottom: top is told after left and learned after it."""
+"""Loss weights of left, top, right and bottom: top comes after left and is learned after it."""
 
 
 @dataclass(frozen=True)
 class Looking:
-    """How stage 3 may begin, so that layers which gather the words of a question still do when others learned to look.
+    """A different start of stage 3, with more frozen layers, which keep what the language model learned there.
 
     Attributes:
-        steps: of stage 3 that are like this.
-        frozen: this many first layers do not change.
-        asked: about each image.
+        steps: Number of steps.
+        frozen: Number of first layers that do not change.
+        asked: The questions about each image.
     """
 
     steps: int
@@ -44,19 +44,22 @@ class Recipe:
     """The plans of the four stages.
 
     Attributes:
-        name: part of what tells one run from another.
-        size: of the model.
-        vision: stage 1, `vision_batch` scenes per step; None takes the tower of the shipped weights.
-        language: stage 2, `language_batch` sequences per step.
-        recall_first: this many first steps of stage 2 see nothing but phrases that come back (`text.recall`).
-        text: what stage 2 reads otherwise.
-        words: fit the projector to words before stage 3 (`words.begin_with_words`).
-        align: stage 3, with the first `frozen` decoder layers left as they are.
-        tune: stage 4.
-        images: per step of stages 3 and 4, shared by all processes.
-        asked: about each image in stages 3 and 4.
-        looking: how stage 3 begins, if it begins otherwise.
-        curriculum: the shares of stage 3 after which scenes may hold more objects (see `questions.MOST_OBJECTS`).
+        name: Name of the recipe, which also identifies a run.
+        size: Dimensions of the model.
+        vision: Plan of stage 1; None uses the vision encoder of the shipped weights.
+        vision_batch: Scenes per step of stage 1.
+        language: Plan of stage 2.
+        language_batch: Sequences per step of stage 2.
+        align: Plan of stage 3.
+        tune: Plan of stage 4.
+        images: Images per step of stages 3 and 4, of all processes together.
+        frozen: Number of first decoder layers that stage 3 does not change.
+        recall_first: Number of first steps of stage 2 with nothing but repeated phrases (`text.recall`).
+        text: Mix of the other text of stage 2.
+        words: Whether to fit the projector to words before stage 3 (`words.begin_with_words`).
+        looking: Start of stage 3, if it is different.
+        asked: The questions about each image in stages 3 and 4.
+        curriculum: Shares of stage 3 after which scenes may have more objects (see `questions.MOST_OBJECTS`).
     """
 
     name: str
@@ -77,7 +80,7 @@ class Recipe:
     curriculum: tuple[float, ...] = (0.04, 0.09, 0.15, 0.22, 0.30)
 
     def run(self, seed: int) -> str:
-        """What tells a run from those of other recipes and seeds."""
+        """Return the name that identifies a run of this recipe and seed."""
         return f"{self.name} seed {seed}"
 
 
@@ -121,15 +124,15 @@ RECIPES = {
         curriculum=(0.09, 0.18, 0.27, 0.39, 0.52),
     ),
 }
-"""`shipped` is that of the shipped weights; `small` takes an hour and a quarter on one core, to compare seeds."""
+"""`shipped` made the shipped weights; `small` takes an hour and a quarter on one core and is used to compare seeds."""
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
-        typer.BadParameter: there is none.
+        typer.BadParameter: if there is no such recipe.
     """
     if name not in RECIPES:
-        raise typer.BadParameter(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise typer.BadParameter(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -1,4 +1,4 @@
-"""Stages 3 and 4 in one process or several, and how a stage finds the weights of those before it."""
+"""Runs stages 3 and 4 in one or several processes, and loads the weights of the previous stages."""
 
 import os
 import socket
@@ -17,15 +17,15 @@ from training.recipe import Recipe
 from training.words import begin_with_words
 
 NEEDS = {"align": ("vision", "language"), "tune": ("align",)}
-"""Which stages must be there before another."""
+"""The stages that each stage requires."""
 
 
 def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, stop_at: int | None) -> None:
     """Run stage 3 or 4 in one or several processes of one thread each; on a GPU in one.
 
     Raises:
-        typer.BadParameter: an earlier stage is missing or of another run, or the images of a step cannot be shared
-            out evenly.
+        typer.BadParameter: if a required stage is missing or belongs to another run, or the images of a step cannot
+            be divided evenly.
     """
     for name in NEEDS[stage]:
         if name == "vision" and recipe.vision is None:
@@ -38,10 +38,10 @@ def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, 
     if torch.cuda.is_available():
         processes = 1
     if recipe.images % processes:
-        raise typer.BadParameter(f"{recipe.images} images per step cannot be shared by {processes} processes")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        raise typer.BadParameter(f"{recipe.images} images per step cannot be divided among {processes} processes")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     arguments = (stage, folder, seed, recipe, processes, stop_at, port)
     if processes == 1:
         work(0, *arguments)
@@ -52,14 +52,14 @@ def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, 
 def work(
     process: int, stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, stop_at: int | None, port: int
 ) -> None:
-    """What one process does."""
+    """Run the work of one process."""
     torch.set_num_threads(1)
     if processes > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         torch.distributed.init_process_group("gloo", rank=process, world_size=processes)
     model = build_model(recipe.size, seed).to(best_device())
-    before = load(model, folder, stage, recipe)
-    if stage == "align" and before:
+    fresh = load(model, folder, stage, recipe)
+    if stage == "align" and fresh:
         if recipe.words:
             begin_with_words(model, seed)
         else:
@@ -79,7 +79,7 @@ def work(
 
 
 def load(model: LlavaForConditionalGeneration, folder: Path, stage: str, recipe: Recipe) -> bool:
-    """Give the model the weights of the stages before; False if there is a checkpoint of this stage itself."""
+    """Load the weights of the previous stages; return False, without loading, if this stage has a checkpoint."""
     if (folder / f"{stage}.pt").exists():
         return False
     if stage == "tune":
@@ -88,14 +88,14 @@ def load(model: LlavaForConditionalGeneration, folder: Path, stage: str, recipe:
     if recipe.vision is None:
         tower = embedded.load()[0].model.vision_tower.state_dict()
     else:
-        taught = read(folder / "vision.pt").items()
-        tower = {key.removeprefix("tower."): value for key, value in taught if key.startswith("tower.")}
+        trained = read(folder / "vision.pt").items()
+        tower = {key.removeprefix("tower."): value for key, value in trained if key.startswith("tower.")}
     model.model.vision_tower.load_state_dict(tower)
     Language(model).load_state_dict(read(folder / "language.pt"))
     return True
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint of an earlier stage."""
+    """Return the weights in the checkpoint of a previous stage."""
     weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True, map_location="cpu")["module"]
     return weights

@@ -1,10 +1,10 @@
 """Text without pictures, for the language-model stage.
 
-By default half of the sequences are packed short documents: a scene described in words, then questions about it,
-answered; and now and then a phrase said over and over. The other half is bursty: each token repeats an earlier one of
-the sequence with a probability that falls off with the distance, as words recur in natural text; this is what gives the
-decoder a preference for what is recent. A recipe may mix in a third kind, phrases that come back word for word, from
-which a small decoder learns sooner to look things up. Weights say how much each token counts in the loss.
+By default half of the sequences are packed short documents: a scene in words with questions and answers about it, and
+sometimes a repeated phrase. The other half is bursty: each token repeats a previous one of the sequence with a
+probability that decreases with the distance, as words recur in natural text; this gives the decoder a preference for
+recent tokens. A recipe may add phrases that return word for word, from which a small decoder learns sooner to copy from
+its context. Every token has a weight in the loss.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from training.build import BOS, SPECIAL, VOCABULARY
 
 INDEX = {word: i for i, word in enumerate(VOCABULARY)}
 FRESH = 0.12
-"""The share of tokens of a bursty sequence that are drawn anew."""
+"""Share of the tokens of a bursty sequence that are drawn at random."""
 RECENCY = 60.0
-"""Tokens over which the chance to be repeated falls to 1/e."""
+"""Distance in tokens at which the probability of a repetition falls to 1/e."""
 ANSWER, WORD, COORDINATE, FIRST = 4.0, 1.0, 0.5, 0.02
 STRETCH, LONGEST = 96, 16
-"""Tokens over which phrases recur before others take their place, and one more than a phrase has at most."""
+"""Number of tokens over which the same phrases recur, and one more than the largest length of a phrase."""
 
 TEMPLATES = [
     (("there", "is", "a"), ("at",), (".",)),
@@ -35,18 +35,18 @@ Weighted = list[tuple[int, float]]
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of words separated by spaces; coordinate tokens may stand together."""
+    """Return the token ids of words separated by spaces; coordinate tokens need no spaces between them."""
     return [INDEX[word] for word in text.replace("><", "> <").split()]
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What the text consists of.
+    """The composition of the text.
 
     Attributes:
-        recall: the share of sequences that are phrases which come back.
-        bursty: the share of bursty ones among the others.
-        questions: the fewest after a description, and one more than the most.
+        recall: Share of the sequences that consist of returning phrases.
+        bursty: Share of bursty sequences among the others.
+        questions: Smallest number of questions after a description, and one more than the largest.
     """
 
     recall: float = 0.0
@@ -55,13 +55,13 @@ class Mix:
 
 
 def sequence(rng: np.random.Generator, length: int, hardest: int, mix: Mix) -> Weighted:
-    """`length` + 1 tokens with their weights.
+    """Return `length` + 1 tokens with their weights.
 
     Args:
-        rng: what decides.
-        length: of the training sequence.
-        hardest: the most objects in a described scene.
-        mix: of which kinds.
+        rng: Random generator.
+        length: Length of the training sequence.
+        hardest: Largest number of objects in a described scene.
+        mix: Composition of the text.
     """
     tokens: Weighted = []
     if mix.recall and rng.random() < mix.recall:
@@ -76,7 +76,7 @@ def sequence(rng: np.random.Generator, length: int, hardest: int, mix: Mix) -> W
 
 
 def bursty(rng: np.random.Generator, length: int) -> Weighted:
-    """Tokens that repeat earlier ones, the recent ones most of all."""
+    """Return tokens that repeat previous ones, recent ones with higher probability."""
     fresh = rng.random(length) < FRESH
     tokens = rng.integers(len(SPECIAL), len(VOCABULARY), length)
     back = rng.exponential(RECENCY, length).astype(int) + 1
@@ -88,32 +88,32 @@ def bursty(rng: np.random.Generator, length: int) -> Weighted:
 
 
 def recall(rng: np.random.Generator) -> Weighted:
-    """One to three phrases of random words that come back in random order, each time word for word.
+    """Return one to three phrases of random words that return in random order, each time word for word.
 
-    To go on with a phrase a decoder has to find the word before in what it has read and see what came next, as the
-    induction heads of language models do (arXiv 2209.11895); only words that can be told so count fully.
+    To continue a phrase, a decoder has to find the previous word in its context and copy the word after it, as the
+    induction heads of language models do (arXiv 2209.11895); only words that can be predicted so have full weight.
     """
     known = [
         rng.integers(len(SPECIAL), len(VOCABULARY), rng.integers(3, LONGEST)).tolist()
         for _ in range(rng.integers(1, 4))
     ]
-    tokens, said = [(BOS, 0.0)], [False] * len(known)
+    tokens, seen = [(BOS, 0.0)], [False] * len(known)
     while len(tokens) < STRETCH:
         which = rng.integers(len(known))
-        tokens += [(token, WORD if said[which] and i else FIRST) for i, token in enumerate(known[which])]
-        said[which] = True
+        tokens += [(token, WORD if seen[which] and i else FIRST) for i, token in enumerate(known[which])]
+        seen[which] = True
     return tokens
 
 
 def phrases(rng: np.random.Generator) -> Weighted:
-    """A few words said again and again."""
+    """Return a phrase that is repeated several times."""
     phrase = rng.integers(len(SPECIAL), len(VOCABULARY), rng.integers(2, 8)).tolist()
     joint = INDEX[("then", "again", "and")[rng.integers(3)]]
     return [(token, WORD) for _ in range(rng.integers(2, 6)) for token in (*phrase, joint)]
 
 
 def document(rng: np.random.Generator, hardest: int, mix: Mix) -> Weighted:
-    """A scene in words and a few questions about it."""
+    """Return a scene in words with questions and answers about it."""
     counts = range(min(3, hardest), hardest + 1) if hardest >= 3 else (hardest,)
     background, items = arrange(rng, World(counts=counts))
     scene = Scene(tuple(items), background, np.empty((0, 0, 3), np.uint8))
@@ -129,7 +129,7 @@ def document(rng: np.random.Generator, hardest: int, mix: Mix) -> Weighted:
 
 
 def describe(rng: np.random.Generator, item: Item) -> Weighted:
-    """One object in words."""
+    """Return the description of one object."""
     first, middle, end = TEMPLATES[rng.integers(len(TEMPLATES))]
     says = f"with digit {item.digit}" if item.digit is not None else ""
     words = f"{' '.join(first)} {item.size} {item.colour} {item.shape} {says} {' '.join(middle)}"

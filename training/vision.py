@@ -1,9 +1,9 @@
-"""Stage 1: the vision tower learns to see, from labels that the generator knows.
+"""Stage 1: the vision encoder is trained on the labels of generated scenes.
 
-Two kinds of target. Dense: each patch tells the colour, shape, size, digit and box of the object it lies on, and
-whether it holds the object's centre, as detection pretraining does. Global: the background and the number of objects of
-each colour and shape are told from the mean of a random tenth of the patches, so that every token also carries the
-gist, as the tokens of image-text pretraining do (cf. FLIP, arXiv 2212.00794). The heads are thrown away afterwards.
+There are two kinds of targets. Dense: each patch predicts the colour, shape, size, digit and box of its object, and
+whether it contains the object's centre, as in detection pretraining. Global: the mean of a random tenth of the patches
+predicts the background and the number of objects of each colour and shape, so that every token also has information on
+the whole picture, as in image-text pretraining (cf. FLIP, arXiv 2212.00794). The heads are not used afterwards.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from training.loop import Batch, Figures, Plan, train
 from training.machine import autocast, best_device
 
 MOST = 4
-"""Counts above this are told as this."""
+"""Largest count; higher counts have the same label."""
 
 DENSE = {
     "colour": len(COLOURS) + 1,
@@ -37,11 +37,11 @@ GLOBAL = {"background": len(BACKGROUNDS)} | dict.fromkeys((*COLOURS, *SHAPES), M
 NOTHING = -100
 SEEDS = {"train": 1, "held_out": 2}
 STREAM = 1
-"""Sets the random numbers of this stage apart from those of the others and of the benchmark."""
+"""Separates the random numbers of this stage from those of the other stages and of the benchmark."""
 
 
 class Teacher(nn.Module):
-    """The tower with the heads it is trained through."""
+    """The vision encoder with the heads that it is trained with."""
 
     def __init__(self, tower: nn.Module, width: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Teacher(nn.Module):
 def train_vision(
     tower: nn.Module, patch: int, width: int, folder: Path, plan: Plan, *, batch: int, seed: int, run: str
 ) -> None:
-    """Train the tower in place; see `loop.train` for the files."""
+    """Train the vision encoder in place; see `loop.train` for the files."""
     teacher = Teacher(tower, width).to(best_device())
     held_out = make_batch(SEEDS["held_out"], 0, 64, patch)
 
@@ -72,7 +72,7 @@ def train_vision(
 
 
 def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, gist: Tensor) -> tuple[Tensor, Figures]:
-    """The sum of all cross-entropies, and the accuracy of each target (boxes within one bin)."""
+    """Return the sum of all cross-entropies, and the accuracy of each target (boxes within one bin)."""
     device = teacher.dense.weight.device
     pixels, dense, gist = pixels.to(device), dense.to(device), gist.to(device)
     with autocast(device.type):
@@ -96,7 +96,7 @@ def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, gist: Tensor) -> tup
 
 
 def make_batch(seed: int, step: int, count: int, patch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels (count, 3, 128, 128), dense labels (count, patches, 9), global labels (count, 12)."""
+    """Return pixels (count, 3, 128, 128), dense labels (count, patches, 9) and global labels (count, 12)."""
     rng = np.random.default_rng([seed, step, 0, 0, STREAM])
     scenes = [draw(rng, CLUTTERED if rng.random() < 0.2 else SEEN) for _ in range(count)]
     dense = np.stack([dense_labels(scene, patch) for scene in scenes])
@@ -105,13 +105,13 @@ def make_batch(seed: int, step: int, count: int, patch: int) -> tuple[Tensor, Te
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
-    """What the image processor makes of the scenes: (count, 3, 128, 128), mean 0.5 and deviation 0.25 removed."""
+    """Return pixels as the image processor does: (count, 3, 128, 128), with mean 0.5 and deviation 0.25 removed."""
     pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).permute(0, 3, 1, 2)
     return (pixels.float() / 255 - 0.5) / 0.25
 
 
 def dense_labels(scene: Scene, patch: int) -> NDArray[np.int64]:
-    """(patches, 9): what the object says that covers most of each patch; colour and shape know "none"."""
+    """Return the labels of the object that covers most of each patch, (patches, 9); colour and shape may be "none"."""
     across = SIDE // patch
     labels = np.full((across, across, len(DENSE)), NOTHING)
     labels[..., 0], labels[..., 1] = len(COLOURS), len(SHAPES)
@@ -123,9 +123,9 @@ def dense_labels(scene: Scene, patch: int) -> NDArray[np.int64]:
         high = (np.minimum(bottom, edges + patch) - np.maximum(top, edges)).clip(0)
         area = high[:, None] * wide[None]
         x, y = (int(value) // patch for value in item.centre)
-        mine = area > covered
-        covered[mine] = area[mine]
-        labels[mine] = [
+        own = area > covered
+        covered[own] = area[own]
+        labels[own] = [
             list(COLOURS).index(item.colour),
             SHAPES.index(item.shape),
             SIZES.index(item.size),
@@ -133,13 +133,13 @@ def dense_labels(scene: Scene, patch: int) -> NDArray[np.int64]:
             *(value // BIN for value in (left, top, right - 1, bottom - 1)),
             0,
         ]
-        if mine[y, x]:
+        if own[y, x]:
             labels[y, x, -1] = 1
     return labels.reshape(across * across, -1)
 
 
 def gist_labels(scene: Scene) -> list[int]:
-    """The background and how many objects there are of each colour and each shape."""
+    """Return the background and the numbers of objects of each colour and each shape."""
     counts = [sum(item.colour == colour for item in scene.items) for colour in COLOURS]
     counts += [sum(item.shape == shape for item in scene.items) for shape in SHAPES]
     return [BACKGROUNDS.index(scene.background), *(min(count, MOST) for count in counts)]

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from feathervlm.bench import presets as configs
+from feathervlm.bench import presets
 
-TEXT = configs._llama(64, 96, 4, 4, 500, tied=True)
-VISION = configs._clip(32, 3, 2)
+TEXT = presets._llama(64, 96, 4, 4, 500, tied=True)
+VISION = presets._clip(32, 3, 2)
 AXES = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64}
 
@@ -17,7 +17,7 @@ TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
 @pytest.fixture(autouse=True)
 def minis(monkeypatch):
     """`mini`, `mini-next` and `mini-qwen` beside the others."""
-    real = configs.PRESETS
+    real = presets.PRESETS
     qwen = real["qwen2.5-vl-7b"]
     tower = {**qwen.vision, **TOWER, "fullatt_block_indexes": [1]}
     small = (
@@ -25,7 +25,7 @@ def minis(monkeypatch):
         replace(real["llava-next-7b"], name="mini-next", tokens=1152, text=TEXT, vision=VISION),
         replace(qwen, name="mini-qwen", tokens=36, text={**TEXT, "rope_parameters": AXES}, vision=tower),
     )
-    monkeypatch.setattr(configs, "PRESETS", {**real, **{preset.name: preset for preset in small}})
+    monkeypatch.setattr(presets, "PRESETS", {**real, **{preset.name: preset for preset in small}})
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def build():
     """(model, prompt) of a preset."""
 
     def made(name, tokens=None, text=12):
-        preset = configs.get(name)
+        preset = presets.get(name)
         tokens = tokens or preset.tokens
         torch.manual_seed(0)
         from transformers import AutoModelForImageTextToText

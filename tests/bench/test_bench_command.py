@@ -6,7 +6,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from feathervlm.bench import memory_check as guard
+from feathervlm.bench import memory_check
 from feathervlm.cli.main import app
 
 SMALL = ("--config", "mini", "--quick", "--methods", "fastv:layer=1,keep=0.5,random:layer=1")
@@ -64,7 +64,7 @@ def test_an_old_result_survives_a_failure(tmp_path, monkeypatch):
         (["--config", "nope"], "no config 'nope'"),
         (["--config", "mini", "--methods", "fastv,nope"], "no method 'nope'"),
         (["--config", "mini", "--tokens", "65"], "65 visual tokens are neither a square grid"),
-        (["--config", "mini", "--tokens", "64,x"], "--tokens 64,x: 'x' is no whole number from 1 on"),
+        (["--config", "mini", "--tokens", "64,x"], "--tokens 64,x: 'x' is not a positive integer"),
         (["--config", "mini", "--batch", "0"], "--batch 0: '0'"),
         (["--config", "mini", "--depth", ""], "--depth"),
         (["--config", "mini", "--model", "x"], "two models"),
@@ -85,7 +85,7 @@ def test_bad_requests_are_one_sentence(arguments, words):
 
 
 def test_what_does_not_fit_is_refused_with_numbers(monkeypatch):
-    monkeypatch.setattr(guard, "free", lambda device: 8 * guard.GIB)
+    monkeypatch.setattr(memory_check, "free", lambda device: 8 * memory_check.GIB)
     result = cli("--config", "llava-1.5-7b", "--methods", "random")
     assert result.exit_code == 2
     assert "26.3 weights" in result.stderr

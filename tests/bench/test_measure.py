@@ -1,4 +1,4 @@
-"""Real runs of tiny models: who runs when, what is left behind, and that what is timed is what `generate` does."""
+"""Runs of tiny models: their order, the document, and that the timed steps are those of `generate`."""
 
 import inspect
 
@@ -6,12 +6,10 @@ import pytest
 import torch
 
 import feathervlm
-from feathervlm.bench import measure
-from feathervlm.bench import memory_check as guard
-from feathervlm.bench import run_bench as running
-from feathervlm.bench.measure import Shot
-from feathervlm.bench.run_bench import Request, run
-from feathervlm.bench.timing import Clock
+from feathervlm.bench import measure, memory_check, run_bench
+from feathervlm.bench.measure import Timing
+from feathervlm.bench.run_bench import BenchRequest, run
+from feathervlm.bench.timing import RunTimer
 from feathervlm.core.errors import PruningError, Unprunable
 
 CPU = torch.device("cpu")
@@ -19,18 +17,18 @@ SPEC = "fastv:layer=1,keep=0.25"
 
 
 def request(**changes):
-    return Request(**{"config": "mini", "methods": (SPEC,), "new_tokens": 3, "rounds": 2, **changes})
+    return BenchRequest(**{"config": "mini", "methods": (SPEC,), "new_tokens": 3, "rounds": 2, **changes})
 
 
 def test_everybody_runs_in_turns_after_warm_up_and_memory(monkeypatch, build):
     model, prompt = build("mini")
     order = []
 
-    def shoot(model, inputs, name, clock, new_tokens):
+    def run_once(model, inputs, name, timer, new_tokens):
         order.append((name, new_tokens))
-        return Shot(dict.fromkeys(measure.PARTS, float(len(order))), 1, None)
+        return Timing(dict.fromkeys(measure.PARTS, float(len(order))), 1, None)
 
-    monkeypatch.setattr(measure, "shoot", shoot)
+    monkeypatch.setattr(measure, "run_once", run_once)
     found = measure.measure(model, prompt.batch(1, False, CPU, torch.float32), ["a", "b"], 2, 5)
     names = ["unpruned", "a", "b", "unpruned again"]
     assert order == [(name, tokens) for tokens in (1, 1, 5, 5) for name in names]
@@ -45,15 +43,15 @@ def test_what_is_timed_is_what_generate_does(name, spec, ragged, build, monkeypa
     model, prompt = build(name, text=30)
     inputs = prompt.batch(2, ragged, CPU, torch.float32)
     chosen = []
-    next_token = measure._next
+    next_token = measure._next_token
 
     def noted(model, arguments):
         chosen.append(next_token(model, arguments))
         return chosen[-1]
 
-    monkeypatch.setattr(measure, "_next", noted)
+    monkeypatch.setattr(measure, "_next_token", noted)
     with torch.inference_mode():
-        shot = measure.shoot(model, inputs, spec or measure.FIRST, Clock(CPU), 1)
+        shot = measure.run_once(model, inputs, spec or measure.UNPRUNED, RunTimer(CPU), 1)
     steps = {"max_new_tokens": 2, "do_sample": False, "eos_token_id": None}
     # The bench feeds the same token to every model, so generate is made to take it, too.
     forced = lambda ids, scores: scores if ids.shape[1] > prompt.length else scores.fill_(-1).index_fill_(  # noqa: E731
@@ -103,22 +101,22 @@ def test_threads_are_as_before(monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_what_does_not_fit_is_told_and_the_rest_measured(monkeypatch):
+def test_what_does_not_fit_is_refused_and_the_rest_measured(monkeypatch):
     weights = 26_000_000
-    monkeypatch.setattr(guard, "free", lambda device: weights)
+    monkeypatch.setattr(memory_check, "free", lambda device: weights)
     found = run(request(batches=(1, 400), rounds=1))
     assert {row["batch"] for row in found["rows"]} == {1}
     (refused,) = found["refused"]
     assert (refused["tokens"], refused["batch"], refused["layers"]) == (64, 400, 4)
     assert "mini in float32 with 64 visual tokens and batch 400 needs" in refused["reason"]
-    monkeypatch.setattr(guard, "free", lambda device: 1000)
+    monkeypatch.setattr(memory_check, "free", lambda device: 1000)
     with pytest.raises(PruningError, match="GiB are free on cpu"):
         run(request())
 
 
-def test_nothing_is_built_before_the_guard_has_spoken(monkeypatch):
-    monkeypatch.setattr(guard, "free", lambda device: 1000)
-    monkeypatch.setattr(running.Built, "build", lambda *_: pytest.fail("built"))
+def test_nothing_is_built_before_memory_is_checked(monkeypatch):
+    monkeypatch.setattr(memory_check, "free", lambda device: 1000)
+    monkeypatch.setattr(run_bench.PresetTarget, "build", lambda *_: pytest.fail("built"))
     with pytest.raises(PruningError):
         run(request())
 
@@ -138,11 +136,11 @@ def test_models_without_an_encoder_of_their_own_are_refused(monkeypatch, build):
 
 
 def test_a_model_of_ones_own(demo):
-    found = run(Request(model=str(demo), methods=("fastv",), tokens=(64, 128), rounds=1, new_tokens=2))
+    found = run(BenchRequest(model=str(demo), methods=("fastv",), tokens=(64, 128), rounds=1, new_tokens=2))
     assert [row["tokens"] for row in found["rows"]] == [64, 64, 128, 128]
     assert found["settings"]["config"] is None
     assert found["model"]["type"] == "llava"
-    with pytest.raises(PruningError, match="a picture of this model has 64"):
-        run(Request(model=str(demo), tokens=(100,)))
+    with pytest.raises(PruningError, match="picture of this model has 64"):
+        run(BenchRequest(model=str(demo), tokens=(100,)))
     with pytest.raises(PruningError, match="--depth"):
-        run(Request(model=str(demo), layers=(2,)))
+        run(BenchRequest(model=str(demo), layers=(2,)))

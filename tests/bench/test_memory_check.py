@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from feathervlm.bench import memory_check as guard
+from feathervlm.bench import memory_check
 from feathervlm.bench.memory import kv_bytes
-from feathervlm.bench.memory_check import GIB, Need
+from feathervlm.bench.memory_check import GIB, MemoryEstimate
 from feathervlm.methods import get
 
 CPU = torch.device("cpu")
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 def test_weights_and_cache_are_exact(build):
     model, prompt = build("mini")
-    found = guard.need(model, prompt.inputs, 3, 0, 4, [])
+    found = memory_check.estimate(model, prompt.inputs, 3, 0, 4, [])
     cache = DynamicCache(config=model.config.get_text_config())
     with torch.no_grad():
         model(**prompt.batch(3, False, CPU, torch.float32), past_key_values=cache)
@@ -24,15 +24,15 @@ def test_weights_and_cache_are_exact(build):
 
 def test_what_a_need_grows_with(build):
     model, prompt = build("mini")
-    usual = guard.need(model, prompt.inputs, 1, 8, 4, [get("feather").schedule()])
-    twice = guard.need(model, prompt.inputs, 2, 8, 4, [get("feather").schedule()])
+    usual = memory_check.estimate(model, prompt.inputs, 1, 8, 4, [get("feather").schedule()])
+    twice = memory_check.estimate(model, prompt.inputs, 2, 8, 4, [get("feather").schedule()])
     assert (twice.cache, twice.activations) == (2 * usual.cache, 2 * usual.activations)
     assert twice.weights == usual.weights
-    longer = guard.need(model, prompt.inputs, 1, 9, 4, [])
+    longer = memory_check.estimate(model, prompt.inputs, 1, 9, 4, [])
     assert longer.cache - usual.cache == 4 * 2 * 64 * 4  # layers, keys and values, width, bytes
-    pairs = guard.need(model, prompt.inputs, 1, 8, 4, [get("divprune").schedule()])
-    assert pairs.activations - usual.activations == guard.SLACK * 3 * 4 * prompt.length**2
-    assert guard.need(model, prompt.inputs, 1, 8, 2, []).weights == usual.weights // 2
+    pairs = memory_check.estimate(model, prompt.inputs, 1, 8, 4, [get("divprune").schedule()])
+    assert pairs.activations - usual.activations == memory_check.SLACK * 3 * 4 * prompt.length**2
+    assert memory_check.estimate(model, prompt.inputs, 1, 8, 2, []).weights == usual.weights // 2
 
 
 @pytest.mark.parametrize(
@@ -40,30 +40,30 @@ def test_what_a_need_grows_with(build):
     [("fastv", False), ("feather", False), ("random", False), ("divprune", True), ("before-llm", False)],
 )
 def test_which_methods_compare_tokens(spec, expected):
-    assert guard.compares(get(spec).schedule()) is expected
+    assert memory_check.compares_pairs(get(spec).schedule()) is expected
 
 
 def test_refusals_name_numbers_and_remedy():
-    needed = Need(6 * GIB, 2 * GIB, 1 * GIB)
-    assert guard.refusal(needed, CPU, "it", room=10 * GIB) is None
-    text = guard.refusal(needed, CPU, "it", room=int(9.9 * GIB))
+    needed = MemoryEstimate(6 * GIB, 2 * GIB, 1 * GIB)
+    assert memory_check.refusal(needed, CPU, "it", room=10 * GIB) is None
+    text = memory_check.refusal(needed, CPU, "it", room=int(9.9 * GIB))
     assert text is not None
     for part in ("it needs 9.0 GiB", "6.0 weights, 2.0 cache, 1.0 activations", "9.9 GiB are free on cpu", "--dtype"):
         assert part in text
 
 
 def test_free_memory_is_the_least_of_machine_and_group(monkeypatch):
-    monkeypatch.setattr(guard, "_system", lambda: 100)
-    monkeypatch.setattr(guard, "_limits", lambda: [70, 90])
-    assert guard.free(CPU) == 70
-    monkeypatch.setattr(guard, "_limits", list)
-    assert guard.free(CPU) == 100
+    monkeypatch.setattr(memory_check, "_system", lambda: 100)
+    monkeypatch.setattr(memory_check, "_limits", lambda: [70, 90])
+    assert memory_check.free(CPU) == 70
+    monkeypatch.setattr(memory_check, "_limits", list)
+    assert memory_check.free(CPU) == 100
 
 
 def test_meminfo(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   12 kB\nHugePages_Total: 0\n")
-    assert guard._system(tmp_path / "meminfo") == 12 * 1024
-    assert guard._system(tmp_path / "none") > 0
+    assert memory_check._system(tmp_path / "meminfo") == 12 * 1024
+    assert memory_check._system(tmp_path / "none") > 0
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -79,7 +79,7 @@ def test_control_groups(tmp_path, version, outside):
     (folder / limit).write_text("1000\n")
     (folder / used).write_text("400\n")
     (folder / "memory.stat").write_text(f"anon 7\n{stat} 50\n")
-    assert guard._limits(tmp_path / "root", tmp_path / "own") == [650]
+    assert memory_check._limits(tmp_path / "root", tmp_path / "own") == [650]
     if version == 2:
         (folder / limit).write_text("max\n")
-        assert guard._limits(tmp_path / "root", tmp_path / "own") == []
+        assert memory_check._limits(tmp_path / "root", tmp_path / "own") == []

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feathervlm.bench import presets
-from feathervlm.bench.inputs import Prompt, several
+from feathervlm.bench.inputs import BenchPrompt, picture_count
 from feathervlm.core.errors import PruningError
 from feathervlm.engine.call import ModelCall
 from feathervlm.families import find
@@ -70,14 +70,14 @@ def test_impossible_numbers_are_refused_with_possible_ones(name, tokens, remedy)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(PruningError, match="no config 'nope'; there are tiny"):
+    with pytest.raises(PruningError, match="no config 'nope'; choose one of tiny"):
         presets.get("nope")
 
 
 @given(size=st.integers(1, 9), text=st.integers(8, 60))
 def test_ragged_batches_are_padded_on_the_left(size, text):
     ids = torch.tensor([[1, *[99] * 16, *range(2, 1 + text)]])
-    prompt = Prompt({"input_ids": ids, "pixel_values": torch.arange(16.0).view(2, 8)}, 16, 2)
+    prompt = BenchPrompt({"input_ids": ids, "pixel_values": torch.arange(16.0).view(2, 8)}, 16, 2)
     made = prompt.batch(size, True, torch.device("cpu"), torch.float64)
     mask = made.get("attention_mask", torch.ones(size, ids.shape[1]).long())
     for sample in range(size):
@@ -90,12 +90,14 @@ def test_ragged_batches_are_padded_on_the_left(size, text):
 
 
 def test_even_batches_have_no_mask():
-    prompt = Prompt({"input_ids": torch.arange(9)[None]}, 1)
+    prompt = BenchPrompt({"input_ids": torch.arange(9)[None]}, 1)
     assert list(prompt.batch(3, False, torch.device("cpu"), torch.float32)) == ["input_ids"]
 
 
 def test_several_pictures():
-    assert several(128, 64) == 2
+    assert picture_count(128, 64) == 2
     for total in (100, 32):
-        with pytest.raises(PruningError, match=f"{total} visual tokens cannot be had: a picture of this model has 64"):
-            several(total, 64)
+        with pytest.raises(
+            PruningError, match=f"picture of this model has 64 visual tokens.*no number of pictures has {total}"
+        ):
+            picture_count(total, 64)

@@ -2,16 +2,16 @@
 
 import pytest
 
-from feathervlm.bench.measure import Found
-from feathervlm.bench.rows import Case, noise, rows, unpruned
+from feathervlm.bench.measure import Variant
+from feathervlm.bench.rows import BenchCase, noise, rows, unpruned
 
-CASE = Case(tokens=100, sequence=150, batch=2, layers=4, new_tokens=3)
+CASE = BenchCase(tokens=100, sequence=150, batch=2, layers=4, new_tokens=3)
 
 
 def found(method, encoder, prefill, decode, selection=(0.0, 0.0), kv=1000, peak=None, report=None):
     seconds = {"encoder": encoder, "prefill": prefill, "decode": decode, "selection": selection}
     seconds["wall"] = [2 * value for value in prefill]
-    return Found(method, {part: list(values) for part, values in seconds.items()}, kv, peak, report)
+    return Variant(method, {part: list(values) for part, values in seconds.items()}, kv, peak, report)
 
 
 REPORT = {

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feathervlm.bench.timing import Clock, Spread, turns
+from feathervlm.bench.timing import Quartiles, RunTimer, turns
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=9))
 def test_spread_is_that_of_a_sorted_list(values):
-    found, line = Spread.of(values), sorted(values)
+    found, line = Quartiles.of(values), sorted(values)
 
     def at(share):
         place = share * (len(line) - 1)
@@ -29,7 +29,7 @@ def test_everybody_takes_a_turn_in_every_round():
 
 
 def test_the_clock_returns_what_the_work_does_and_waits_for_no_sleeper():
-    clock = Clock(torch.device("cpu"))
+    clock = RunTimer(torch.device("cpu"))
     seconds, result = clock.time(lambda: time.sleep(0.02) or 5)
     assert result == 5
     assert clock.kind == "processor time of the one thread"
@@ -39,7 +39,7 @@ def test_the_clock_returns_what_the_work_does_and_waits_for_no_sleeper():
 def test_several_threads_are_timed_by_the_wall_clock():
     torch.set_num_threads(2)
     try:
-        clock = Clock(torch.device("cpu"))
+        clock = RunTimer(torch.device("cpu"))
         assert clock.kind == "wall clock"
         assert clock.time(lambda: time.sleep(0.02))[0] >= 0.02
     finally:

@@ -121,7 +121,7 @@ def test_two_processes_do_what_one_does(folder, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(folder, tmp_path):
-    with pytest.raises(typer.BadParameter, match="1 images per step cannot be shared by 2 processes"):
+    with pytest.raises(typer.BadParameter, match="1 images per step cannot be divided among 2 processes"):
         launch("align", folder, 0, TINY, 2, None)
     with pytest.raises(typer.BadParameter, match="run the stage `vision` first"):
         launch("align", tmp_path, 0, TINY, 1, None)
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_refused(folder, tmp_path):
     with pytest.raises(typer.BadParameter, match="the run 'tiny seed 0, 1 images', not 'tiny seed 0, 2 images'"):
         launch("align", folder, 0, replace(TINY, images=2), 1, None)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(typer.BadParameter, match="is no model directory"):
+    with pytest.raises(typer.BadParameter, match="is not a model directory"):
         export(folder / "tune.pt", SIZE, tmp_path)
     assert (tmp_path / "notes.txt").exists()
 
@@ -257,7 +257,7 @@ def test_recipes_are_whole(name):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(typer.BadParameter, match="there is no recipe 'large'; there are shipped, small"):
+    with pytest.raises(typer.BadParameter, match="there is no recipe 'large'; choose one of shipped, small"):
         find("large")
 
 

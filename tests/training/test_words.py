@@ -28,7 +28,7 @@ def test_the_projector_learns_the_words_of_each_patch():
 def test_what_a_patch_is_to_say_is_what_lies_on_it():
     known = torch.nn.functional.normalize(torch.randn(200, 64, generator=torch.Generator().manual_seed(0)))
     scene = draw(np.random.default_rng(4))
-    says, on = words.said(scene, known, 8)
+    says, on = words.patch_words(scene, known, 8)
     assert says.shape == (256, 64)
     background = words.embed(known, [scene.background])[0]
     assert torch.equal(says[~on], background.expand(int((~on).sum()), -1))

@@ -1,7 +1,4 @@
-"""What memory was really used: the peak of a piece of work, and the bytes that a KV cache holds on to.
-
-Knows devices and storages; knows nothing of models and methods.
-"""
+"""Memory that was really used: the peak of a piece of work, and the bytes that a KV cache keeps alive."""
 
 import ctypes
 import gc
@@ -17,9 +14,10 @@ PROCESS = Path("/proc/self")
 
 
 def kv_bytes(cache: Any) -> int:
-    """Bytes of the storages that keys and values lie in.
+    """Return the bytes of the storages of all keys and values.
 
-    Each storage counts once and as a whole, so that a short view of a long tensor counts as what it keeps alive.
+    Each storage counts once and as a whole, so that a short view of a long tensor counts as all the bytes it keeps
+    alive.
     """
     storages = {}
     for layer in cache.layers:
@@ -31,10 +29,10 @@ def kv_bytes(cache: Any) -> int:
 
 
 def peak(device: torch.device, work: Callable[[], T]) -> tuple[int | None, T]:
-    """The bytes by which memory in use grew at most during `work`, and its result; None where that cannot be told.
+    """Return by how many bytes memory in use grew at most during `work`, and the result of `work`.
 
-    On CUDA those that torch allocated; on Linux the growth of the process's resident memory, by the kernel's own
-    high-water mark, after giving back what had been freed before.
+    On CUDA, the bytes are those that torch allocated. On Linux, they are the growth of the process's resident memory by
+    the kernel's own high-water mark, after freed memory was returned to the system. Elsewhere they are None.
     """
     gc.collect()
     if device.type == "cuda":
@@ -44,14 +42,14 @@ def peak(device: torch.device, work: Callable[[], T]) -> tuple[int | None, T]:
         result = work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before, result
-    start = _reset() if device.type == "cpu" else None
+    start = _reset_peak() if device.type == "cpu" else None
     result = work()
-    high = None if start is None else _status("VmHWM")
-    return None if start is None or high is None else max(high - start, 0), result
+    highest = None if start is None else _status("VmHWM")
+    return None if start is None or highest is None else max(highest - start, 0), result
 
 
-def _reset() -> int | None:
-    """Start the high-water mark anew, at what is resident now."""
+def _reset_peak() -> int | None:
+    """Reset the high-water mark to the resident memory, and return that; None if the system cannot do it."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         (PROCESS / "clear_refs").write_text("5")
@@ -61,6 +59,7 @@ def _reset() -> int | None:
 
 
 def _status(name: str) -> int | None:
+    """Return an entry of the process's status in bytes."""
     for line in (PROCESS / "status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

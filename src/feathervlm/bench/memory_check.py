@@ -1,6 +1,6 @@
-"""Whether a measurement fits into memory, asked before anything is built.
+"""Estimates whether a measurement fits into memory, before anything is built.
 
-An estimate from shapes, on the safe side; what was really used is measured. Knows no method but by what it reads.
+The estimate is computed from shapes and errs on the safe side; `memory` measures what was really used.
 """
 
 import os
@@ -19,13 +19,14 @@ from feathervlm.engine.decoder import DecoderView
 
 GIB = 1 << 30
 SHARE = 0.9
-"""Of the free memory that may be planned with."""
+"""Share of the free memory that a measurement may need."""
 SLACK = 2
-"""What allocators hold on to beside the tensors in use: on a CPU the measured peak is up to this times the shapes."""
+"""Factor for memory that allocators hold besides the tensors in use: on a CPU the measured peak is at most this many
+times the shapes."""
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes of the weights, of the KV cache of one run, and of everything else at its highest."""
 
     weights: int
@@ -34,7 +35,7 @@ class Need:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes in all."""
         return self.weights + self.cache + self.activations
 
     def __str__(self) -> str:
@@ -45,43 +46,43 @@ class Need:
         return f"{self.total / GIB:.1f} GiB ({parts})"
 
 
-def need(
+def estimate(
     model: Any, inputs: dict[str, Tensor], batch: int, new_tokens: int, itemsize: int, schedules: Iterable[Schedule]
-) -> Need:
-    """What a run of a model will need, unpruned or with the most demanding of some methods.
+) -> MemoryEstimate:
+    """Estimate the memory of a run, unpruned or with the most demanding of some methods.
 
     Args:
-        model: on any device, the meta device too.
-        inputs: of one sample.
-        batch: how often it is repeated.
-        new_tokens: that are decoded.
-        itemsize: bytes of a number.
-        schedules: of the methods.
+        model: Model on any device, the meta device included.
+        inputs: Inputs of one sample.
+        batch: Number of samples.
+        new_tokens: Number of decoded tokens.
+        itemsize: Bytes per number.
+        schedules: Schedules of the methods.
     """
-    decoder = DecoderView(model)
+    view = DecoderView(model)
     length = inputs["input_ids"].shape[1]
     weights = sum(part.numel() for part in model.parameters()) * itemsize
-    cache = kv_numbers(decoder.costs, [length + new_tokens] * len(decoder.costs)) * itemsize
-    config = decoder.config
-    widest = max((cost.attention_width + cost.kv_width for cost in decoder.costs), default=0)
+    cache = kv_numbers(view.costs, [length + new_tokens] * len(view.costs)) * itemsize
+    config = view.config
+    widest = max((cost.attention_width + cost.kv_width for cost in view.costs), default=0)
     decoder = length * (6 * config.hidden_size + 3 * config.intermediate_size + 2 * widest) * itemsize
-    if decoder.attention == "eager":  # scores in the model's type and their softmax in float32
+    if view.attention == "eager":  # scores in the model's type and their softmax in float32
         decoder += config.num_attention_heads * length**2 * (itemsize + 4)
-    pairs = 3 * 4 * length**2 if any(map(compares, schedules)) else 0
-    # The pictures' features live on while the decoder runs.
-    highest = _tower(model.config.vision_config, inputs, itemsize) + decoder + pairs
+    pairs = 3 * 4 * length**2 if any(map(compares_pairs, schedules)) else 0
+    # The features of the pictures stay in memory while the decoder runs.
+    highest = _encoder_bytes(model.config.vision_config, inputs, itemsize) + decoder + pairs
     pixels = sum(value.numel() for value in inputs.values() if value.is_floating_point()) * itemsize
     vocabulary = 8 * config.vocab_size
-    return Need(weights, batch * cache, SLACK * batch * (highest + pixels + vocabulary))
+    return MemoryEstimate(weights, batch * cache, SLACK * batch * (highest + pixels + vocabulary))
 
 
-def compares(schedule: Schedule) -> bool:
-    """Whether a method reads vectors of tokens, which it may compare in pairs: float32 (visual, visual)."""
+def compares_pairs(schedule: Schedule) -> bool:
+    """Return whether a signal of the schedule may be compared in pairs, which takes float32 (visual, visual)."""
     return any(signal.compares_pairs for signal in schedule.signals())
 
 
-def _tower(vision: Any, inputs: dict[str, Tensor], itemsize: int) -> int:
-    """Bytes of the vision tower's states, of all layers, for LLaVA picks one of them."""
+def _encoder_bytes(vision: Any, inputs: dict[str, Tensor], itemsize: int) -> int:
+    """Return the bytes of the states of all layers of the vision encoder, since LLaVA selects one of them."""
     first = inputs.get("pixel_values")
     if first is None:
         return 0
@@ -95,7 +96,7 @@ def _tower(vision: Any, inputs: dict[str, Tensor], itemsize: int) -> int:
 
 
 def free(device: torch.device) -> int:
-    """Bytes that can still be had on a device."""
+    """Return the free bytes of a device."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
@@ -103,6 +104,7 @@ def free(device: torch.device) -> int:
 
 
 def _system(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return the free bytes of the machine."""
     try:
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) * 1024
@@ -112,12 +114,12 @@ def _system(meminfo: Path = Path("/proc/meminfo")) -> int:
 
 
 def _limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What the memory control group of this process leaves, in version 1 or 2; nothing where there is none."""
+    """Return the free bytes of each memory control group of this process (version 1 or 2) that has a limit."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
         return []
-    left = []
+    rooms = []
     for _, kinds, path in lines:
         if kinds not in ("", "memory"):
             continue
@@ -128,20 +130,20 @@ def _limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cg
         try:
             limit, used = (int((folder / name).read_text()) for name in names)
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no limit is written as `max`
+        except (OSError, ValueError):  # the absence of a limit is written as `max`
             continue
-        left.append(limit - used + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
-    return left
+        rooms.append(limit - used + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
+    return rooms
 
 
-def refusal(needed: Need, device: torch.device, what: str, room: int | None = None) -> str | None:
-    """Why a measurement must not be tried, in one sentence with the remedy; None if it fits.
+def refusal(needed: MemoryEstimate, device: torch.device, what: str, room: int | None = None) -> str | None:
+    """Return why a measurement does not fit, in one sentence with the remedy; None if it fits.
 
     Args:
-        needed: by it.
-        device: that it would run on.
-        what: it is.
-        room: bytes that are free, if they are known.
+        needed: Estimate of the measurement.
+        device: Device that it would run on.
+        what: Description of the measurement.
+        room: Free bytes; None to ask the device.
     """
     room = free(device) if room is None else room
     if needed.total <= SHARE * room:

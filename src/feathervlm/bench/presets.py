@@ -1,6 +1,6 @@
-"""Models by name, with random weights and real dimensions, and prompts for them with any number of visual tokens.
+"""Presets: models by name with random weights and real dimensions, and prompts with any number of visual tokens.
 
-Speed does not depend on the weights; which tokens a method keeps does, and so does its number where it is not fixed.
+Speed does not depend on the weights. The tokens that a method keeps do, and so does their number where it is not fixed.
 """
 
 from abc import ABC, abstractmethod
@@ -18,12 +18,12 @@ from transformers import (
     Qwen2_5_VLConfig,
 )
 
-from feathervlm.bench.inputs import Prompt
+from feathervlm.bench.inputs import BenchPrompt
 from feathervlm.core.errors import PruningError
 
 PATCH = 14
 LONGEST = 1 << 17
-"""Positions that a decoder has, more than any prompt here."""
+"""Number of positions of every decoder, more than any prompt here needs."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Preset(ABC):
     """A model to build.
 
     Attributes:
-        name: on the command line.
-        about: in a few words.
-        tokens: visual tokens of its usual picture.
-        text: arguments of the decoder's config.
-        vision: arguments of the tower's config.
+        name: Name on the command line.
+        about: Description in a few words.
+        tokens: Visual tokens of its usual picture.
+        text: Arguments of the decoder's config.
+        vision: Arguments of the vision encoder's config.
     """
 
     name: str
@@ -46,40 +46,44 @@ class Preset(ABC):
 
     @abstractmethod
     def config(self, tokens: int, layers: int | None = None) -> PreTrainedConfig:
-        """The config for prompts of so many visual tokens, with another number of decoder layers if one is given.
+        """Return the config for prompts with that many visual tokens.
+
+        Args:
+            tokens: Number of visual tokens.
+            layers: Number of decoder layers; None for the preset's own.
 
         Raises:
-            PruningError: if it cannot show that many.
+            PruningError: if no picture has that many tokens.
         """
 
     @abstractmethod
-    def prompt(self, tokens: int, text: int) -> Prompt:
-        """A prompt of so many visual tokens and so many of text.
+    def prompt(self, tokens: int, text: int) -> BenchPrompt:
+        """Return a prompt with that many visual tokens and that many text tokens.
 
         Raises:
-            PruningError: if it cannot show that many.
+            PruningError: if no picture has that many visual tokens.
         """
 
     def decoder(self, layers: int | None) -> dict[str, Any]:
-        """Arguments of the decoder's config."""
+        """Return the arguments of the decoder's config."""
         depth = {} if layers is None else {"num_hidden_layers": layers}
         return {**self.text, **depth, "max_position_embeddings": LONGEST}
 
     @property
     def image(self) -> int:
-        """The placeholder id."""
+        """Token id of the image placeholder."""
         return int(self.text["vocab_size"]) - 1
 
     def ids(self, placeholders: list[int], text: int) -> torch.Tensor:
-        """Token ids (1, sequence): the beginning, the pictures, the question."""
+        """Return token ids of shape (1, sequence): the start token, the pictures, the question."""
         return torch.tensor([[1, *placeholders, *(5 + number % 200 for number in range(text - 1))]])
 
 
 class Llava(Preset):
-    """LLaVA 1.5: a square picture at any resolution, or several of the usual one."""
+    """LLaVA 1.5: one square picture at any resolution, or several of the usual resolution."""
 
     def shape(self, tokens: int) -> tuple[int, int]:
-        """(pictures, rows and columns of each)."""
+        """Return the number of pictures, and the number of rows of each, which is also that of its columns."""
         side = isqrt(tokens)
         if side * side == tokens:
             return 1, side
@@ -92,7 +96,6 @@ class Llava(Preset):
         return tokens // self.tokens, isqrt(self.tokens)
 
     def config(self, tokens: int, layers: int | None = None) -> PreTrainedConfig:
-        """See `Preset.config`."""
         _, side = self.shape(tokens)
         return LlavaConfig(
             vision_config=CLIPVisionConfig(**self.vision, image_size=PATCH * side, patch_size=PATCH),
@@ -102,31 +105,32 @@ class Llava(Preset):
             tie_word_embeddings=bool(self.text.get("tie_word_embeddings", False)),
         )
 
-    def prompt(self, tokens: int, text: int) -> Prompt:
-        """See `Preset.prompt`."""
+    def prompt(self, tokens: int, text: int) -> BenchPrompt:
         pictures, side = self.shape(tokens)
         pixels = torch.randn(pictures, 3, PATCH * side, PATCH * side, generator=_seeded())
-        return Prompt({"input_ids": self.ids([self.image] * tokens, text), "pixel_values": pixels}, tokens, pictures)
+        return BenchPrompt(
+            {"input_ids": self.ids([self.image] * tokens, text), "pixel_values": pixels}, tokens, pictures
+        )
 
 
 class LlavaNext(Preset):
-    """LLaVA-NeXT: an overview and a square of tiles, all of 24 x 24 tokens, with a line break behind each row."""
+    """LLaVA-NeXT: an overview and a square of tiles, all of 24 x 24 tokens, with a line break after each row."""
 
     SIDE = 24
 
     def tiles(self, tokens: int) -> int:
-        """Rows, and columns, of tiles."""
+        """Return the number of rows of tiles, which is also that of its columns."""
         own = self.SIDE**2
         count = isqrt(max(tokens // own - 1, 0))
         if not count or tokens != own * (1 + count * count):
-            able = ", ".join(str(own * (1 + across * across)) for across in range(1, 5))
+            possible = ", ".join(str(own * (1 + across * across)) for across in range(1, 5))
             raise PruningError(
-                f"{tokens} visual tokens are not an overview of {own} and a square of such tiles; choose one of {able}."
+                f"{tokens} visual tokens are not an overview of {own} and a square of such tiles; choose one of "
+                f"{possible}."
             )
         return count
 
     def config(self, tokens: int, layers: int | None = None) -> PreTrainedConfig:
-        """See `Preset.config`."""
         side = PATCH * self.SIDE
         pixels = side * self.tiles(tokens)
         return LlavaNextConfig(
@@ -136,32 +140,30 @@ class LlavaNext(Preset):
             image_grid_pinpoints=[[pixels, pixels]],
         )
 
-    def prompt(self, tokens: int, text: int) -> Prompt:
-        """See `Preset.prompt`."""
+    def prompt(self, tokens: int, text: int) -> BenchPrompt:
         count, side = self.tiles(tokens), PATCH * self.SIDE
         breaks = self.SIDE * count
         pixels = torch.randn(1, 1 + count * count, 3, side, side, generator=_seeded())
         sizes = torch.tensor([[side * count, side * count]])
         ids = self.ids([self.image] * (tokens + breaks), text)
-        return Prompt({"input_ids": ids, "pixel_values": pixels, "image_sizes": sizes}, tokens)
+        return BenchPrompt({"input_ids": ids, "pixel_values": pixels, "image_sizes": sizes}, tokens)
 
 
 class Qwen25VL(Preset):
-    """Qwen2.5-VL: a picture of any shape, four patches a token."""
+    """Qwen2.5-VL: one picture of any shape, with four patches per token."""
 
     def shape(self, tokens: int) -> tuple[int, int]:
-        """Rows and columns of tokens, as near to a square as can be."""
+        """Return rows and columns of tokens, as near to a square as possible."""
         rows = next(rows for rows in range(isqrt(tokens), 0, -1) if not tokens % rows)
         if tokens // rows > 2 * rows:
             side = isqrt(tokens)
             raise PruningError(
-                f"{tokens} visual tokens make no picture less than twice as wide as high; choose {side**2} or "
-                f"{(side + 1) ** 2}."
+                f"{tokens} visual tokens do not make a picture that is at most twice as wide as high; choose "
+                f"{side**2} or {(side + 1) ** 2}."
             )
         return rows, tokens // rows
 
     def config(self, tokens: int, layers: int | None = None) -> PreTrainedConfig:
-        """See `Preset.config`."""
         self.shape(tokens)
         start = self.image - 3
         return Qwen2_5_VLConfig(
@@ -173,8 +175,7 @@ class Qwen25VL(Preset):
             vision_end_token_id=start + 1,
         )
 
-    def prompt(self, tokens: int, text: int) -> Prompt:
-        """See `Preset.prompt`."""
+    def prompt(self, tokens: int, text: int) -> BenchPrompt:
         rows, cols = self.shape(tokens)
         start = self.image - 3
         ids = self.ids([start, *[self.image] * tokens, start + 1], max(text - 2, 1))
@@ -185,7 +186,7 @@ class Qwen25VL(Preset):
             "pixel_values": pixels,
             "image_grid_thw": torch.tensor([[1, 2 * rows, 2 * cols]]),
         }
-        return Prompt(inputs, tokens)
+        return BenchPrompt(inputs, tokens)
 
 
 def _seeded() -> torch.Generator:
@@ -220,7 +221,7 @@ QWEN = {
     "num_key_value_heads": 4,
     "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
 }
-QWEN_TOWER = {
+QWEN_VISION = {
     "depth": 32,
     "hidden_size": 1280,
     "intermediate_size": 3420,
@@ -237,21 +238,21 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Llava("tiny", "12 layers of width 256: many tokens on a CPU", 576,
               _llama(256, 704, 12, 4, 8000, tied=True), _clip(128, 2, 2)),
-        Llava("llava-170m", "a decoder of 170M parameters behind a ViT-B/14", 576,
+        Llava("llava-170m", "a decoder of 170M parameters after a ViT-B/14", 576,
               _llama(768, 2048, 24, 12, 32_000, tied=True), _clip(768, 12, 12)),
-        Llava("llava-1.5-7b", "Vicuna-7B behind CLIP ViT-L/14", 576, VICUNA, CLIP_LARGE),
+        Llava("llava-1.5-7b", "Vicuna-7B after CLIP ViT-L/14", 576, VICUNA, CLIP_LARGE),
         LlavaNext("llava-next-7b", "the same with an overview and 2 x 2 tiles", 2880, VICUNA, CLIP_LARGE),
-        Qwen25VL("qwen2.5-vl-7b", "Qwen2.5-7B behind a ViT with windows, 1792 x 1792 pixels", 4096, QWEN, QWEN_TOWER),
+        Qwen25VL("qwen2.5-vl-7b", "Qwen2.5-7B after a ViT with windows, 1792 x 1792 pixels", 4096, QWEN, QWEN_VISION),
     )
 }  # fmt: skip
 
 
 def get(name: str) -> Preset:
-    """The preset of that name.
+    """Return the preset of that name.
 
     Raises:
-        PruningError: if there is none.
+        PruningError: if there is no such preset.
     """
     if name not in PRESETS:
-        raise PruningError(f"There is no config {name!r}; there are {', '.join(PRESETS)}.")
+        raise PruningError(f"There is no config {name!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -1,51 +1,47 @@
-"""All cases of a benchmark: what does not fit is refused first, then each model is built once and every case measured.
-
-Knows nothing of the terminal.
-"""
+"""Runs all cases of a benchmark: refuses what does not fit, then builds each model once and measures every case."""
 
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
 from feathervlm.bench import memory_check, presets, verdict
-from feathervlm.bench.inputs import Prompt
+from feathervlm.bench.inputs import BenchPrompt
 from feathervlm.bench.measure import measure
-from feathervlm.bench.rows import Case, rows
-from feathervlm.bench.targets import Built, Loaded, Subject, check
-from feathervlm.bench.timing import Clock
+from feathervlm.bench.rows import BenchCase, rows
+from feathervlm.bench.targets import BenchTarget, PresetTarget, PretrainedTarget, check_methods
+from feathervlm.bench.timing import RunTimer
 from feathervlm.core.errors import PruningError
 from feathervlm.inference import loading
 from feathervlm.methods import get
 from feathervlm.utils.provenance import provenance
 
 SCHEMA = 1
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """What to measure: every number of tokens at every depth and batch size.
 
     Attributes:
-        config: name of a preset; `model` wins.
-        model: a directory, or an id on the hub.
-        methods: specs.
-        tokens: visual tokens of a sample; none: the model's usual picture.
-        batches: sizes.
-        layers: of the decoder; none: its own.
-        new_tokens: of an answer.
-        rounds: that count.
-        text_tokens: of a prompt to a preset.
-        ragged: samples of different lengths, padded on the left.
-        device: as `loading.choose_device` takes it.
-        dtype: `auto`: float32 on a CPU and else bfloat16 for a preset, what is stored for a model.
-        attention: implementation.
-        threads: of torch; None: as many as it takes by itself.
+        config: Name of a preset; unused if `model` is given.
+        model: Model directory or hub id.
+        methods: Specs of the methods.
+        tokens: Visual tokens of a sample; empty for the model's usual picture.
+        batches: Batch sizes.
+        layers: Numbers of decoder layers; empty for the model's own.
+        new_tokens: Number of tokens of an answer.
+        rounds: Number of timed rounds.
+        text_tokens: Text tokens of a prompt to a preset.
+        ragged: Whether samples have different lengths and are padded on the left.
+        device: Name of a device, as `loading.choose_device` takes it.
+        dtype: Name of a type. `auto` is the stored type for a model, and for a preset float32 on a CPU and bfloat16
+            elsewhere.
+        attention: Attention implementation.
+        threads: Number of torch's threads; None leaves it unchanged.
     """
 
     config: str = "llava-170m"
@@ -64,50 +60,53 @@ class Request:
     threads: int | None = 1
 
 
-def run(request: Request, say: Say = lambda now: None) -> dict[str, Any]:
-    """Measure, and return the document: provenance, settings, rows, verdicts, break-even points, what was refused.
+def run(request: BenchRequest, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """Measure and return the document: provenance, settings, rows, verdicts, break-even points and refused cases.
+
+    Args:
+        request: What to measure.
+        progress: Called with a description before every step.
 
     Raises:
-        PruningError: on whatever the user can put right, and if nothing that was asked for fits into memory.
+        PruningError: if the request cannot be met, or no case fits into memory.
     """
     methods = tuple(dict.fromkeys(str(get(spec)) for spec in request.methods))
     with threads(request.threads), loading.quiet():
-        subject = choose(request)
-        planned, refused = plan(request, subject, methods, say)
-        found: list[dict[str, Any]] = []
+        target = choose_target(request)
+        planned, refused = plan(request, target, methods, progress)
+        measured: list[dict[str, Any]] = []
         facts: dict[str, Any] = {}
         for empty, prompt, batches in planned:
-            say("building the model")
-            model = subject.build(empty)
+            progress("building the model")
+            model = target.build(empty)
             facts = facts or describe(model)
+            depth = len(model.get_decoder().layers)
             for size in batches:
                 inputs = prompt.batch(size, request.ragged, model.device, model.dtype)
-                depth = len(model.get_decoder().layers)
-                case = Case(prompt.visual, prompt.length, size, depth, request.new_tokens)
-                where = f"{case.tokens} tokens, batch {size}, {depth} layers: "
-                told = partial(_say_where, say, where)
-                found += rows(case, measure(model, inputs, methods, request.rounds, request.new_tokens, told))
+                case = BenchCase(prompt.visual, prompt.length, size, depth, request.new_tokens)
+                report = _prefixed(progress, f"{case.tokens} tokens, batch {size}, {depth} layers: ")
+                measured += rows(case, measure(model, inputs, methods, request.rounds, request.new_tokens, report))
             del model
             gc.collect()
         return {
             "schema": SCHEMA,
             "provenance": provenance(),
-            "settings": settings(request, subject),
+            "settings": settings(request, target),
             "model": facts,
-            "rows": found,
-            "verdicts": [one.to_dict() for one in verdict.verdicts(found)],
-            "break_even": [one.to_dict() for one in verdict.break_even(found)],
+            "rows": measured,
+            "verdicts": [one.to_dict() for one in verdict.verdicts(measured)],
+            "break_even": [one.to_dict() for one in verdict.break_even(measured)],
             "refused": refused,
         }
 
 
-def _say_where(say: Say, where: str, now: str) -> None:
-    say(where + now)
+def _prefixed(progress: Callable[[str], None], prefix: str) -> Callable[[str], None]:
+    return lambda what: progress(prefix + what)
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch while this lasts."""
+    """Set the number of torch's threads inside the block; None leaves it unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -116,40 +115,40 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose(request: Request) -> Subject:
-    """What is to be measured."""
+def choose_target(request: BenchRequest) -> BenchTarget:
+    """Return the model to measure."""
     device, dtype = loading.choose_device(request.device), loading.choose_dtype(request.dtype)
     if request.model is not None:
-        return Loaded(device, dtype, request.attention, request.model)
-    return Built(device, dtype, request.attention, presets.get(request.config), request.text_tokens)
+        return PretrainedTarget(device, dtype, request.attention, request.model)
+    return PresetTarget(device, dtype, request.attention, presets.get(request.config), request.text_tokens)
 
 
 def plan(
-    request: Request, subject: Subject, methods: tuple[str, ...], say: Say
-) -> tuple[list[tuple[Any, Prompt, list[int]]], list[dict[str, Any]]]:
-    """(model without weights, prompt, batch sizes) for all that fits, and what does not.
+    request: BenchRequest, target: BenchTarget, methods: tuple[str, ...], progress: Callable[[str], None]
+) -> tuple[list[tuple[Any, BenchPrompt, list[int]]], list[dict[str, Any]]]:
+    """Return (model without weights, prompt, batch sizes) of all cases that fit, and the cases that do not.
 
     Raises:
-        PruningError: if nothing fits, or a prompt or a method is impossible.
+        PruningError: if no case fits, or a prompt or a method is impossible.
     """
     name = request.model or request.config
     planned, refused = [], []
-    for tokens, layers in subject.sizes(request.tokens, request.layers):
-        say(f"looking at {name}")
-        empty, prompt = subject.look(tokens, layers)
-        check(empty, methods)
-        dtype, schedules = subject.type_of(empty), [get(spec).schedule() for spec in methods]
+    for tokens, layers in target.sizes(request.tokens, request.layers):
+        progress(f"inspecting {name}")
+        empty, prompt = target.inspect(tokens, layers)
+        check_methods(empty, methods)
+        dtype, schedules = target.type_of(empty), [get(spec).schedule() for spec in methods]
         batches = []
         for size in request.batches:
-            needed = memory_check.need(empty, prompt.inputs, size, request.new_tokens, dtype.itemsize, schedules)
+            needed = memory_check.estimate(empty, prompt.inputs, size, request.new_tokens, dtype.itemsize, schedules)
             kind = str(dtype).removeprefix("torch.")
             what = f"{name} in {kind} with {prompt.visual} visual tokens and batch {size}"
-            why = memory_check.refusal(needed, subject.device, what)
-            if why is None:
+            reason = memory_check.refusal(needed, target.device, what)
+            if reason is None:
                 batches.append(size)
             else:
                 depth = empty.config.get_text_config(decoder=True).num_hidden_layers
-                refused.append({"tokens": prompt.visual, "batch": size, "layers": depth, "reason": why})
+                refused.append({"tokens": prompt.visual, "batch": size, "layers": depth, "reason": reason})
         if batches:
             planned.append((empty, prompt, batches))
     if not planned:
@@ -158,7 +157,7 @@ def plan(
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """The dimensions that decide the speed of a model with weights."""
+    """Return the dimensions that decide the speed of a model."""
     text = model.config.get_text_config(decoder=True)
     vision = sum(part.numel() for name, part in model.named_parameters() if ".vision" in name or ".visual" in name)
     return {
@@ -171,9 +170,9 @@ def describe(model: Any) -> dict[str, Any]:
     }
 
 
-def settings(request: Request, subject: Subject) -> dict[str, Any]:
-    """The request, and where it ran."""
-    device = subject.device
+def settings(request: BenchRequest, target: BenchTarget) -> dict[str, Any]:
+    """Return the request with the device and the clock that were used."""
+    device = target.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    asked = asdict(request) | {"config": None if request.model else request.config}
-    return {**asked, "device": name, "clock": Clock(device).kind}
+    values = asdict(request) | {"config": None if request.model else request.config}
+    return {**values, "device": name, "clock": RunTimer(device).kind}

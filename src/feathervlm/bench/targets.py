@@ -1,6 +1,6 @@
-"""Which model is measured: one that is loaded, or a preset with random weights. Looked at without weights first.
+"""The model that is measured: a pretrained one, or a preset with random weights.
 
-Knows how to get models and prompts; measures nothing.
+Either is inspected without weights first, so that a request that cannot be met is refused before anything is built.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from feathervlm import families
 from feathervlm.api import prune
 from feathervlm.bench import presets
-from feathervlm.bench.inputs import Prompt, of_pictures
+from feathervlm.bench.inputs import BenchPrompt, picture_prompt
 from feathervlm.core.errors import PruningError
 from feathervlm.engine.call import ModelCall
 from feathervlm.inference import loading
@@ -23,17 +23,17 @@ from feathervlm.methods import get
 
 QUESTION = "Where is the red object, and what is to the left of it? Answer with one short sentence."
 PICTURE = 672
-"""Pixels of a side of the pictures that a real model is shown."""
+"""Side in pixels of the pictures that a pretrained model is shown."""
 
 
 @dataclass(eq=False)
-class Subject(ABC):
-    """What is measured.
+class BenchTarget(ABC):
+    """A model to measure.
 
     Attributes:
-        device: where.
-        dtype: in which type; `auto` for what weights are stored in.
-        attention: implementation.
+        device: Device that it runs on.
+        dtype: Type of its weights; `auto` for the default.
+        attention: Attention implementation.
     """
 
     device: torch.device
@@ -42,22 +42,22 @@ class Subject(ABC):
 
     @abstractmethod
     def sizes(self, tokens: tuple[int, ...], layers: tuple[int, ...]) -> list[tuple[int | None, int | None]]:
-        """(visual tokens, decoder layers) of every model and prompt that is asked for; None: as it is."""
+        """Return (visual tokens, decoder layers) of every requested model and prompt; None for the model's own."""
 
     @abstractmethod
-    def look(self, tokens: int | None, layers: int | None) -> tuple[Any, Prompt]:
-        """The model without weights, and the prompt.
+    def inspect(self, tokens: int | None, layers: int | None) -> tuple[Any, BenchPrompt]:
+        """Return the model without weights, and the prompt.
 
         Raises:
-            PruningError: if there is no such model, or no such prompt.
+            PruningError: if there is no such model or no such prompt.
         """
 
     @abstractmethod
     def build(self, model: Any) -> Any:
-        """The same model with weights, on its device."""
+        """Return the same model with weights, on its device."""
 
     def type_of(self, model: Any) -> torch.dtype:
-        """The type that a model without weights will have."""
+        """Return the type that the weights of a model without weights will have."""
         if isinstance(self.dtype, torch.dtype):
             return self.dtype
         stored = getattr(model.config, "dtype", None) or torch.float32
@@ -65,86 +65,80 @@ class Subject(ABC):
 
 
 @dataclass(eq=False)
-class Built(Subject):
+class PresetTarget(BenchTarget):
     """A preset with random weights.
 
     Attributes:
-        preset: it.
-        text: text tokens of a prompt.
+        preset: The preset.
+        text: Number of text tokens of a prompt.
     """
 
     preset: presets.Preset
     text: int
 
     def sizes(self, tokens: tuple[int, ...], layers: tuple[int, ...]) -> list[tuple[int | None, int | None]]:
-        """See `Subject.sizes`."""
         return [(number, depth) for depth in layers or (None,) for number in tokens or (self.preset.tokens,)]
 
-    def look(self, tokens: int | None, layers: int | None) -> tuple[Any, Prompt]:
-        """See `Subject.look`."""
+    def inspect(self, tokens: int | None, layers: int | None) -> tuple[Any, BenchPrompt]:
         assert tokens is not None
         config = self.preset.config(tokens, layers)
         return loading.empty_model(config, self.attention), self.preset.prompt(tokens, self.text)
 
     def build(self, model: Any) -> Any:
-        """See `Subject.build`."""
         torch.manual_seed(0)
         with torch.device(self.device):
-            made = AutoModelForImageTextToText.from_config(
+            built = AutoModelForImageTextToText.from_config(
                 model.config, attn_implementation=self.attention, dtype=self.type_of(model)
             )
-        return made.eval()
+        return built.eval()
 
     def type_of(self, model: Any) -> torch.dtype:
-        """float32 on a CPU, else bfloat16, unless told otherwise."""
+        """Return the requested type; by default float32 on a CPU and bfloat16 elsewhere."""
         if isinstance(self.dtype, torch.dtype):
             return self.dtype
         return torch.float32 if self.device.type == "cpu" else torch.bfloat16
 
 
 @dataclass(eq=False)
-class Loaded(Subject):
+class PretrainedTarget(BenchTarget):
     """A model from a directory or the hub, with its own weights and processor.
 
     Attributes:
-        name: of it.
+        name: Directory or hub id.
     """
 
     name: str
     _processor: Any = field(default=None, repr=False)
 
     def sizes(self, tokens: tuple[int, ...], layers: tuple[int, ...]) -> list[tuple[int | None, int | None]]:
-        """See `Subject.sizes`."""
         if layers:
             raise PruningError(
-                f"--depth builds a --config with other layers; {self.name!r} has its own, so leave it out."
+                f"--depth builds a --config with another number of layers, and {self.name!r} has its own; leave it out."
             )
         return [(number, None) for number in tokens or (None,)]
 
-    def look(self, tokens: int | None, layers: int | None) -> tuple[Any, Prompt]:
-        """See `Subject.look`."""
+    def inspect(self, tokens: int | None, layers: int | None) -> tuple[Any, BenchPrompt]:
         model = loading.empty_model(loading.load_config(self.name), self.attention)
         if self._processor is None:
             self._processor = loading.load_processor(self.name)
         family = families.find(model, None)
 
-        def visual(inputs: dict[str, Tensor]) -> int:
+        def count_visual(inputs: dict[str, Tensor]) -> int:
             return family.layout(ModelCall(dict(inputs))).counts[0]
 
-        return model, of_pictures(self._processor, tokens, QUESTION, PICTURE, visual)
+        return model, picture_prompt(self._processor, tokens, QUESTION, PICTURE, count_visual)
 
     def build(self, model: Any) -> Any:
-        """See `Subject.build`."""
         loaded, missing = loading.load_model(self.name, self.dtype, self.attention)
         warn_of_missing(self.name, missing)
         return loaded.to(self.device)
 
 
-def check(model: Any, methods: tuple[str, ...]) -> None:
-    """Try methods on a model without weights.
+def check_methods(model: Any, methods: tuple[str, ...]) -> None:
+    """Attach methods to a model without weights, one after the other.
 
     Raises:
-        PruningError: if one does not exist, or asks for what the model does not have.
+        PruningError: if a method does not exist or does not fit the model.
     """
     for spec in methods:
         prune(model, get(spec)).remove()

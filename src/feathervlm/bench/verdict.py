@@ -1,6 +1,6 @@
-"""What the figures mean, in sentences: where a method gains, where not and why, from how many tokens on it pays.
+"""Interprets rows in sentences: where a method gains, where it does not and why, and from how many tokens on it pays.
 
-Reads rows as `result.rows` makes them and decides by rules that stand here; measures nothing.
+The input are rows as `rows.rows` returns them. The thresholds are the constants of this module.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,36 +9,37 @@ from itertools import groupby
 from math import exp, log
 from typing import Any, Literal
 
-from feathervlm.bench.rows import UNPRUNED, noise, unpruned
+from feathervlm.bench.rows import noise, unpruned
+from feathervlm.inference.model_spec import UNPRUNED
 
 Row = dict[str, Any]
 
 ENCODER_BOUND = 0.5
-"""Share of the unpruned time to first token from which the vision encoder is what is waited for."""
+"""Share of the unpruned time to first token from which a case counts as bound by the vision encoder."""
 FEW = 0.5
 """Share of a prompt below which its visual tokens are few."""
 FIXED = 4
-"""A prefill that takes no longer than so many decoding steps is bound by what every step costs, not by its tokens."""
+"""Decoding steps up to which a prefill is bound by the fixed cost of a step, not by its tokens."""
 LITTLE = 0.9
-"""FLOPs ratio from which a schedule by itself saves next to nothing."""
+"""FLOPs ratio above which a schedule saves too little."""
 STEADY = 0.02
-"""Differences up to this count as noise even if a few runs happen to agree."""
+"""Relative difference that counts as noise even if a few runs happen to agree."""
 LEVELS = (("prefill", 1.0), ("first_token", 0.9))
-"""For which ratios the number of tokens is told: prefill no slower, and an answer that begins a tenth sooner."""
+"""(ratio, level) of the break-even points: a prefill that is no slower, and a first token a tenth sooner."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one method does in one case.
+    """The effect of one method in one case.
 
     Attributes:
-        method: its spec.
-        tokens: visual tokens of a sample.
-        batch: size.
-        layers: of the decoder.
-        gain: whether the first token comes sooner by more than the noise.
-        reasons: short names of what stands in the way, also where there is a gain.
-        text: all of it in sentences.
+        method: Spec of the method.
+        tokens: Visual tokens of a sample.
+        batch: Batch size.
+        layers: Number of decoder layers.
+        gain: Whether the first token comes sooner by more than the noise.
+        reasons: Short names of what limits the gain, also where there is one.
+        text: The effect in sentences.
     """
 
     method: str
@@ -50,21 +51,21 @@ class Verdict:
     text: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the fields as plain values."""
         return {**asdict(self), "reasons": list(self.reasons)}
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """One for every row of a method, in their order."""
+    """Return one verdict for every row of a method, in their order."""
     return [verdict(row, unpruned(row, rows)) for row in rows if row["method"] != UNPRUNED]
 
 
 def verdict(row: Row, plain: Row) -> Verdict:
-    """What a row says beside the unpruned one of the same case."""
-    first, wobble = row["ratio"]["first_token"], max(noise(plain, "first_token"), STEADY)
-    gain = first["high"] < 1 - wobble
-    slower = first["low"] > 1 + wobble
-    found = dict(_reasons(row, plain))
+    """Compare a row with the unpruned row of the same case."""
+    first, margin = row["ratio"]["first_token"], max(noise(plain, "first_token"), STEADY)
+    gain = first["high"] < 1 - margin
+    slower = first["low"] > 1 + margin
+    reasons = dict(_reasons(row, plain))
     head = (
         f"the first token takes {first['median']:.2f} of the unpruned time, the prefill "
         f"{row['ratio']['prefill']['median']:.2f} (FLOPs: {row['ideal']['prefill']:.2f})"
@@ -72,21 +73,21 @@ def verdict(row: Row, plain: Row) -> Verdict:
     if not gain:
         head = f"{'slower' if slower else 'no gain'}: {head}"
         if slower:
-            found = found or {"overhead": "hooks, gathering and scoring cost more than is saved"}
+            reasons = reasons or {"overhead": "hooks, gathering and scoring cost more than is saved"}
         else:
-            found = found or {"noise": f"the difference is within the noise of {wobble:.0%}"}
-    sentences = [head, *found.values(), *_decoding(row, plain)]
+            reasons = reasons or {"noise": f"the difference is within the noise of {margin:.0%}"}
+    sentences = [head, *reasons.values(), *_decoding(row, plain)]
     return Verdict(
-        row["method"], row["tokens"], row["batch"], row["layers"], gain, tuple(found), "; ".join(sentences) + "."
+        row["method"], row["tokens"], row["batch"], row["layers"], gain, tuple(reasons), "; ".join(sentences) + "."
     )
 
 
 def _reasons(row: Row, plain: Row) -> Iterator[tuple[str, str]]:
-    """What keeps the gain small, by a short name."""
+    """Yield (short name, sentence) of everything that limits the gain."""
     if row["stages"] and row["stages"][-1]["tokens"] >= row["tokens"]:
         yield "nothing dropped", "every token is kept, so that this is what the hooks cost"
         return
-    seconds = {part: found["median"] for part, found in plain["seconds"].items()}
+    seconds = {part: quartiles["median"] for part, quartiles in plain["seconds"].items()}
     total = row["tokens"] + row["text"]
     if row["tokens"] < FEW * total:
         yield "too few tokens", f"only {row['tokens']} of {total} tokens are visual"
@@ -110,31 +111,32 @@ def _reasons(row: Row, plain: Row) -> Iterator[tuple[str, str]]:
             "encoder-bound",
             f"the vision encoder takes {share:.0%} of the unpruned time to first token, and pruning leaves it as it is",
         )
-    chosen, saved = row["selection_share"], 1 - row["ideal"]["prefill"]
-    if chosen is not None and chosen["median"] > saved / 2:
-        yield "selection", f"choosing tokens takes {chosen['median']:.0%} of an unpruned prefill"
+    selection, saved = row["selection_share"], 1 - row["ideal"]["prefill"]
+    if selection is not None and selection["median"] > saved / 2:
+        yield "selection", f"choosing tokens takes {selection['median']:.0%} of an unpruned prefill"
 
 
 def _decoding(row: Row, plain: Row) -> Iterator[str]:
-    """Whether decoding changed beyond noise."""
-    ratio, wobble = row["ratio"]["decode"], max(noise(plain, "decode"), STEADY)
-    if ratio["high"] < 1 - wobble or ratio["low"] > 1 + wobble:
+    """Yield a sentence if the time of a decoding step changed by more than the noise."""
+    ratio, margin = row["ratio"]["decode"], max(noise(plain, "decode"), STEADY)
+    if ratio["high"] < 1 - margin or ratio["low"] > 1 + margin:
         yield f"a decoding step takes {ratio['median']:.2f} of the unpruned one"
 
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From how many visual tokens on a ratio is below a level.
+    """The number of visual tokens from which on a ratio is below a level.
 
     Attributes:
-        method: its spec.
-        batch: size.
-        layers: of the decoder.
-        part: which ratio.
-        level: that it falls below.
-        relation: "at" the number of `tokens`; already "below" it, the smallest measured; or only "above" it, the
-            largest measured, if at all.
-        tokens: visual tokens of a sample.
+        method: Spec of the method.
+        batch: Batch size.
+        layers: Number of decoder layers.
+        part: Name of the ratio.
+        level: Level that the ratio falls below.
+        relation: "at" if the ratio crosses the level at `tokens`; "below" if it is below the level at all measured
+            numbers, of which `tokens` is the smallest; "above" if it is not below the level at the largest measured
+            number, which is `tokens`.
+        tokens: Visual tokens of a sample.
     """
 
     method: str
@@ -146,7 +148,7 @@ class BreakEven:
     tokens: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -155,24 +157,24 @@ class BreakEven:
 
 
 def break_even(rows: Sequence[Row]) -> list[BreakEven]:
-    """For every method, batch size and depth that were measured at several numbers of tokens, and every level."""
+    """Return the points of every method, batch size and depth measured at several numbers of tokens, at every level."""
 
-    def line(row: Row) -> tuple[str, int, int]:
+    def key(row: Row) -> tuple[str, int, int]:
         return row["method"], row["batch"], row["layers"]
 
-    found = []
-    for (method, batch, layers), group in groupby(sorted(rows, key=line), key=line):
+    result = []
+    for (method, batch, layers), group in groupby(sorted(rows, key=key), key=key):
         points = sorted(group, key=lambda row: row["tokens"])
         if method == UNPRUNED or len(points) < 2:
             continue
         for part, level in LEVELS:
             ratios = [(row["tokens"], row["ratio"][part]["median"]) for row in points]
-            found.append(BreakEven(method, batch, layers, part, level, *crossing(ratios, level)))
-    return found
+            result.append(BreakEven(method, batch, layers, part, level, *crossing(ratios, level)))
+    return result
 
 
 def crossing(points: Sequence[tuple[int, float]], level: float) -> tuple[Literal["at", "below", "above"], int]:
-    """Where ratios fall below a level for good, by interpolation over the logarithm of the tokens.
+    """Return where ratios fall below a level for good, by interpolation over the logarithm of the tokens.
 
     >>> crossing([(100, 1.2), (400, 0.8)], 1.0)
     ('at', 200)
@@ -180,8 +182,8 @@ def crossing(points: Sequence[tuple[int, float]], level: float) -> tuple[Literal
     ('below', 100)
 
     Args:
-        points: (tokens, ratio), tokens ascending.
-        level: of the ratio.
+        points: Pairs (tokens, ratio) in ascending order of tokens.
+        level: Level of the ratio.
     """
     last = max((number for number, (_, ratio) in enumerate(points) if ratio >= level), default=None)
     if last is None:

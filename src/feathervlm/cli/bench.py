@@ -1,4 +1,4 @@
-"""`feathervlm bench`: reads its options, shows how far it is, prints the figures and what they mean."""
+"""`feathervlm bench`: measures time and memory with and without pruning, prints tables and what they mean."""
 
 import re
 from itertools import groupby
@@ -54,8 +54,9 @@ def bench(
 ) -> None:
     """Measure what pruning saves: encoder, selection, prefill, decoding, memory, next to the unpruned model.
 
-    All take turns in one process; the unpruned model runs at both ends of every round, which tells the noise. Medians
-    and quartiles, a warm-up discarded. Without options: a model of 170M parameters, under two minutes on one core.
+    The unpruned model and the methods take turns in one process. The unpruned model runs at both ends of every round,
+    which measures the noise. Results are medians and quartiles after a warm-up. Without options, a model of 170M
+    parameters is measured in under two minutes on one core.
 
     Examples:
 
@@ -68,14 +69,14 @@ def bench(
         --tokens 576,2880 --out mine.json
     """
     if model is not None and config is not None:
-        raise PruningError(f"--model {model} and --config {config} are two models; give one of them.")
+        raise PruningError(f"--model {model} and --config {config} are two models; give only one of them.")
     specs = split_specs(methods)
     for spec in specs:
         get(spec)
     for path, option in ((out, "--out"), (plot, "--plot")):
         if path is not None:
             files.check_target(path, option)
-    wanted: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model": model, "methods": specs, "text_tokens": text_tokens, "ragged": ragged, "device": device,
         "dtype": dtype, "attention": attn, "threads": threads, "tokens": numbers(tokens, "--tokens"),
         "batches": numbers(batch, "--batch"), "layers": numbers(depth, "--depth"),
@@ -83,69 +84,71 @@ def bench(
         **{name: value for name, value in (("rounds", rounds), ("new_tokens", new_tokens)) if value is not None},
     }  # fmt: skip
     with console.working("importing transformers") as say:
-        from feathervlm.bench.run_bench import Request
-        from feathervlm.bench.run_bench import run as measure
+        from feathervlm.bench.run_bench import BenchRequest, run
 
-        found = measure(Request(**wanted), say)
+        document = run(BenchRequest(**settings), say)
         if plot is not None:
             from feathervlm.bench.plot import draw
 
             say("drawing")
-            files.write_whole(plot, lambda draft: draw(found["rows"], draft))
+            files.write_whole(plot, lambda draft: draw(document["rows"], draft))
     if out is not None:
-        files.write_json(out, found)
+        files.write_json(out, document)
     if as_json:
-        console.print_json(found)
+        console.print_json(document)
     else:
-        _print(found)
+        _print(document)
     for path in (out, plot):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 on, joined by commas; none of None.
+    """Read positive integers joined by commas; None gives an empty tuple.
 
     Raises:
-        PruningError: if it is anything else.
+        PruningError: if a part is anything else.
     """
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]
     wrong = next((part for part in parts if not re.fullmatch(r"0*[1-9]\d{0,6}", part)), None)
     if wrong is not None:
-        raise PruningError(f"{option} {text}: {wrong!r} is no whole number from 1 on; write them like 144,576.")
+        raise PruningError(f"{option} {text}: {wrong!r} is not a positive integer; write the numbers like 144,576.")
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _print(found: dict[str, Any]) -> None:
-    """A table for every case, then the sentences."""
+def _print(document: dict[str, Any]) -> None:
+    """Print a table for every case, then the verdicts."""
     from feathervlm.bench.verdict import BreakEven
 
-    facts, asked = found["model"], found["settings"]
+    facts, settings = document["model"], document["settings"]
     typer.echo(
-        f"{asked['model'] or asked['config']}: {facts['parameters'] / 1e6:.0f}M parameters, {facts['dtype']}, "
-        f"{asked['device']}, {asked['clock']}; {asked['rounds']} rounds, median (quartiles)"
+        f"{settings['model'] or settings['config']}: {facts['parameters'] / 1e6:.0f}M parameters, {facts['dtype']}, "
+        f"{settings['device']}, {settings['clock']}; {settings['rounds']} rounds, median (quartiles)"
     )
-    for _, rows in groupby(found["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
-        case = list(rows)
-        where = f"batch {case[0]['batch']}, {case[0]['layers']} layers"
-        typer.echo(f"\n{case[0]['tokens']} visual and {case[0]['text']} text tokens, {where}")
-        console.out.print(_table(case))
+    for _, group in groupby(document["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
+        rows = list(group)
+        where = f"batch {rows[0]['batch']}, {rows[0]['layers']} layers"
+        typer.echo(f"\n{rows[0]['tokens']} visual and {rows[0]['text']} text tokens, {where}")
+        console.out.print(_table(rows))
     typer.echo()
-    for one in found["verdicts"]:
+    for one in document["verdicts"]:
         typer.echo(
             f"{one['method']}, {one['tokens']} tokens, batch {one['batch']}, {one['layers']} layers: {one['text']}"
         )
-    for one in found["break_even"]:
+    for one in document["break_even"]:
         what = "prefill no slower" if one["part"] == "prefill" else f"first token in {one['level']:.0%} of the time"
         typer.echo(f"{one['method']}, batch {one['batch']}, {one['layers']} layers: {what} {BreakEven(**one)} tokens")
-    for one in found["refused"]:
+    for one in document["refused"]:
         typer.echo(f"not measured: {one['reason']}", err=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    """One case: a column for the unpruned model, whose ratios are those of its second run, and one for each method."""
+    """Return the table of one case, with a column for the unpruned model and one for each method.
+
+    The ratios of the unpruned model are those of its second run to its first.
+    """
     first = rows[0]
     table = Table("", *(row["method"] for row in rows), show_edge=False, pad_edge=False)
     for part, name in (
@@ -179,8 +182,8 @@ def _time(seconds: dict[str, float]) -> str:
     return f"{1e3 * seconds['median']:.1f} ms"
 
 
-def _ratio(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"
+def _ratio(quartiles: dict[str, float]) -> str:
+    return f"{quartiles['median']:.2f} ({quartiles['low']:.2f}-{quartiles['high']:.2f})"
 
 
 def _size(count: int) -> str:

@@ -41,15 +41,15 @@ def convert_prismatic(
         --tokenizer llava-1.5-7b-hf --json
     """
     with console.working("importing transformers") as say:
-        from feathervlm.integrations.prismatic import Sources, convert
+        from feathervlm.integrations.prismatic import PrismaticFiles, convert
 
-        made = convert(Sources(checkpoint_dir, tokenizer, vision), out, force=force, say=say)
+        made = convert(PrismaticFiles(checkpoint_dir, tokenizer, vision), out, force=force, say=say)
     if as_json:
         console.print_json(made.to_dict())
         return
-    told = made.recipe
-    typer.echo(f"{told.model}: {told.tower_id} ({told.tower.patches} tokens) and {told.llm_id}, {told.resize}")
-    typer.echo(f"{made.tensors} tensors in {made.dtype}, and {len(made.unused)} of the vision weights not needed")
+    facts = made.facts
+    typer.echo(f"{facts.model}: {facts.vision_id} ({facts.vision.patches} tokens) and {facts.llm_id}, {facts.resize}")
+    typer.echo(f"{made.tensors} tensors in {made.dtype}; {len(made.unused)} tensors of the vision weights are not used")
     for note in made.notes:
         typer.echo(f"note: {note}")
     typer.echo("\nTry it:")

@@ -30,7 +30,7 @@ from feathervlm.inference.compare import Run, Say, generate, warn_of_missing
 ANYWHERE = ("fastv", "feather")
 METHODS = ("fastv:layer=2", "feather:layers=4+9")
 """FEATHER's second stage waits for layer 9 of 16, since the scores before layer 8, its default, mislead in the embedded
-model; found on other questions than those shown here (docs/study.md)."""
+model; found on other questions than those shown here (docs/results/study.md)."""
 ASKED = ("locate", "attribute", "existence")
 PANEL = 384
 TRUE, PREDICTED = "#00c853", "#ff1744"

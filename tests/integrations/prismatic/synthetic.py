@@ -1,4 +1,4 @@
-"""Prismatic runs in small: random weights, files and names as on the hub, made without the library. And the command."""
+"""Small Prismatic runs with random weights, in files and names as on the hub, and the command that converts them."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def noise(*shape, scale=0.3, mean=0.0, generator):
 
 
 def timm_tower(kind, patches=256, blocks=BLOCKS, seed=1):
-    """A vision transformer in timm's names, with the pooling that nobody reads."""
+    """A vision transformer in timm's names, with the pooling that LLaVA does not use."""
     width, hidden = VISION_WIDTH[kind], 80
     generator = torch.Generator().manual_seed(seed)
 
@@ -103,8 +103,8 @@ def tokenizer(*, prepend=True, extra=()):
     """Llama's kind: byte fallback, a mark in front of words.
 
     Args:
-        prepend: the mark as a normalizer, as in the hub's files; else as transformers 5 writes it.
-        extra: tokens that somebody added.
+        prepend: Whether the mark is a normalizer, as in the files of the hub; otherwise as transformers 5 writes it.
+        extra: Added tokens.
     """
     special = ["<unk>", "<s>", "</s>"]
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -153,7 +153,7 @@ class Run:
     def write(self):
         run = self.folder / "run"
         (run / "checkpoints").mkdir(parents=True)
-        told = {
+        config = {
             "model_id": "tiny+7b",
             "arch_specifier": self.arch,
             "vision_backbone_id": self.vision,
@@ -162,7 +162,7 @@ class Run:
             "llm_max_length": 2048,
             "type": "one-stage+7b",
         }
-        (run / "config.json").write_text(json.dumps({"model": told, "seed": 7}))
+        (run / "config.json").write_text(json.dumps({"model": config, "seed": 7}))
         kept = {part: {name: t.to(self.dtype) for name, t in tensors.items()} for part, tensors in self.model.items()}
         torch.save({"model": kept}, run / "checkpoints" / "latest-checkpoint.pt")
         (self.folder / "llm").mkdir()

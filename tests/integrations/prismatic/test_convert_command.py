@@ -18,7 +18,7 @@ def test_words_and_json(tmp_path):
     words = cli(*run.arguments())
     assert words.exit_code == 0, words.output
     assert "tiny+7b: siglip-vit-so400m (256 tokens) and llama2-7b-pure, resize-naive" in words.stdout
-    assert "2 of the vision weights not needed" in words.stdout
+    assert "2 tensors of the vision weights are not used" in words.stdout
     found = json.loads(cli(*run.arguments("again"), "--json").stdout)
     assert found["unused"] == ["attn_pool.latent", "attn_pool.q.weight"]
     assert found["tensors"] == sum(map(len, run.model.values())) + len(run.tower) - 2
@@ -49,7 +49,7 @@ def test_out_is_replaced_only_by_force(tmp_path):
 
 def test_sources_are_never_replaced(tmp_path):
     run = Run(tmp_path).write()
-    assert "which is needed" in refused(run, "--force", out="run")
+    assert "which the conversion reads" in refused(run, "--force", out="run")
     assert "is not empty" in refused(run, out="llm")
     assert "is a file" in refused(run, out="vision.safetensors")
     assert "make it first" in refused(run, out="no/where")

@@ -6,9 +6,9 @@ import transformers as tf
 from synthetic import Run, timm_tower
 
 from feathervlm.core.errors import PruningError
-from feathervlm.integrations.prismatic import SignalReader, conversion, convert, model, names
-from feathervlm.integrations.prismatic.names import Move
-from feathervlm.integrations.prismatic.registry import LLMS, TOWERS, Recipe
+from feathervlm.integrations.prismatic import PrismaticFiles, conversion, convert, model, names
+from feathervlm.integrations.prismatic.names import TensorMove
+from feathervlm.integrations.prismatic.registry import LANGUAGE_BACKBONES, VISION_BACKBONES, RunFacts
 
 VOCABULARY = 32000
 
@@ -41,8 +41,8 @@ def real_llm(width, hidden, layers, keys):
 
 
 def real(tower_id, llm_id, hidden, keys):
-    tower, llm = TOWERS[tower_id], LLMS[llm_id]
-    recipe = Recipe("real", tower_id, tower, llm_id, llm, "resize-naive", 2048)
+    tower, llm = VISION_BACKBONES[tower_id], LANGUAGE_BACKBONES[llm_id]
+    recipe = RunFacts("real", tower_id, tower, llm_id, llm, "resize-naive", 2048)
     checkpoint = {
         "projector": {
             "projector.0.weight": empty(llm.width, tower.width),
@@ -81,7 +81,9 @@ def test_the_real_models_are_what_they_are_known_as(
 
 def test_the_config_says_what_the_original_does(tmp_path):
     Run(tmp_path).write()
-    made = convert(SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
+    made = convert(
+        PrismaticFiles(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out"
+    )
     config = tf.AutoConfig.from_pretrained(made.out)
     assert config.architectures == ["LlavaForConditionalGeneration"]
     assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "full")
@@ -93,7 +95,7 @@ def test_the_config_says_what_the_original_does(tmp_path):
 
 def test_shards(tmp_path, monkeypatch):
     Run(tmp_path).write()
-    sources = SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors")
+    sources = PrismaticFiles(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors")
     whole = tf.AutoModelForImageTextToText.from_pretrained(convert(sources, tmp_path / "out").out).state_dict()
     monkeypatch.setattr(conversion, "SHARD", "1MB")
     made = convert(sources, tmp_path / "shards")
@@ -114,10 +116,10 @@ def test_no_two_tensors_go_to_the_same_place(clip):
 
 def test_a_move_cuts_and_flattens():
     tensor = torch.arange(12.0).reshape(6, 2)
-    cut = Move(("a", "b", "c")).apply(tensor)
+    cut = TensorMove(("a", "b", "c")).apply(tensor)
     assert [cut[name].tolist() for name in "abc"] == [tensor[i : i + 2].tolist() for i in (0, 2, 4)]
-    assert Move(("a",), leading=1).apply(tensor[None])["a"].tolist() == tensor.tolist()
-    for move, wrong in ((Move(("a", "b")), torch.zeros(3)), (Move(("a",), leading=1), torch.zeros(3, 2))):
+    assert TensorMove(("a",), leading=1).apply(tensor[None])["a"].tolist() == tensor.tolist()
+    for move, wrong in ((TensorMove(("a", "b")), torch.zeros(3)), (TensorMove(("a",), leading=1), torch.zeros(3, 2))):
         with pytest.raises(ValueError, match=r"cannot be cut|does not begin"):
             move.apply(wrong)
 
@@ -127,4 +129,4 @@ def test_a_tensor_that_cannot_be_cut_is_named(tmp_path):
     run.tower["pos_embed"] = run.tower["pos_embed"][0]
     run.write()
     with pytest.raises(PruningError, match=r"pos_embed of shape 256 x 144 does not begin"):
-        convert(SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
+        convert(PrismaticFiles(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 
 from feathervlm.core.errors import PruningError
 from feathervlm.integrations.prismatic.processor import COLON, check_vocabulary
-from feathervlm.integrations.prismatic.registry import LLMS
+from feathervlm.integrations.prismatic.registry import LANGUAGE_BACKBONES
 
 
 def test_unknown_and_missing_tensors_are_all_listed(tmp_path):
@@ -109,7 +109,7 @@ def test_files_that_are_no_weights(tmp_path, suffix):
     (tmp_path / f"bad{suffix}").write_bytes(b"nothing")
     assert "cannot be read" in refused(run, "--vision", tmp_path / f"bad{suffix}")
     (tmp_path / "empty").mkdir()
-    assert "holds none of model.safetensors" in refused(run, "--vision", tmp_path / "empty")
+    assert "has none of model.safetensors" in refused(run, "--vision", tmp_path / "empty")
 
 
 def test_a_checkpoint_that_is_none(tmp_path):
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_none(tmp_path):
         ({"vision": "dinoclip-vit-l-336px"}, "two vision encoders"),
         ({"vision": "dinov2-vit-l"}, "registers"),
         ({"vision": "in1k-vit-l"}, "ImageNet"),
-        ({"vision": "siglip-vit-b16-224px"}, "is unknown; this command converts siglip-vit-so400m,"),
+        ({"vision": "siglip-vit-b16-224px"}, "is unknown; choose a model with one of siglip-vit-so400m,"),
         ({"llm": "phi-2-3b"}, "Phi-2"),
         ({"resize": "resize-more"}, "is unknown"),
     ],
@@ -169,7 +169,7 @@ def test_a_tokenizer_of_another_size(tmp_path):
     llm = run.model["llm_backbone"]
     for name in ("llm.model.embed_tokens.weight", "llm.lm_head.weight"):
         llm[name] = torch.cat([llm[name], llm[name][:64]])
-    assert "do not make the checkpoint's 512 rows" in refused(run.write())
+    assert "are not the checkpoint's 512 embeddings" in refused(run.write())
 
 
 @pytest.mark.parametrize(("kind", "other"), [("llama", "mistral"), ("mistral", "llama")])
@@ -178,7 +178,7 @@ def test_tokenizers_of_llama_and_mistral_are_not_mistaken(kind, other):
         pieces = {f"piece{i}": i for i in range(32000) if i != colon} | {":": colon}
         return Tokenizer(models.BPE(vocab=pieces, merges=[]))
 
-    llm = next(llm for llm in LLMS.values() if llm.kind == kind)
+    llm = next(llm for llm in LANGUAGE_BACKBONES.values() if llm.kind == kind)
     check_vocabulary(words(COLON[kind]), 32064, llm)
     with pytest.raises(PruningError, match="but not the same; give that one"):
         check_vocabulary(words(COLON[other]), 32064, llm)

@@ -1,7 +1,4 @@
-"""The conversion from end to end: what can be refused cheaply first, then the tensors, then files, all or none.
-
-Knows nothing of the terminal.
-"""
+"""Converts a run: cheap checks first, then the tensors, then the files, which are written whole or not at all."""
 
 import os
 import shutil
@@ -16,7 +13,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from feathervlm.core.errors import PruningError
 from feathervlm.inference import loading
 from feathervlm.integrations.prismatic import model, names, processor, reading
-from feathervlm.integrations.prismatic.registry import Recipe, recipe
+from feathervlm.integrations.prismatic.registry import RunFacts, parse_config
 
 Say = Callable[[str], None]
 
@@ -26,21 +23,21 @@ NOTES = {
     "resize-naive": (),
     "resize-crop": ("The crop's centre is rounded down, the original's to the nearest pixel: they can differ by one.",),
     "letterbox": (
-        "Pictures are padded to an exact square; the original leaves out one row or column where the difference of "
-        "the sides is odd.",
+        "Pictures are padded to an exact square; the original omits one row or column where the difference of the "
+        "sides is odd.",
     ),
 }
 """Where transformers' image processor can differ from the original's, by resize strategy."""
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where everything comes from.
+class PrismaticFiles:
+    """The files that a conversion reads.
 
-    Args:
-        run: folder of a Prismatic run, with config.json and checkpoints/latest-checkpoint.pt.
-        tokenizer: directory with the language model's tokenizer.json; no run brings it.
-        vision: weights of the vision encoder, unless the checkpoint holds them.
+    Attributes:
+        run: Directory of a Prismatic run, with config.json and checkpoints/latest-checkpoint.pt.
+        tokenizer: Directory with the language model's tokenizer.json, which a run does not include.
+        vision: File or directory with the weights of the vision encoder, unless the checkpoint includes them.
     """
 
     run: Path
@@ -49,10 +46,20 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What was written, and what was left out."""
+class ConvertedModel:
+    """The result of a conversion.
 
-    recipe: Recipe
+    Attributes:
+        facts: The model that the run's config.json describes.
+        out: Directory that was written.
+        files: Names of the files in it.
+        dtype: Type of the weights.
+        tensors: Number of converted tensors.
+        unused: Names of tensors of the vision weights that LLaVA does not use.
+        image_token: Token id of the image placeholder.
+    """
+
+    facts: RunFacts
     out: Path
     files: tuple[str, ...]
     dtype: str
@@ -62,17 +69,17 @@ class Converted:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where results can differ from the original's."""
-        return NOTES[self.recipe.resize]
+        """Where results can differ from the original model's."""
+        return NOTES[self.facts.resize]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
+        """Return the fields as plain values, ready for JSON."""
         return {
-            "model": self.recipe.model,
-            "vision": self.recipe.tower_id,
-            "llm": self.recipe.llm_id,
-            "image_resize_strategy": self.recipe.resize,
-            "image_tokens": self.recipe.tower.patches,
+            "model": self.facts.model,
+            "vision": self.facts.vision_id,
+            "llm": self.facts.llm_id,
+            "image_resize_strategy": self.facts.resize,
+            "image_tokens": self.facts.vision.patches,
             "image_token_id": self.image_token,
             "dtype": self.dtype,
             "tensors": self.tensors,
@@ -83,66 +90,66 @@ class Converted:
         }
 
 
-def convert(sources: Sources, out: Path, *, force: bool = False, say: Say = lambda now: None) -> Converted:
-    """Write a Prismatic run as a LLaVA directory, which `from_pretrained` takes without a network.
+def convert(source: PrismaticFiles, out: Path, *, force: bool = False, say: Say = lambda now: None) -> ConvertedModel:
+    """Write a Prismatic run as a LLaVA directory, which `from_pretrained` loads without a network.
 
     Args:
-        sources: where everything comes from.
-        out: directory to write; it appears when it is complete.
-        force: replace it if it is there already.
-        say: is told what happens now.
+        source: Files to read.
+        out: Directory to write; it appears when it is complete.
+        force: Whether to replace the directory if it exists.
+        say: Called with a description before every step.
 
     Raises:
-        PruningError: on whatever the user can put right: unknown or missing tensors, models that LLaVA cannot hold,
-            weights or a tokenizer that belong to another model.
+        PruningError: if tensors are unknown or missing, LLaVA cannot represent the model, or the weights or the
+            tokenizer belong to another model.
     """
-    told = recipe(reading.read_config(sources.run), str(sources.run / "config.json"))
-    _check_out(sources, out, force)
-    if sources.tokenizer is None:
+    facts = parse_config(reading.read_config(source.run), str(source.run / "config.json"))
+    _check_out(source, out, force)
+    if source.tokenizer is None:
         raise PruningError(
-            f"A run holds no tokenizer; fetch the tokenizer.json of {told.llm.fetch} and give its directory with "
+            f"A run includes no tokenizer; fetch the tokenizer.json of {facts.llm.fetch} and give its directory with "
             "--tokenizer."
         )
-    tokenizer = processor.read_tokenizer(sources.tokenizer, told.llm)
+    tokenizer = processor.read_tokenizer(source.tokenizer, facts.llm)
     with loading.quiet():
         say("checking the tokenizer")
-        made = processor.processor(told, tokenizer)
-        say("looking at the tensors")
-        checkpoint = reading.read_checkpoint(sources.run)
-        tower = _tower(sources, checkpoint, told)
-        found = model.parts(checkpoint, tower.tensors, told)
-        rows = found[names.LLM].tensors["llm.model.embed_tokens.weight"].shape[0]
-        processor.check_vocabulary(tokenizer, rows, told.llm)
-        image_token = made.image_token_id
-        llava = model.assemble(found, told, image_token)
+        built = processor.build_processor(facts, tokenizer)
+        say("checking the tensors")
+        checkpoint = reading.read_checkpoint(source.run)
+        encoder = _encoder(source, checkpoint, facts)
+        parts = model.parts(checkpoint, encoder.tensors, facts)
+        rows = parts[names.LLM].tensors["llm.model.embed_tokens.weight"].shape[0]
+        processor.check_vocabulary(tokenizer, rows, facts.llm)
+        image_token = built.image_token_id
+        llava = model.assemble(parts, facts, image_token)
         say(f"writing {out}")
-        files = _write(llava, made, out)
-    return Converted(
-        told,
+        files = _write(llava, built, out)
+    return ConvertedModel(
+        facts,
         out,
         files,
         str(llava.dtype).removeprefix("torch."),
-        sum(len(part.tensors) for part in found.values()),
-        tower.unused,
+        sum(len(part.tensors) for part in parts.values()),
+        encoder.unused,
         image_token,
     )
 
 
-def _tower(sources: Sources, checkpoint: dict[str, reading.Tensors], told: Recipe) -> reading.Tower:
-    own = checkpoint.get(names.TOWER)
-    if own is not None and sources.vision is not None:
-        raise PruningError("The checkpoint holds the vision encoder that it was trained with; leave --vision out.")
+def _encoder(source: PrismaticFiles, checkpoint: dict[str, reading.Tensors], facts: RunFacts) -> reading.EncoderWeights:
+    own = checkpoint.get(names.VISION)
+    if own is not None and source.vision is not None:
+        raise PruningError("The checkpoint includes the vision encoder that it was trained with; leave --vision out.")
     if own is not None:
-        return reading.own_tower(own)
-    if sources.vision is None:
+        return reading.encoder_in_checkpoint(own)
+    if source.vision is None:
         raise PruningError(
-            f"The checkpoint holds no vision encoder, for it was not trained; fetch {' or '.join(told.tower.fetch)} "
-            f"and give its directory or file with --vision."
+            "The checkpoint includes no vision encoder, because the run did not train it; fetch "
+            f"{' or '.join(facts.vision.fetch)} and give its directory or file with --vision."
         )
-    return reading.read_tower(sources.vision)
+    return reading.read_encoder(source.vision)
 
 
-def _check_out(sources: Sources, out: Path, force: bool) -> None:
+def _check_out(source: PrismaticFiles, out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise PruningError(f"{out} is a file; give a directory to write to.")
     if not out.parent.is_dir():
@@ -153,20 +160,20 @@ def _check_out(sources: Sources, out: Path, force: bool) -> None:
         return
     if not force:
         raise PruningError(f"{out} is not empty; give another directory, or --force to replace it.")
-    for path in (sources.run, sources.tokenizer, sources.vision):
+    for path in (source.run, source.tokenizer, source.vision):
         if path is not None and path.resolve().is_relative_to(out.resolve()):
-            raise PruningError(f"{out} holds {path}, which is needed; give another directory.")
+            raise PruningError(f"{out} contains {path}, which the conversion reads; give another directory.")
 
 
-def _write(llava: LlavaForConditionalGeneration, made: LlavaProcessor, out: Path) -> tuple[str, ...]:
-    """Fill a directory beside `out`, then put it in its place."""
+def _write(llava: LlavaForConditionalGeneration, built: LlavaProcessor, out: Path) -> tuple[str, ...]:
+    """Fill a directory next to `out`, then move it there."""
     target = out.resolve()
     draft, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("draft", "old"))
     try:
         draft.mkdir()
-        # The names of the model's modules, rather than those that transformers 4 would have written.
+        # With the names of the model's modules, not those that transformers 4 wrote.
         llava.save_pretrained(draft, max_shard_size=SHARD, save_original_format=False)
-        made.save_pretrained(draft)
+        built.save_pretrained(draft)
         files = tuple(sorted(path.name for path in draft.iterdir()))
         if target.is_dir():
             target.rename(old)

@@ -1,7 +1,4 @@
-"""From checked tensors to a stock LLaVA: its config from the tensors' shapes, its weights without a second copy.
-
-Knows transformers' classes; reads no file.
-"""
+"""Builds a stock LLaVA from tensors: its config from their shapes, its weights without a second copy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,54 +19,59 @@ from transformers import (
 
 from feathervlm.core.errors import PruningError
 from feathervlm.integrations.prismatic import names
-from feathervlm.integrations.prismatic.registry import Llm, Recipe, Tower
+from feathervlm.integrations.prismatic.registry import LanguageBackbone, RunFacts, VisionBackbone
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Part:
-    """Tensors of one part of a checkpoint, and where they go."""
+class CheckpointPart:
+    """The tensors of one part of a checkpoint, and where each goes."""
 
     tensors: Tensors
     moves: names.Moves
 
 
-def parts(checkpoint: Mapping[str, Tensors], tower: Tensors, recipe: Recipe) -> dict[str, Part]:
-    """All tensors that LLaVA takes, by part.
+def parts(checkpoint: Mapping[str, Tensors], encoder: Tensors, facts: RunFacts) -> dict[str, CheckpointPart]:
+    """Return all tensors that LLaVA uses, by part.
+
+    Args:
+        checkpoint: Tensors of the checkpoint by part.
+        encoder: Tensors of the vision encoder.
+        facts: The model that the run's config.json describes.
 
     Raises:
         PruningError: if names are unknown or missing.
     """
-    clip = recipe.tower.kind == "clip"
-    if any(name.startswith("embeddings.") for name in tower):
-        moves = names.transformers_tower(names.depth(tower, "layers"), clip=clip)
+    clip = facts.vision.kind == "clip"
+    if any(name.startswith("embeddings.") for name in encoder):
+        moves = names.transformers_tower(names.depth(encoder, "layers"), clip=clip)
     else:
-        moves = names.timm_tower(names.depth(tower, "blocks"), clip=clip)
+        moves = names.timm_tower(names.depth(encoder, "blocks"), clip=clip)
     llm = checkpoint[names.LLM]
-    found = {
-        names.TOWER: Part(tower, moves),
-        names.PROJECTOR: Part(checkpoint[names.PROJECTOR], names.projector()),
-        names.LLM: Part(llm, names.language(names.depth(llm, "layers"))),
+    result = {
+        names.VISION: CheckpointPart(encoder, moves),
+        names.PROJECTOR: CheckpointPart(checkpoint[names.PROJECTOR], names.projector()),
+        names.LLM: CheckpointPart(llm, names.language(names.depth(llm, "layers"))),
     }
-    names.check({name: (part.tensors, part.moves) for name, part in found.items()})
-    return found
+    names.check({name: (part.tensors, part.moves) for name, part in result.items()})
+    return result
 
 
-def assemble(found: Mapping[str, Part], recipe: Recipe, image_token: int) -> LlavaForConditionalGeneration:
-    """The model, in the type of the language model's weights.
+def assemble(parts: Mapping[str, CheckpointPart], facts: RunFacts, image_token: int) -> LlavaForConditionalGeneration:
+    """Return the model, in the type of the language model's weights.
 
     Args:
-        found: what `parts` returned.
-        recipe: what the run's config.json says.
-        image_token: id of the image placeholder; the one before it is the padding token's.
+        parts: Tensors as `parts` returns them.
+        facts: The model that the run's config.json describes.
+        image_token: Token id of the image placeholder; the id before it is that of the padding token.
 
     Raises:
-        PruningError: if shapes are not those of the recipe's parts, or of one another.
+        PruningError: if the shapes do not fit the model or one another.
     """
     moved: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
-    for title, part in found.items():
+    for title, part in parts.items():
         for name, tensor in part.tensors.items():
             try:
                 new = part.moves[name].apply(tensor)
@@ -78,13 +80,13 @@ def assemble(found: Mapping[str, Part], recipe: Recipe, image_token: int) -> Lla
             moved |= new
             sources |= dict.fromkeys(new, f"{title}: {name}")
     config = LlavaConfig(
-        vision_config=tower_config(recipe, moved),
-        text_config=llm_config(recipe, moved, image_token - 1),
+        vision_config=vision_config(facts, moved),
+        text_config=llm_config(facts, moved, image_token - 1),
         image_token_index=image_token,
-        image_seq_length=recipe.tower.patches,
+        image_seq_length=facts.vision.patches,
         projector_hidden_act="gelu",
-        vision_feature_select_strategy="default" if recipe.tower.kind == "clip" else "full",
-        # The second to last block's output; the last block's weights are kept, though nothing reads them.
+        vision_feature_select_strategy="default" if facts.vision.kind == "clip" else "full",
+        # LLaVA uses the output of the second to last block; the weights of the last are kept but not used.
         vision_feature_layer=-2,
     )
     with torch.device("meta"):
@@ -96,7 +98,7 @@ def assemble(found: Mapping[str, Part], recipe: Recipe, image_token: int) -> Lla
     ]
     if wrong:
         raise PruningError(
-            f"The tensors' shapes do not fit together, as {recipe.tower_id} and {recipe.llm_id} take them: "
+            f"The shapes of the tensors are not those of {facts.vision_id} and {facts.llm_id}: "
             f"{'; '.join(wrong)}. Give the weights that belong to this checkpoint."
         )
     dtype = moved["model.language_model.embed_tokens.weight"].dtype
@@ -106,40 +108,40 @@ def assemble(found: Mapping[str, Part], recipe: Recipe, image_token: int) -> Lla
     return model.eval()
 
 
-def tower_config(recipe: Recipe, moved: Tensors) -> PreTrainedConfig:
-    """Of the vision encoder: sizes from the tensors, all else from the registry.
+def vision_config(facts: RunFacts, moved: Tensors) -> PreTrainedConfig:
+    """Return the config of the vision encoder: sizes from the tensors, everything else from the registry.
 
     Raises:
-        PruningError: if width or depth cannot be this encoder's.
+        PruningError: if this encoder cannot have that width or depth.
     """
-    tower = recipe.tower
+    encoder = facts.vision
     width = moved["model.vision_tower.post_layernorm.weight"].shape[0]
     layers = names.depth(moved, r"vision_tower\.encoder\.layers")
-    _check_depth(recipe.tower_id, "blocks", tower, width, layers, tower.blocks)
+    _check_depth(facts.vision_id, "blocks", encoder, width, layers, encoder.blocks)
     sizes: dict[str, Any] = {
         "hidden_size": width,
         "intermediate_size": moved["model.vision_tower.encoder.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": layers,
-        "num_attention_heads": width // tower.head,
-        "image_size": tower.size,
-        "patch_size": tower.patch,
+        "num_attention_heads": width // encoder.head,
+        "image_size": encoder.size,
+        "patch_size": encoder.patch,
     }
-    if tower.kind == "clip":
+    if encoder.kind == "clip":
         return CLIPVisionConfig(**sizes, hidden_act="quick_gelu", layer_norm_eps=1e-5)
     # timm's SigLIP has the exact GELU where transformers' has its approximation by tanh.
     return SiglipVisionConfig(**sizes, hidden_act="gelu", layer_norm_eps=1e-6, vision_use_head=False)
 
 
-def llm_config(recipe: Recipe, moved: Tensors, pad_token: int) -> PreTrainedConfig:
-    """Of the language model: sizes from the tensors, all else from the registry.
+def llm_config(facts: RunFacts, moved: Tensors, pad_token: int) -> PreTrainedConfig:
+    """Return the config of the language model: sizes from the tensors, everything else from the registry.
 
     Raises:
-        PruningError: if width or depth cannot be this model's.
+        PruningError: if this model cannot have that width or depth.
     """
-    llm, layer = recipe.llm, "model.language_model.layers.0."
+    llm, layer = facts.llm, "model.language_model.layers.0."
     rows, width = moved["model.language_model.embed_tokens.weight"].shape
     layers = names.depth(moved, r"language_model\.layers")
-    _check_depth(recipe.llm_id, "layers", llm, width, layers, llm.layers)
+    _check_depth(facts.llm_id, "layers", llm, width, layers, llm.layers)
     sizes: dict[str, Any] = {
         "vocab_size": rows,
         "hidden_size": width,
@@ -160,15 +162,24 @@ def llm_config(recipe: Recipe, moved: Tensors, pad_token: int) -> PreTrainedConf
     return LlamaConfig(**sizes, max_position_embeddings=4096)
 
 
-def _check_depth(name: str, what: str, part: Tower | Llm, width: int, depth: int, real: int) -> None:
+def _check_depth(
+    name: str, what: str, part: VisionBackbone | LanguageBackbone, width: int, depth: int, real: int
+) -> None:
     if width < part.head or width % part.head:
-        raise PruningError(f"{name} has heads of {part.head}, into which a width of {width} cannot be cut.")
+        raise PruningError(
+            f"{name} has heads of width {part.head}, and the weights' width {width} is not a multiple of it; give its "
+            "own weights."
+        )
     if width == part.width and depth != real:
-        raise PruningError(f"{name} has {real} {what}, and these weights of the same width have {depth}.")
+        raise PruningError(
+            f"{name} has {real} {what}, and these weights of the same width have {depth}; give its own weights."
+        )
     if depth < 2:
-        raise PruningError(f"These weights have {depth} {what} for {name}, and at least 2 are needed.")
+        raise PruningError(
+            f"These weights have {depth} {what} for {name}, and at least 2 are needed; give its own weights."
+        )
 
 
 def shape(tensor: Tensor) -> str:
-    """Such as 729 x 1152."""
+    """Return the shape of a tensor as text, such as 729 x 1152."""
     return " x ".join(map(str, tensor.shape))

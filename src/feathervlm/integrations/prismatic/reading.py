@@ -1,7 +1,6 @@
-"""Reads what a conversion starts from: a run's config.json and checkpoint, and the weights of a vision encoder.
+"""Reads the input of a conversion: a run's config.json and checkpoint, and the weights of a vision encoder.
 
-Tensors are mapped from disk rather than read, so that they take memory only while they are written. Knows which files
-there are and what is put in front of names; knows not what the names mean.
+Tensors are mapped from disk rather than read, so that they take memory only while they are written.
 """
 
 import json
@@ -21,121 +20,125 @@ from feathervlm.inference.loading import brief
 from feathervlm.integrations.prismatic import names
 
 CHECKPOINT = Path("checkpoints", "latest-checkpoint.pt")
-TOWER_FILES = (
+ENCODER_FILES = (
     "model.safetensors",
     "open_clip_model.safetensors",
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
 
-FRONTS = ("visual.trunk.", "vision_model.")
-"""What open_clip (around timm's) and transformers (around its own) put in front of a vision encoder's names."""
-BESIDE = re.compile(r"(text\.|text_model\.|logit_scale$|logit_bias$|visual_projection\.|text_projection\b)")
-"""What files of the whole of SigLIP or CLIP hold besides the vision encoder."""
+PREFIXES = ("visual.trunk.", "vision_model.")
+"""Prefixes of a vision encoder's names in files of open_clip (which wraps timm) and of transformers."""
+OTHER = re.compile(r"(text\.|text_model\.|logit_scale$|logit_bias$|visual_projection\.|text_projection\b)")
+"""Names of tensors of a whole SigLIP or CLIP that do not belong to the vision encoder."""
 
 Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Tower:
-    """The tensors of a vision encoder, and the names of those that LLaVA has no use for."""
+class EncoderWeights:
+    """The tensors of a vision encoder, and the names of those that LLaVA does not use."""
 
     tensors: Tensors
     unused: tuple[str, ...]
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """A run's config.json.
+    """Read a run's config.json.
 
     Raises:
-        PruningError: if there is none.
+        PruningError: if it cannot be read.
     """
     path = run / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PruningError(
-            f"{path} cannot be read ({brief(error)}); give the folder of a run of TRI-ML/prismatic-vlms, which holds "
+            f"{path} cannot be read ({brief(error)}); give the directory of a run of TRI-ML/prismatic-vlms, with "
             f"config.json and {CHECKPOINT}."
         ) from error
     if not isinstance(config, dict):
-        raise PruningError(f"{path} is no JSON object; give a Prismatic run's own config.json.")
+        raise PruningError(f"{path} is not a JSON object; give a Prismatic run's own config.json.")
     return config
 
 
 def read_checkpoint(run: Path) -> dict[str, Tensors]:
-    """A run's tensors by part: projector, llm_backbone and, if it was trained, vision_backbone.
+    """Return a run's tensors by part: projector, llm_backbone and, if it was trained, vision_backbone.
 
     Raises:
-        PruningError: if the file is missing or damaged, or holds other parts.
+        PruningError: if the file is missing or damaged, or has other parts.
     """
     path = run / CHECKPOINT
     document = _load_pickle(path)
     model = document.get("model")
     if not isinstance(model, Mapping) or not all(_are_tensors(part) for part in model.values()):
         raise PruningError(f"{path} has no tensors under 'model'; give a Prismatic run's own checkpoint.")
-    # Some runs keep the optimizer's state in the same file; it is no part of the model.
+    # Some runs store the optimizer's state in the same file; it is not part of the model.
     other = [str(key) for key in document if key not in ("model", "optimizer")]
-    wrong = other + [f"model.{part}" for part in model if part not in (names.PROJECTOR, names.LLM, names.TOWER)]
-    lacking = [part for part in (names.PROJECTOR, names.LLM) if part not in model]
-    if wrong or lacking:
-        found = [f"unknown {', '.join(wrong)}"] * bool(wrong) + [f"missing model.{', model.'.join(lacking)}"] * bool(
-            lacking
+    wrong = other + [f"model.{part}" for part in model if part not in (names.PROJECTOR, names.LLM, names.VISION)]
+    missing = [part for part in (names.PROJECTOR, names.LLM) if part not in model]
+    if wrong or missing:
+        parts = [f"unknown {', '.join(wrong)}"] * bool(wrong) + [f"missing model.{', model.'.join(missing)}"] * bool(
+            missing
         )
-        raise PruningError(f"{path} holds other parts than a Prismatic model has: {'; '.join(found)}.")
+        raise PruningError(
+            f"{path} does not have the parts of a Prismatic model ({'; '.join(parts)}); give a Prismatic run's own "
+            "checkpoint."
+        )
     return {str(part): dict(tensors) for part, tensors in model.items()}
 
 
-def own_tower(tensors: Tensors) -> Tower:
-    """The vision encoder that a checkpoint brings along.
+def encoder_in_checkpoint(tensors: Tensors) -> EncoderWeights:
+    """Return the vision encoder that a checkpoint includes.
 
     Raises:
-        PruningError: if it is not a single one.
+        PruningError: if it is not a single encoder.
     """
-    front = "featurizer."
-    other = [name for name in tensors if not name.startswith(front)]
+    prefix = "featurizer."
+    other = [name for name in tensors if not name.startswith(prefix)]
     if other:
         raise PruningError(
-            f"The checkpoint's {names.TOWER} holds tensors that are not of one vision encoder's {front}*: unknown "
-            f"{', '.join(other)}."
+            f"The checkpoint's {names.VISION} has tensors outside of one vision encoder ({prefix}*): unknown "
+            f"{', '.join(other)}; models with several encoders cannot be converted."
         )
-    return _sorted({name.removeprefix(front): tensor for name, tensor in tensors.items()}, ())
+    return _without_unused({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, ())
 
 
-def read_tower(path: Path) -> Tower:
-    """A vision encoder from a file, or from a directory with one, in the names of timm or transformers.
+def read_encoder(path: Path) -> EncoderWeights:
+    """Read a vision encoder, in the names of timm or transformers, from a file or a directory.
 
     Raises:
         PruningError: if there is no such file, or it cannot be read.
     """
     file = path
     if path.is_dir():
-        found = [path / name for name in TOWER_FILES if (path / name).is_file()]
-        if not found:
-            raise PruningError(f"--vision {path} holds none of {', '.join(TOWER_FILES)}; give the file itself.")
-        file = found[0]
+        candidates = [path / name for name in ENCODER_FILES if (path / name).is_file()]
+        if not candidates:
+            raise PruningError(f"--vision {path} has none of {', '.join(ENCODER_FILES)}; give the file itself.")
+        file = candidates[0]
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, "pt") as opened:
-                return _within(list(opened.keys()), opened.get_tensor)
+                return _select(list(opened.keys()), opened.get_tensor)
         except (OSError, SafetensorError) as error:
             raise PruningError(f"--vision {file} cannot be read ({brief(error)}); get it again.") from error
     tensors = _load_pickle(file)
     if not _are_tensors(tensors):
-        raise PruningError(f"--vision {file} holds other things than tensors; give a model's weights.")
-    return _within(list(tensors), tensors.__getitem__)
+        raise PruningError(f"--vision {file} contains other things than tensors; give the weights of a model.")
+    return _select(list(tensors), tensors.__getitem__)
 
 
-def _within(found: list[str], read: Callable[[str], Tensor]) -> Tower:
-    """The vision encoder among the tensors of a file."""
-    front = next((front for front in FRONTS if any(name.startswith(front) for name in found)), "")
-    beside = tuple(name for name in found if front and BESIDE.match(name))
-    return _sorted({name.removeprefix(front): read(name) for name in found if name not in beside}, beside)
+def _select(keys: list[str], read: Callable[[str], Tensor]) -> EncoderWeights:
+    """Return the vision encoder among the tensors of a file."""
+    prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in keys)), "")
+    other = tuple(name for name in keys if prefix and OTHER.match(name))
+    return _without_unused({name.removeprefix(prefix): read(name) for name in keys if name not in other}, other)
 
 
-def _sorted(tensors: Tensors, beside: tuple[str, ...]) -> Tower:
+def _without_unused(tensors: Tensors, other: tuple[str, ...]) -> EncoderWeights:
+    """Return the tensors that LLaVA uses, and the names of all others."""
     unused = tuple(name for name in tensors if name.startswith(names.UNUSED))
-    return Tower({name: tensor for name, tensor in tensors.items() if name not in unused}, unused + beside)
+    return EncoderWeights({name: tensor for name, tensor in tensors.items() if name not in unused}, unused + other)
 
 
 def _load_pickle(path: Path) -> dict[str, Any]:
@@ -144,7 +147,7 @@ def _load_pickle(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise PruningError(f"{path} cannot be read as a checkpoint ({brief(error)}); get it again.") from error
     if not isinstance(document, dict):
-        raise PruningError(f"{path} holds no dictionary; give a checkpoint as its training wrote it.")
+        raise PruningError(f"{path} does not contain a dictionary; give a checkpoint as its training wrote it.")
     return document
 
 
