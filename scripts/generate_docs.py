@@ -1,4 +1,4 @@
-"""Writes the tables of README, docs and model card from code and committed results; `--check` only compares.
+"""Writes tables of README, docs and model card and the data of `feathervlm methods` and `models`; `--check` compares.
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. A test runs the check, so that words and facts agree.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from feathervlm import methods
 from feathervlm.bench import report as page
 from feathervlm.families import describe
+from feathervlm.methods import describe as describe_method
 from feathervlm.methods.base import REGISTRY
 from feathervlm.study import report
 from feathervlm.study.experiments import EXPERIMENTS
@@ -247,6 +248,21 @@ def refused_table() -> str:
     return "\n".join([*lines, *(f"| `{kind}` | {reason} |" for kind, reason in sorted(describe.REFUSED.items()))])
 
 
+def methods_data() -> str:
+    """Return what `feathervlm methods` shows without loading torch."""
+    own = [name for name in methods.available() if REGISTRY[name].__module__.startswith("feathervlm.methods.")]
+    return _data({"methods": [describe_method.describe(methods.get(name)) for name in own]})
+
+
+def models_data() -> str:
+    """Return what `feathervlm models` shows without loading transformers."""
+    return _data({"families": [family.to_dict() for family in describe.families()], "refused": describe.REFUSED})
+
+
+def _data(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "bench": bench_table,
@@ -270,7 +286,12 @@ FILES = {
     "docs/seeds.md": ("seeds-quality", "seeds-lookup", "seeds"),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning", "lookup"),
 }
-PAGES = {"docs/study.md": study_page, "docs/performance.md": performance_page}
+PAGES = {
+    "docs/study.md": study_page,
+    "docs/performance.md": performance_page,
+    "src/feathervlm/cli/data/methods.json": methods_data,
+    "src/feathervlm/cli/data/models.json": models_data,
+}
 """Files that are generated as a whole."""
 
 

@@ -64,7 +64,7 @@ def test_an_old_result_survives_a_failure(tmp_path, monkeypatch):
         (["--config", "nope"], "no config 'nope'"),
         (["--config", "mini", "--methods", "fastv,nope"], "no method 'nope'"),
         (["--config", "mini", "--tokens", "65"], "65 visual tokens are neither a square grid"),
-        (["--config", "mini", "--tokens", "64,x"], "--tokens 64,x: 'x' is no whole number from 1 on"),
+        (["--config", "mini", "--tokens", "64,x"], "--tokens 64,x: 'x' is not a whole number from 1 on"),
         (["--config", "mini", "--batch", "0"], "--batch 0: '0'"),
         (["--config", "mini", "--depth", ""], "--depth"),
         (["--config", "mini", "--model", "x"], "two models"),

@@ -1,18 +1,18 @@
-"""`feathervlm bench`: reads its options, shows how far it is, prints the figures and what they mean."""
+"""`feathervlm bench`: what pruning saves in time and memory."""
 
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from feathervlm.cli import console
-from feathervlm.cli.options import AsJson, split_specs
-from feathervlm.core.errors import PruningError
-from feathervlm.methods import get
-from feathervlm.utils import files
+from feathervlm.cli import console, tables
+from feathervlm.cli.options import AsJson, Attention, Device, Load, Methods, read_methods
+from feathervlm.utils import progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 CONFIGS = "tiny, llava-170m, llava-1.5-7b, llava-next-7b, qwen2.5-vl-7b"
 QUICK = {"rounds": 2, "new_tokens": 4}
@@ -25,9 +25,8 @@ def bench(
     config: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Random weights of real dimensions: {CONFIGS}.")
     ] = None,
-    methods: Annotated[
-        str, typer.Option(metavar="SPEC,SPEC", help="As in `feathervlm methods`; commas inside a spec are understood.")
-    ] = "fastv,feather",
+    method: Methods = None,
+    load: Load = None,
     tokens: Annotated[
         str | None, typer.Option(metavar="N,N", help="Visual tokens of a sample; default: the model's usual picture.")
     ] = None,
@@ -38,15 +37,15 @@ def bench(
     rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each kind that count; default 3.")] = None,
     ragged: Annotated[bool, typer.Option("--ragged", help="Samples of different lengths, padded on the left.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="2 rounds and 4 new tokens: a first look.")] = False,
-    device: Annotated[
-        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str,
         typer.Option(help="auto (a --model as stored; a --config in float32 on a CPU, else bfloat16), float32, ..."),
     ] = "auto",
-    attn: Annotated[str, typer.Option(help="sdpa, eager or any other that transformers has.")] = "sdpa",
-    threads: Annotated[int, typer.Option(min=1, help="Of torch on a CPU; with one, processor time is taken.")] = 1,
+    attention: Attention = "sdpa",
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads of torch on a CPU; with one, processor time is measured.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw measured against ideal.")] = None,
     as_json: AsJson = False,
@@ -66,87 +65,90 @@ def bench(
     feathervlm bench --model llava-hf/llava-1.5-7b-hf --methods feather
         --tokens 576,2880 --out mine.json
     """
+    specs = read_methods(method, "fastv,feather")
+    with progress.spinner("importing transformers"):
+        from feathervlm.bench.run_bench import Request
+        from feathervlm.bench.run_bench import run as measure
+        from feathervlm.core.errors import PruningError
+        from feathervlm.inference.model_spec import UNPRUNED
+        from feathervlm.utils import files
     if model is not None and config is not None:
         raise PruningError(f"--model {model} and --config {config} are two models; give one of them.")
-    specs = split_specs(methods)
-    for spec in specs:
-        get(spec)
     for path, option in ((out, "--out"), (plot, "--plot")):
         if path is not None:
             files.check_target(path, option)
-    wanted: dict[str, Any] = {
-        "model": model, "methods": specs, "text_tokens": text_tokens, "ragged": ragged, "device": device,
-        "dtype": dtype, "attention": attn, "threads": threads, "tokens": numbers(tokens, "--tokens"),
-        "batches": numbers(batch, "--batch"), "layers": numbers(depth, "--depth"),
-        **({"config": config} if config is not None else {}), **(QUICK if quick else {}),
+    settings: dict[str, Any] = {
+        "model": model, "methods": tuple(spec for spec in specs if spec != UNPRUNED), "text_tokens": text_tokens,
+        "ragged": ragged, "device": device, "dtype": dtype, "attention": attention, "threads": threads,
+        "tokens": numbers(tokens, "--tokens"), "batches": numbers(batch, "--batch"),
+        "layers": numbers(depth, "--depth"), **({"config": config} if config is not None else {}),
+        **(QUICK if quick else {}),
         **{name: value for name, value in (("rounds", rounds), ("new_tokens", new_tokens)) if value is not None},
     }  # fmt: skip
-    with console.working("importing transformers") as say:
-        from feathervlm.bench.run_bench import Request
-        from feathervlm.bench.run_bench import run as measure
-
-        found = measure(Request(**wanted), say)
+    with progress.spinner("starting") as say:
+        result = measure(Request(**settings), say)
         if plot is not None:
             from feathervlm.bench.plot import draw
 
             say("drawing")
-            files.write_whole(plot, lambda draft: draw(found["rows"], draft))
+            files.write_whole(plot, lambda draft: draw(result["rows"], draft))
     if out is not None:
-        files.write_json(out, found)
+        files.write_json(out, result)
     if as_json:
-        console.print_json(found)
+        console.print_json(result)
     else:
-        _print(found)
+        _print(result)
     for path in (out, plot):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...]:
-    """Whole numbers from 1 on, joined by commas; none of None.
+    """Return the whole numbers from 1 on in a list with commas; none of None.
 
     Raises:
-        PruningError: if it is anything else.
+        PruningError: If the text is anything else.
     """
+    from feathervlm.core.errors import PruningError
+
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]
     wrong = next((part for part in parts if not re.fullmatch(r"0*[1-9]\d{0,6}", part)), None)
     if wrong is not None:
-        raise PruningError(f"{option} {text}: {wrong!r} is no whole number from 1 on; write them like 144,576.")
+        raise PruningError(f"{option} {text}: {wrong!r} is not a whole number from 1 on; write them like 144,576.")
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _print(found: dict[str, Any]) -> None:
-    """A table for every case, then the sentences."""
+def _print(result: dict[str, Any]) -> None:
     from feathervlm.bench.verdict import BreakEven
 
-    facts, asked = found["model"], found["settings"]
+    facts, asked = result["model"], result["settings"]
     typer.echo(
         f"{asked['model'] or asked['config']}: {facts['parameters'] / 1e6:.0f}M parameters, {facts['dtype']}, "
         f"{asked['device']}, {asked['clock']}; {asked['rounds']} rounds, median (quartiles)"
     )
-    for _, rows in groupby(found["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
+    for _, rows in groupby(result["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
         case = list(rows)
         where = f"batch {case[0]['batch']}, {case[0]['layers']} layers"
         typer.echo(f"\n{case[0]['tokens']} visual and {case[0]['text']} text tokens, {where}")
-        console.out.print(_table(case))
+        tables.show(_table(case))
     typer.echo()
-    for one in found["verdicts"]:
+    for one in result["verdicts"]:
         typer.echo(
             f"{one['method']}, {one['tokens']} tokens, batch {one['batch']}, {one['layers']} layers: {one['text']}"
         )
-    for one in found["break_even"]:
+    for one in result["break_even"]:
         what = "prefill no slower" if one["part"] == "prefill" else f"first token in {one['level']:.0%} of the time"
         typer.echo(f"{one['method']}, batch {one['batch']}, {one['layers']} layers: {what} {BreakEven(**one)} tokens")
-    for one in found["refused"]:
+    for one in result["refused"]:
         typer.echo(f"not measured: {one['reason']}", err=True)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """One case: a column for the unpruned model, whose ratios are those of its second run, and one for each method."""
+def _table(rows: list[dict[str, Any]]) -> "Table":
+    """Return the table of one case: a column for each method and, with the ratios of its second run, for no pruning."""
     first = rows[0]
-    table = Table("", *(row["method"] for row in rows), show_edge=False, pad_edge=False)
+    table = tables.table("", *(row["method"] for row in rows))
     for part, name in (
         ("encoder", "vision encoder"),
         ("selection", "selection"),
@@ -178,8 +180,8 @@ def _time(seconds: dict[str, float]) -> str:
     return f"{1e3 * seconds['median']:.1f} ms"
 
 
-def _ratio(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.2f} ({spread['low']:.2f}-{spread['high']:.2f})"
+def _ratio(summary: dict[str, float]) -> str:
+    return f"{summary['median']:.2f} ({summary['low']:.2f}-{summary['high']:.2f})"
 
 
 def _size(count: int) -> str:

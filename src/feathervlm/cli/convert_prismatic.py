@@ -1,4 +1,4 @@
-"""`feathervlm convert-prismatic`: reads its options, writes a model directory, says what it made of the checkpoint."""
+"""`feathervlm convert-prismatic`: a Prismatic checkpoint as a LLaVA model directory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from feathervlm.cli import console
 from feathervlm.cli.options import AsJson
+from feathervlm.utils import progress
 
 
 def convert_prismatic(
@@ -16,7 +17,10 @@ def convert_prismatic(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model directory to write.")],
     tokenizer: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="With the language model's tokenizer.json. Without it: tells which to fetch."),
+        typer.Option(
+            metavar="DIR",
+            help="With the language model's tokenizer.json. Without it, the error names the one to fetch.",
+        ),
     ] = None,
     vision: Annotated[
         Path | None,
@@ -40,15 +44,16 @@ def convert_prismatic(
     feathervlm convert-prismatic full-ft-one-stage+7b full-ft
         --tokenizer llava-1.5-7b-hf --json
     """
-    with console.working("importing transformers") as say:
+    with progress.spinner("importing transformers") as say:
         from feathervlm.integrations.prismatic import Sources, convert
 
         made = convert(Sources(checkpoint_dir, tokenizer, vision), out, force=force, say=say)
     if as_json:
         console.print_json(made.to_dict())
         return
-    told = made.recipe
-    typer.echo(f"{told.model}: {told.tower_id} ({told.tower.patches} tokens) and {told.llm_id}, {told.resize}")
+    recipe = made.recipe
+    encoder = f"{recipe.tower_id} ({recipe.tower.patches} tokens)"
+    typer.echo(f"{recipe.model}: {encoder} and {recipe.llm_id}, {recipe.resize}")
     typer.echo(f"{made.tensors} tensors in {made.dtype}, and {len(made.unused)} of the vision weights not needed")
     for note in made.notes:
         typer.echo(f"note: {note}")

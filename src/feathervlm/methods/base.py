@@ -1,20 +1,35 @@
 """What a method is: a named, parameterised schedule. One frozen dataclass in one file for each published method.
 
-A subclass registers itself under its `name`. It knows nothing of models; its schedule says it all.
+A subclass registers itself under its `name`. Methods of other packages and of single files are found as well.
 """
 
+import os
 import re
+import sys
+import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.solve import solve
 from feathervlm.core.spec import build, parse, write_value
+from feathervlm.utils.provenance import plugins
 
 REGISTRY: dict[str, type["Method"]] = {}
+GROUP = "feathervlm.methods"
+"""Entry points of this group are modules or classes of methods in other packages."""
+LOADED = "FEATHERVLM_LOAD"
+"""Environment variable with the files of `load`, so that worker processes load them as well."""
+
+
+class _NameTakenError(PruningError):
+    """Two methods have the same name."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,8 @@ class Method(ABC):
             raise TypeError(f"{cls.__name__}.name={name!r} must be lower-case letters and digits joined by hyphens.")
         taken = REGISTRY.get(cls.name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TypeError(f"Two methods are called {cls.name!r}: {taken.__qualname__} and {cls.__qualname__}.")
+            one, other = (f"{kind.__module__}.{kind.__qualname__}" for kind in (taken, cls))
+            raise _NameTakenError(f"Two methods are called {cls.name!r}, {one} and {other}; rename one of them.")
         REGISTRY[cls.name] = cls
 
     @abstractmethod
@@ -93,6 +109,7 @@ def get(spec: str) -> Method:
     Raises:
         PruningError: on an unknown method or parameter, or a value out of range.
     """
+    _load_all()
     name, parameters = parse(spec)
     if name not in REGISTRY:
         raise PruningError(f"There is no method {name!r}; there are {', '.join(available())}.")
@@ -106,5 +123,71 @@ def get(spec: str) -> Method:
 
 
 def available() -> tuple[str, ...]:
-    """The names of all methods, sorted."""
+    """Return the names of all methods, sorted."""
+    _load_all()
     return tuple(sorted(REGISTRY))
+
+
+def load(path: Path | str) -> None:
+    """Load a Python file that defines methods, here and in the worker processes that this process starts.
+
+    Raises:
+        PruningError: If the file cannot be loaded, defines no method, or uses a name that is taken.
+    """
+    path = Path(path).resolve()
+    module_name = f"feathervlm_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if module_name in sys.modules:
+        return
+    spec = spec_from_file_location(module_name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise PruningError(f"{path} is not a Python file; give the path of a .py file that defines methods.")
+    before = dict(REGISTRY)
+    module = sys.modules[module_name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if before.keys() == REGISTRY.keys():
+            raise PruningError("it defines no method; derive a frozen dataclass from feathervlm.methods.Method")
+    except Exception as error:
+        del sys.modules[module_name]
+        REGISTRY.clear()
+        REGISTRY.update(before)
+        reason = str(error) if isinstance(error, PruningError) else f"{type(error).__name__}: {error}"
+        raise PruningError(f"{path} cannot be loaded: {reason.rstrip('.')}.") from error
+    os.environ[LOADED] = os.pathsep.join(dict.fromkeys([*_loaded_files(), str(path)]))
+
+
+_complete = False
+
+
+def _load_all() -> None:
+    """Load the methods of other packages and the files that a parent process loaded, once.
+
+    Raises:
+        PruningError: If two methods have the same name.
+    """
+    global _complete
+    if _complete:
+        return
+    _complete = True  # first, because a module may look up methods while it is loaded
+    try:
+        for path in _loaded_files():
+            load(path)
+        for plugin in plugins(GROUP):
+            try:
+                plugin.load()
+            except _NameTakenError:
+                raise
+            except Exception as error:  # whatever another package may raise
+                package = plugin.dist.name if plugin.dist else plugin.value
+                warnings.warn(
+                    f"feathervlm cannot load the methods of {package} ({plugin.value}): {type(error).__name__}: "
+                    f"{error}; update or uninstall {package}.",
+                    stacklevel=3,
+                )
+    except PruningError:
+        _complete = False
+        raise
+
+
+def _loaded_files() -> list[str]:
+    return [path for path in os.environ.get(LOADED, "").split(os.pathsep) if path]
