@@ -60,7 +60,7 @@ def read_methods(values: Sequence[str] | None, default: str = "") -> tuple[str, 
         from feathervlm.inference.model_spec import UNPRUNED
         from feathervlm.methods import get
 
-    specs = []
+    specs: list[str] = []
     for value in values or [default]:
         specs += [value] if Path(value).is_file() else split_specs(value)
     specs = [UNPRUNED if spec == "none" else spec for spec in specs]
