@@ -64,7 +64,7 @@ seeds: $(STAMP)
 		mkdir -p $(IN)/training/$$name && cp runs/$$name/*.jsonl $(IN)/training/$$name && \
 		$(RUN)/python scripts/embedded_quality.py --n 500 --weights $(IN)/$$name --out $(IN)/quality-$$name.json && \
 		$(RUN)/python scripts/attention_on_target.py --weights $(IN)/$$name --out $(IN)/lookup-$$name.json && \
-		$(RUN)/feathervlm study --model $(IN)/$$name --n 50 --out runs/study-$$name && \
+		$(RUN)/feathervlm study --model $(IN)/$$name --n 50 --seed 1 --out runs/study-$$name && \
 		mkdir -p results/study-$$name && cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
 	done
 	$(RUN)/python scripts/generate_docs.py
@@ -73,7 +73,7 @@ seeds: $(STAMP)
 quality: $(STAMP)
 	$(RUN)/python scripts/embedded_quality.py
 	$(RUN)/python scripts/attention_on_target.py
-	$(RUN)/feathervlm study --out results/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
+	$(RUN)/feathervlm study --seed 1 --out results/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
 	$(RUN)/python scripts/generate_docs.py
 
 clean:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import cli
+from command_line import cli, sentence
 from feathervlm.cli.main import app
 
 COMMANDS = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
@@ -25,6 +25,21 @@ def test_help_has_examples(command: list[str]) -> None:
 
 def test_version() -> None:
     assert re.fullmatch(r"feathervlm \d+\.\d+\.\d+\n", cli("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (("study", "--quick"), "matplotlib"),
+        (("study", "--quick"), "jinja2"),
+        (("diagnose",), "jinja2"),
+        (("bench", "--plot", "scale.png"), "matplotlib"),
+    ],
+)
+def test_a_missing_extra_is_named(words: tuple[str, ...], missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    said = f"error: This needs {missing}, which is not installed; run pip install 'feathervlm[report]'.\n"
+    assert sentence(cli(*words)) == said
 
 
 def process(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":

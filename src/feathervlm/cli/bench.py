@@ -65,6 +65,8 @@ def bench(
     feathervlm bench --model llava-hf/llava-1.5-7b-hf --methods feather
         --tokens 576,2880 --out mine.json
     """
+    if plot is not None:
+        console.require("report", "matplotlib")
     specs = read_methods(method, "fastv,feather")
     with progress.spinner("importing transformers"):
         from feathervlm.bench.run_bench import Request

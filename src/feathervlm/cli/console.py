@@ -1,6 +1,7 @@
 """The two streams of a command: results on stdout, everything else on stderr, and errors in one sentence."""
 
 import json
+from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -29,6 +30,19 @@ class Commands(TyperGroup):
 def one_line(text: object) -> str:
     """Return the text without line breaks."""
     return " ".join(str(text).split())
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that the modules of an extra are installed, before a command starts to work.
+
+    Raises:
+        PruningError: If one is missing.
+    """
+    missing = next((module for module in modules if find_spec(module) is None), None)
+    if missing is not None:
+        from feathervlm.core.errors import PruningError
+
+        raise PruningError(f"This needs {missing}, which is not installed; run pip install 'feathervlm[{extra}]'.")
 
 
 def print_json(document: Any) -> None:

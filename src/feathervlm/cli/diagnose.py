@@ -48,6 +48,7 @@ def diagnose(
     feathervlm diagnose --images photos --model llava-hf/llava-1.5-7b-hf
         --method fastv --prompt "Where is the dog?" --out fastv
     """
+    console.require("report", "matplotlib", "jinja2")
     spec = read_method(method, "feather", "diagnose")
     with progress.spinner("importing transformers") as say:
         from feathervlm.diagnosis.run import Request

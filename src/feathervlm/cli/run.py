@@ -56,7 +56,7 @@ def run(
         from feathervlm.core.errors import PruningError
         from feathervlm.inference.compare import Request
         from feathervlm.inference.compare import run as run_request
-        from feathervlm.inference.model_spec import UNPRUNED
+        from feathervlm.inference.model_spec import UNPRUNED, Wanted
         from feathervlm.methods import get
         from feathervlm.utils import files
 
@@ -67,7 +67,7 @@ def run(
         if overlay is not None:
             _check_overlay(overlay, spec != UNPRUNED)
         request = Request(
-            model, tuple(image), prompt, chosen, max_new_tokens, repeats, dtype, device, attention, strict
+            Wanted(model).place, tuple(image), prompt, chosen, max_new_tokens, repeats, dtype, device, attention, strict
         )
         outcome = run_request(request, draw=overlay is not None, say=say)
     if as_json:

@@ -55,16 +55,16 @@ def study(
     feathervlm study --model runs/seed-1 --out seed-1
     feathervlm study --beside seed-1 --beside seed-2
     """
+    console.require("report", "matplotlib", "jinja2")
     with progress.spinner("importing transformers"):
         from feathervlm.core.errors import PruningError
+        from feathervlm.evaluation.tasks.study_data import Data
+        from feathervlm.study import EmbeddedData, JsonlData, Request, Wanted, run
         from feathervlm.utils import files
 
         if data != SHIPPED and n is not None:
             raise PruningError(f"--n {n} is for the embedded questions; of {data} every line is asked: leave it out.")
         files.make_directory(out, "--out")
-        from feathervlm.evaluation.tasks.study_data import Data
-        from feathervlm.study import EmbeddedData, JsonlData, Request, Wanted, run
-
         questions: Data = (
             JsonlData.read(Path(data)) if data != SHIPPED else EmbeddedData(n or (24 if quick else 200), seed)
         )
