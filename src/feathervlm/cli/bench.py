@@ -50,10 +50,11 @@ def bench(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw measured against ideal.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what pruning saves: encoder, selection, prefill, decoding, memory, next to the unpruned model.
+    """Measure what pruning saves in time and memory.
 
-    All take turns in one process; the unpruned model runs at both ends of every round, which tells the noise. Medians
-    and quartiles, a warm-up discarded. Without options: a model of 170M parameters, under two minutes on one core.
+    Measures encoder, selection, prefill, decoding and memory. The unpruned model and the methods take turns in one
+    process. The unpruned model runs at both ends of every round, which measures the noise. Results are medians and
+    quartiles after a warm-up. Without options, a model of 170M parameters is measured in under two minutes on one core.
 
     Examples:
 

@@ -32,9 +32,11 @@ def convert_prismatic(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is not empty.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a TRI-ML Prismatic checkpoint into a stock LLaVA directory with processor and prompt template.
+    """Convert a Prismatic checkpoint to a LLaVA directory.
 
-    For models with one SigLIP or CLIP encoder and a two-layer projector, as the FEATHER paper's. Nothing is downloaded.
+    The directory holds the weights, the processor and the prompt template, and loads with transformers alone. The
+    checkpoint must have one SigLIP or CLIP encoder and a two-layer projector, as those of the FEATHER paper. Nothing is
+    downloaded.
 
     Examples:
 

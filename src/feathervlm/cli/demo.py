@@ -28,10 +28,11 @@ def demo(
     n: Annotated[int, typer.Option(min=0, help="Benchmark questions per task; 0: no benchmark.")] = 40,
     as_json: AsJson = False,
 ) -> None:
-    """Watch FastV and FEATHER prune a small trained model: pictures, answers, a benchmark.
+    """Watch FastV and FEATHER prune a small trained model.
 
-    The model comes with the package; nothing is downloaded. About a minute on two cores. The unpruned model always
-    answers, too. There is no benchmark of another --model.
+    Shows answers of the model unpruned and with each method, draws what was kept, and runs a small benchmark. The model
+    comes with the package, so nothing is downloaded; it takes about a minute on two cores. With another --model there
+    is no benchmark.
 
     Examples:
 

@@ -34,11 +34,11 @@ def diagnose(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """See what a method keeps of your pictures, and what looks wrong. Needs no labels.
+    """Show what a method keeps of your pictures.
 
-    Without --method: FEATHER. Shows where the kept tokens lie, what they leave uncovered, how much they change from
-    picture to picture, and how much of it the decay of the rotary embedding explains, beside what random tokens would
-    give. Answers are not looked at.
+    Needs no labels. Without --method, FEATHER is diagnosed. Shows where the kept tokens lie, what they leave uncovered,
+    how much they change from picture to picture, and how much of it the decay of the rotary embedding explains, beside
+    what random tokens would give. Answers are not looked at.
 
     Examples:
 

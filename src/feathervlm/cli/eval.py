@@ -55,11 +55,11 @@ def evaluate(
     attention: Attention = "sdpa",
     as_json: AsJson = False,
 ) -> None:
-    """Run benchmarks under several methods: the same questions, one loading of the model, paired intervals.
+    """Run benchmarks under several methods.
 
-    The unpruned model always answers, too; without --method FastV and FEATHER are compared with it. Answers are kept:
-    the same command continues where it was stopped. Under `torchrun` or `accelerate launch` processes share the
-    questions, and the last to finish prints the table.
+    All methods answer the same questions, and intervals are paired. The unpruned model always answers, too; without
+    --method FastV and FEATHER are compared with it. Answers are kept: the same command continues where it was stopped.
+    Under `torchrun` or `accelerate launch` processes share the questions, and the last to finish prints the table.
 
     Examples:
 
@@ -93,7 +93,7 @@ def evaluate(
         with progress.bar("questions", shard.rank == 0) as step:
             done = run(request, step)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on where it was (answers are in {out / 'answers'})", err=True)
+        typer.echo(f"stopped; the same command continues where it was (answers are in {out / 'answers'})", err=True)
         raise typer.Exit(130) from None
     if done.missing:
         typer.echo(f"process {shard.rank} is done; {done.missing} answers of others are missing", err=True)

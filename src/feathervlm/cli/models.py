@@ -20,7 +20,7 @@ def models(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the model families that can be pruned, or describe one.
+    """List the supported model families, or describe one.
 
     Examples:
 

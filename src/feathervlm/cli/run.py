@@ -36,10 +36,11 @@ def run(
     attention: Attention = "sdpa",
     strict: Annotated[bool, typer.Option(help="Refuse what cannot be pruned, or else run it unpruned.")] = True,
 ) -> None:
-    """Answer a prompt about pictures unpruned and pruned: both answers, what was kept, what it saved.
+    """Answer a prompt about pictures unpruned and pruned.
 
-    Greedy decoding. Times run from the prepared inputs to the first token and to the last. `--method none` runs the
-    model unpruned only; without --method it is pruned with FEATHER.
+    Shows both answers, what was kept and what it saved. Decoding is greedy. Times run from the prepared inputs to the
+    first token and to the last. Without --method the model is pruned with FEATHER; `--method none` runs it unpruned
+    only.
 
     Examples:
 

@@ -41,10 +41,11 @@ def study(
     attention: Attention = "sdpa",
     as_json: AsJson = False,
 ) -> None:
-    """Rerun the paper's experiments: damage by task, where tokens go, why, criteria, FEATHER, pictures.
+    """Rerun the experiments of the paper on a model.
 
-    About half an hour on two cores for the embedded model, two minutes with --quick. What is answered is kept: the
-    same command goes on where it was stopped.
+    Measures the damage by task, where the kept tokens lie and why, the criteria and FEATHER, and draws pictures. Takes
+    half an hour on two cores for the embedded model, two minutes with --quick. Answers are kept: the same command
+    continues where it was stopped.
 
     Examples:
 
@@ -81,7 +82,7 @@ def study(
         with progress.bar("answers") as step:
             done = run(request, step)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on where it was (answers are in {out / 'answers'})", err=True)
+        typer.echo(f"stopped; the same command continues where it was (answers are in {out / 'answers'})", err=True)
         raise typer.Exit(130) from None
     if as_json:
         console.print_json(
