@@ -67,7 +67,7 @@ seeds: $(STAMP)
 		cp runs/$$name/*.jsonl $(IN)/training/$$name && \
 		$(RUN)/python scripts/embedded_quality.py --n 500 --weights $(MODELS)/$$name --out $(IN)/quality-$$name.json && \
 		$(RUN)/python scripts/attention_on_target.py --weights $(MODELS)/$$name --out $(IN)/lookup-$$name.json && \
-		$(RUN)/feathervlm study --model $(MODELS)/$$name --n 50 --out runs/study-$$name && \
+		$(RUN)/feathervlm study --model $(MODELS)/$$name --n 50 --seed 1 --out runs/study-$$name && \
 		cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
 	done
 	$(RUN)/python scripts/generate_docs.py
@@ -76,7 +76,7 @@ seeds: $(STAMP)
 quality: $(STAMP)
 	$(RUN)/python scripts/embedded_quality.py
 	$(RUN)/python scripts/attention_on_target.py
-	$(RUN)/feathervlm study --out runs/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
+	$(RUN)/feathervlm study --seed 1 --out runs/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
 	cp runs/study/*.json results/study
 	cp runs/study/figures/*.png docs/results/figures
 	$(RUN)/python scripts/generate_docs.py

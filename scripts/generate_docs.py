@@ -7,13 +7,16 @@ Example: python scripts/generate_docs.py --check
 """
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import result_tables as tables
 from feathervlm import methods
 from feathervlm.bench import report as bench_report
 from feathervlm.families import describe
+from feathervlm.methods import describe as describe_method
 from feathervlm.methods.base import REGISTRY
 from feathervlm.study import report as study_report
 from feathervlm.study.experiments import EXPERIMENTS
@@ -70,6 +73,21 @@ def refused_table() -> str:
     )
 
 
+def methods_data() -> str:
+    """Return what `feathervlm methods` shows without loading torch."""
+    own = [name for name in methods.available() if REGISTRY[name].__module__.startswith("feathervlm.methods.")]
+    return _data({"methods": [describe_method.describe(methods.get(name)) for name in own]})
+
+
+def models_data() -> str:
+    """Return what `feathervlm models` shows without loading transformers."""
+    return _data({"families": [family.to_dict() for family in describe.families()], "refused": describe.REFUSED})
+
+
+def _data(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "bench": tables.bench_table,
@@ -94,7 +112,12 @@ FILES = {
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning", "lookup"),
 }
 """Files with generated tables."""
-PAGES = {"docs/results/study.md": study_page, "docs/results/performance.md": performance_page}
+PAGES = {
+    "docs/results/study.md": study_page,
+    "docs/results/performance.md": performance_page,
+    "src/feathervlm/cli/data/methods.json": methods_data,
+    "src/feathervlm/cli/data/models.json": models_data,
+}
 """Files that are generated as a whole."""
 
 

@@ -96,13 +96,13 @@ def test_the_same_class_may_be_defined_again():
 
 @pytest.mark.parametrize("name", ["feather", "text-only"])
 def test_a_name_that_is_taken_is_refused(name):
-    with pytest.raises(TypeError, match=f"Two methods are called '{name}'"):
+    with pytest.raises(PruningError, match=f"Two methods are called '{name}'"):
         make_method(name=name)
     assert REGISTRY[name].__module__.startswith("feathervlm.methods.")
 
 
 def test_a_subclass_needs_a_name_of_its_own():
-    with pytest.raises(TypeError, match="Two methods are called 'fastv'"):
+    with pytest.raises(PruningError, match="Two methods are called 'fastv'"):
         type("Faster", (FastV,), {"__module__": __name__})
 
 

@@ -1,4 +1,4 @@
 """The commands, one module each: a function that reads options, calls the library and prints.
 
-What is heavy to import is imported when a command runs, so that `--help` stays quick.
+The modules import nothing heavy, and a command imports what it needs when it runs, so that `--help` is quick.
 """

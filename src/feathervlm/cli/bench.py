@@ -3,17 +3,16 @@
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from feathervlm.cli import console
-from feathervlm.cli.options import AsJson
-from feathervlm.core.errors import PruningError
-from feathervlm.core.spec import split_specs
-from feathervlm.methods import get
-from feathervlm.utils import files
+from feathervlm.cli import console, tables
+from feathervlm.cli.options import AsJson, Attention, Device, Load, Methods, read_methods
+from feathervlm.utils import progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 CONFIGS = "tiny, llava-170m, llava-1.5-7b, llava-next-7b, qwen2.5-vl-7b"
 QUICK = {"rounds": 2, "new_tokens": 4}
@@ -26,9 +25,8 @@ def bench(
     config: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Random weights of real dimensions: {CONFIGS}.")
     ] = None,
-    methods: Annotated[
-        str, typer.Option(metavar="SPEC,SPEC", help="As in `feathervlm methods`; commas inside a spec are understood.")
-    ] = "fastv,feather",
+    method: Methods = None,
+    load: Load = None,
     tokens: Annotated[
         str | None, typer.Option(metavar="N,N", help="Visual tokens of a sample; default: the model's usual picture.")
     ] = None,
@@ -39,20 +37,20 @@ def bench(
     rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each kind that count; default 3.")] = None,
     ragged: Annotated[bool, typer.Option("--ragged", help="Samples of different lengths, padded on the left.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="2 rounds and 4 new tokens: a first look.")] = False,
-    device: Annotated[
-        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str,
         typer.Option(help="auto (a --model as stored; a --config in float32 on a CPU, else bfloat16), float32, ..."),
     ] = "auto",
-    attn: Annotated[str, typer.Option(help="sdpa, eager or any other that transformers has.")] = "sdpa",
-    threads: Annotated[int, typer.Option(min=1, help="Of torch on a CPU; with one, processor time is taken.")] = 1,
+    attention: Attention = "sdpa",
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads of torch on a CPU; with one, processor time is measured.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw measured against ideal.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what pruning saves: encoder, selection, prefill, decoding, memory, next to the unpruned model.
+    """Measure what pruning saves in time and memory.
 
     The unpruned model and the methods take turns in one process. The unpruned model runs at both ends of every round,
     which measures the noise. Results are medians and quartiles after a warm-up. Without options, a model of 170M
@@ -68,36 +66,39 @@ def bench(
     feathervlm bench --model llava-hf/llava-1.5-7b-hf --methods feather
         --tokens 576,2880 --out mine.json
     """
+    if plot is not None:
+        console.require("report", "matplotlib")
+    specs = read_methods(method, "fastv,feather")
+    with progress.spinner("importing transformers"):
+        from feathervlm.core.errors import PruningError
+        from feathervlm.inference.model_spec import UNPRUNED
+        from feathervlm.utils import files
     if model is not None and config is not None:
-        raise PruningError(f"--model {model} and --config {config} are two models; give only one of them.")
-    specs = split_specs(methods)
-    for spec in specs:
-        get(spec)
+        raise PruningError(f"--model {model} and --config {config} are two models; give one of them.")
     for path, option in ((out, "--out"), (plot, "--plot")):
         if path is not None:
             files.check_target(path, option)
     settings: dict[str, Any] = {
-        "model": model, "methods": specs, "text_tokens": text_tokens, "ragged": ragged, "device": device,
-        "dtype": dtype, "attention": attn, "threads": threads, "tokens": numbers(tokens, "--tokens"),
-        "batches": numbers(batch, "--batch"), "layers": numbers(depth, "--depth"),
-        **({"config": config} if config is not None else {}), **(QUICK if quick else {}),
+        "model": model, "methods": tuple(spec for spec in specs if spec != UNPRUNED), "text_tokens": text_tokens,
+        "ragged": ragged, "device": device, "dtype": dtype, "attention": attention, "threads": threads,
+        "tokens": numbers(tokens, "--tokens"), "batches": numbers(batch, "--batch"),
+        "layers": numbers(depth, "--depth"), **({"config": config} if config is not None else {}),
+        **(QUICK if quick else {}),
         **{name: value for name, value in (("rounds", rounds), ("new_tokens", new_tokens)) if value is not None},
     }  # fmt: skip
-    with console.working("importing transformers") as say:
-        from feathervlm.bench.run_bench import BenchRequest, run
-
-        document = run(BenchRequest(**settings), say)
+    with progress.spinner("starting") as say:
+        result = run(BenchRequest(**settings), say)
         if plot is not None:
             from feathervlm.bench.plot import draw
 
             say("drawing")
-            files.write_whole(plot, lambda draft: draw(document["rows"], draft))
+            files.write_whole(plot, lambda draft: draw(result["rows"], draft))
     if out is not None:
-        files.write_json(out, document)
+        files.write_json(out, result)
     if as_json:
-        console.print_json(document)
+        console.print_json(result)
     else:
-        _print(document)
+        _print(result)
     for path in (out, plot):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
@@ -109,6 +110,8 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
     Raises:
         PruningError: if a part is anything else.
     """
+    from feathervlm.core.errors import PruningError
+
     if text is None:
         return ()
     parts = [part.strip() for part in text.split(",")]
@@ -118,39 +121,35 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _print(document: dict[str, Any]) -> None:
-    """Print a table for every case, then the verdicts."""
+def _print(result: dict[str, Any]) -> None:
     from feathervlm.bench.verdict import BreakEven
 
-    facts, settings = document["model"], document["settings"]
+    facts, settings = result["model"], result["settings"]
     typer.echo(
         f"{settings['model'] or settings['config']}: {facts['parameters'] / 1e6:.0f}M parameters, {facts['dtype']}, "
         f"{settings['device']}, {settings['clock']}; {settings['rounds']} rounds, median (quartiles)"
     )
-    for _, group in groupby(document["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
-        rows = list(group)
-        where = f"batch {rows[0]['batch']}, {rows[0]['layers']} layers"
-        typer.echo(f"\n{rows[0]['tokens']} visual and {rows[0]['text']} text tokens, {where}")
-        console.out.print(_table(rows))
+    for _, rows in groupby(result["rows"], key=lambda row: (row["tokens"], row["batch"], row["layers"])):
+        case = list(rows)
+        where = f"batch {case[0]['batch']}, {case[0]['layers']} layers"
+        typer.echo(f"\n{case[0]['tokens']} visual and {case[0]['text']} text tokens, {where}")
+        tables.show(_table(case))
     typer.echo()
-    for one in document["verdicts"]:
+    for one in result["verdicts"]:
         typer.echo(
             f"{one['method']}, {one['tokens']} tokens, batch {one['batch']}, {one['layers']} layers: {one['text']}"
         )
-    for one in document["break_even"]:
+    for one in result["break_even"]:
         what = "prefill no slower" if one["part"] == "prefill" else f"first token in {one['level']:.0%} of the time"
         typer.echo(f"{one['method']}, batch {one['batch']}, {one['layers']} layers: {what} {BreakEven(**one)} tokens")
-    for one in document["refused"]:
+    for one in result["refused"]:
         typer.echo(f"not measured: {one['reason']}", err=True)
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of one case, with a column for the unpruned model and one for each method.
-
-    The ratios of the unpruned model are those of its second run to its first.
-    """
+def _table(rows: list[dict[str, Any]]) -> "Table":
+    """Return the table of one case: a column for each method and, with the ratios of its second run, for no pruning."""
     first = rows[0]
-    table = Table("", *(row["method"] for row in rows), show_edge=False, pad_edge=False)
+    table = tables.table("", *(row["method"] for row in rows))
     for part, name in (
         ("encoder", "vision encoder"),
         ("selection", "selection"),

@@ -1,4 +1,4 @@
-"""`feathervlm convert-prismatic`: reads its options, writes a model directory, says what it made of the checkpoint."""
+"""`feathervlm convert-prismatic`: a Prismatic checkpoint as a LLaVA model directory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from feathervlm.cli import console
 from feathervlm.cli.options import AsJson
+from feathervlm.utils import progress
 
 
 def convert_prismatic(
@@ -16,7 +17,10 @@ def convert_prismatic(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model directory to write.")],
     tokenizer: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="With the language model's tokenizer.json. Without it: tells which to fetch."),
+        typer.Option(
+            metavar="DIR",
+            help="With the language model's tokenizer.json. Without it, the error names the one to fetch.",
+        ),
     ] = None,
     vision: Annotated[
         Path | None,
@@ -28,9 +32,11 @@ def convert_prismatic(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is not empty.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a TRI-ML Prismatic checkpoint into a stock LLaVA directory with processor and prompt template.
+    """Convert a Prismatic checkpoint to a LLaVA directory.
 
-    For models with one SigLIP or CLIP encoder and a two-layer projector, as the FEATHER paper's. Nothing is downloaded.
+    The directory holds the weights, the processor and the prompt template, and loads with transformers alone. The
+    checkpoint must have one SigLIP or CLIP encoder and a two-layer projector, as those of the FEATHER paper. Nothing is
+    downloaded.
 
     Examples:
 
@@ -40,7 +46,7 @@ def convert_prismatic(
     feathervlm convert-prismatic full-ft-one-stage+7b full-ft
         --tokenizer llava-1.5-7b-hf --json
     """
-    with console.working("importing transformers") as say:
+    with progress.spinner("importing transformers") as say:
         from feathervlm.integrations.prismatic import PrismaticFiles, convert
 
         made = convert(PrismaticFiles(checkpoint_dir, tokenizer, vision), out, force=force, say=say)

@@ -1,33 +1,38 @@
-"""`feathervlm demo`: reads its options, writes its files."""
+"""`feathervlm demo`: pictures, answers and a benchmark of methods on the embedded model."""
 
 from pathlib import Path
-from typing import Annotated
+from statistics import median
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson
-from feathervlm.methods import get
-from feathervlm.utils import files
+from feathervlm.cli.options import AsJson, Load, Methods, Model, read_methods
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.utils import progress
+
+if TYPE_CHECKING:
+    from feathervlm.embedded.questions import Grade
+    from feathervlm.evaluation.demo import Show
+    from feathervlm.evaluation.embedded_result import Result
 
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures and numbers are written.")] = Path("demo"),
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own picture; needs --prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Your own question.")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="DIR|ID", help="Another model than the embedded one; no benchmark then.")
-    ] = None,
-    method: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help="What to compare; repeat it. Default: FastV and FEATHER.")
-    ] = None,
+    model: Model = SHIPPED,
+    method: Methods = None,
+    load: Load = None,
     seed: Annotated[int, typer.Option(min=0, help="Which scene, which benchmark questions.")] = 0,
     n: Annotated[int, typer.Option(min=0, help="Benchmark questions per task; 0: no benchmark.")] = 40,
     as_json: AsJson = False,
 ) -> None:
-    """Watch FastV and FEATHER prune a small trained model: pictures, answers, a benchmark.
+    """Watch FastV and FEATHER prune a small trained model.
 
-    The model comes with the package; nothing is downloaded. About a minute on two cores.
+    Shows answers of the model unpruned and with each method, draws what was kept, and runs a small benchmark. The model
+    comes with the package, so nothing is downloaded; it takes about a minute on two cores. With another --model there
+    is no benchmark.
 
     Examples:
 
@@ -37,16 +42,17 @@ def demo(
     feathervlm demo --image scene.png --prompt "where is the red circle ?"
     feathervlm demo --model llava-hf/llava-1.5-7b-hf --image cat.jpg --prompt "Where is the cat?"
     """
-    specs = tuple(method or ())
-    for spec in specs:
-        get(spec)
-    files.make_directory(out, "--out")
-    with console.working("importing transformers") as say:
+    specs = read_methods(method)
+    with progress.spinner("importing transformers") as say:
         from feathervlm.evaluation.demo import Wish, show
+        from feathervlm.inference.model_spec import UNPRUNED
+        from feathervlm.utils import files
 
-        shown = show(Wish(image, prompt, model, specs, seed, n), say=say)
+        files.make_directory(out, "--out")
+        pruned = tuple(spec for spec in specs if spec != UNPRUNED)
+        shown = show(Wish(image, prompt, None if model == SHIPPED else model, pruned, seed, n), say=say)
     for path in out.glob("[0-9]-*.png"):
-        path.unlink()  # of an earlier run with other methods
+        path.unlink()  # a previous run may have shown other methods
     written = {out / "overview.png": shown.overview, out / "scene.png": shown.picture}
     written |= {
         out / f"{number}-{spec.split(':')[0]}.png": view for number, (spec, view) in enumerate(shown.pictures.items())
@@ -57,4 +63,55 @@ def demo(
     if as_json:
         console.print_json(shown.to_dict() | {"files": [str(path) for path in (*written, out / "results.json")]})
     else:
-        tables.print_show(shown, [*written, out / "results.json"])
+        _print(shown, [*written, out / "results.json"])
+
+
+def _print(shown: "Show", files: list[Path]) -> None:
+    for question in dict.fromkeys(reply.question for reply in shown.replies):
+        right = f"   (right: {question.answer})" if question.answer and not question.box else ""
+        typer.echo(f"{question.text}{right}")
+        for reply in shown.replies:
+            if reply.question == question:
+                answer = tables.printable(reply.run.answer)
+                typer.echo(f"    {reply.method}: {answer}   {_verdict(reply.grade)}".rstrip())
+    typer.echo()
+    table = tables.table("cost", "tokens per layer", "prefill FLOPs", "first token")
+    for name in shown.pictures:
+        first, *_ = replies = [reply for reply in shown.replies if reply.method == name]
+        seconds = median(reply.run.first_token for reply in replies)
+        facts = first.to_dict()
+        tokens = "all" if facts["average_tokens"] is None else f"{facts['average_tokens']:.0f}"
+        table.add_row(name, tokens, f"{facts['flops_ratio']:.0%}", f"{seconds * 1e3:.1f} ms")
+    tables.show(table)
+    if shown.benchmarks:
+        typer.echo()
+        _print_benchmarks(shown.benchmarks)
+    if not shown.wish.model:
+        typer.echo("\nA model this small spends little time on visual tokens; `run` shows what a real one saves.")
+    typer.echo("\nLook at the pictures: bright patches are what the model still sees after each stage.")
+    if any(reply.question.box for reply in shown.replies):
+        typer.echo("The true box is green, the predicted one red. Is the object that was asked about still there?")
+    for path in files:
+        typer.echo(f"    {path}")
+
+
+def _print_benchmarks(results: "list[Result]") -> None:
+    n = results[0].n
+    table = tables.table("accuracy", *(result.method for result in results))
+    for name, task in results[0].tasks.items():
+        kind = "localization: " if task.iou is not None else ""
+        table.add_row(kind + name, *(f"{result.tasks[name].accuracy.value:.2f}" for result in results))
+    for title, mean in (("mean change, localization", "localization"), ("mean change, others", "others")):
+        cells = [getattr(result, mean) for result in results]
+        table.add_row(
+            title, *(f"{cell.value:+.2f} [{cell.low:+.2f}, {cell.high:+.2f}]" if cell else "" for cell in cells)
+        )
+    tables.show(table)
+    more = "" if n >= 200 else " More: --n 200."
+    typer.echo(f"{n} questions per task, the same for every method; 95 % intervals.{more}")
+
+
+def _verdict(grade: "Grade | None") -> str:
+    if grade is None:
+        return ""
+    return ("right" if grade.correct else "wrong") + ("" if grade.iou is None else f", IoU {grade.iou:.2f}")

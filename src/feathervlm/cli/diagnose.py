@@ -1,15 +1,14 @@
-"""`feathervlm diagnose`: reads its options, writes the page, prints a short table and the warnings."""
+"""`feathervlm diagnose`: where the tokens lie that a method keeps."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from feathervlm.cli import console
-from feathervlm.cli.options import AsJson
-from feathervlm.methods import get
-from feathervlm.utils import files as utils_files
+from feathervlm.cli import console, tables
+from feathervlm.cli.options import AsJson, Device, Dtype, Load, Methods, Model, read_method
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.utils import progress
 
 if TYPE_CHECKING:
     from feathervlm.diagnosis.run import Diagnosis
@@ -21,28 +20,25 @@ def diagnose(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Your pictures (png, jpg, webp, bmp). Default: drawn scenes.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")
-    ] = "embedded",
-    method: Annotated[str, typer.Option(metavar="SPEC", help="As in `feathervlm methods`.")] = "feather",
+    model: Model = SHIPPED,
+    method: Methods = None,
+    load: Load = None,
     prompt: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Asked about every picture. Without a chat template: with <image>."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where page and numbers are written.")] = Path("diagnosis"),
     limit: Annotated[int, typer.Option(min=1, help="Pictures at most, in the order of their names.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Of the scenes, the random tokens, the intervals.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes, the random tokens and the intervals.")] = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """See what a method keeps of your pictures, and what looks wrong. Needs no labels.
+    """Show what a method keeps of your pictures.
 
-    Where the kept tokens lie, what they leave uncovered, how much they change from picture to picture, and how much
-    of it the rotary embedding's decay explains; beside what random tokens would give. Only which tokens stay is looked
-    at, not the answers.
+    Needs no labels. Without --method, FEATHER is diagnosed. Shows where the kept tokens lie, what they leave uncovered,
+    how much they change from picture to picture, and how much of it the decay of the rotary embedding explains, beside
+    what random tokens would give. Answers are not looked at.
 
     Examples:
 
@@ -52,35 +48,34 @@ def diagnose(
     feathervlm diagnose --images photos --model llava-hf/llava-1.5-7b-hf
         --method fastv --prompt "Where is the dog?" --out fastv
     """
-    get(method)
-    utils_files.make_directory(out, "--out")
-    with console.working("importing transformers") as say:
+    console.require("report", "matplotlib", "jinja2")
+    spec = read_method(method, "feather", "diagnose")
+    with progress.spinner("importing transformers") as say:
         from feathervlm.diagnosis.run import Request
         from feathervlm.diagnosis.run import diagnose as run
+        from feathervlm.utils import files
 
-        found = run(
-            Request(
-                method=method, model=model, images=images, prompt=prompt, limit=limit, seed=seed, device=device,
-                dtype=dtype,
-            ),
-            say,
-        )  # fmt: skip
+        files.make_directory(out, "--out")
+        request = Request(
+            method=spec, model=model, images=images, prompt=prompt, limit=limit, seed=seed, device=device, dtype=dtype
+        )
+        diagnosis = run(request, say)
         say("drawing")
-        files = found.write(out)
+        written = diagnosis.write(out)
     if as_json:
-        console.print_json(found.to_dict() | {"files": [str(path) for path in files]})
+        console.print_json(diagnosis.to_dict() | {"files": [str(path) for path in written]})
     else:
-        _print(found, files)
+        _print(diagnosis, written)
 
 
-def _print(found: "Diagnosis", files: list[Path]) -> None:
+def _print(diagnosis: "Diagnosis", files: list[Path]) -> None:
     from feathervlm.diagnosis.findings import grouped
 
-    layers = [f"before layer {stage.layer}" for stage in found.stages]
+    layers = [f"before layer {stage.layer}" for stage in diagnosis.stages]
     columns = [column for layer in layers for column in (layer, "even")]
-    table = Table(f"{len(found.seen)} pictures", *columns, show_edge=False, pad_edge=False)
+    table = tables.table(f"{len(diagnosis.seen)} pictures", *columns)
     for name in SHOWN:
-        numbers = [stage.numbers.get(name) for stage in found.stages]
+        numbers = [stage.numbers.get(name) for stage in diagnosis.stages]
         title = next((number.title for number in numbers if number is not None), None)
         if title is not None:
             cells = [
@@ -91,10 +86,10 @@ def _print(found: "Diagnosis", files: list[Path]) -> None:
                 )
             ]
             table.add_row(title, *cells)
-    console.out.print(table)
-    tokens, flops = found.average_tokens.value, found.flops_ratio.value
+    tables.show(table)
+    tokens, flops = diagnosis.average_tokens.value, diagnosis.flops_ratio.value
     typer.echo(f"\n{tokens:.1f} visual tokens per layer, {flops:.0%} of the prefill FLOPs\n")
-    for level, texts, remedy in grouped(found.findings):
+    for level, texts, remedy in grouped(diagnosis.findings):
         for text in texts:
             typer.echo(f"{level}: {text}")
         if remedy:

@@ -1,4 +1,4 @@
-"""`feathervlm eval`: reads its options, shows how far it is, prints the table."""
+"""`feathervlm eval`: benchmarks under several methods."""
 
 import os
 from math import isfinite
@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from feathervlm.cli import console
-from feathervlm.cli.options import AsJson
-from feathervlm.core.errors import PruningError
-from feathervlm.core.spec import split_specs
-from feathervlm.methods import get
-from feathervlm.utils import files
+from feathervlm.cli import console, tables
+from feathervlm.cli.options import (
+    AsJson,
+    Attention,
+    Batch,
+    Device,
+    Dtype,
+    Load,
+    Methods,
+    Model,
+    read_methods,
+)
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.utils import progress
 
 if TYPE_CHECKING:
     from feathervlm.evaluation.estimates import Estimate
@@ -22,15 +28,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    methods: Annotated[
-        str, typer.Option(metavar="LIST", help="Specs as in `feathervlm methods`, with commas; none: unpruned.")
-    ] = "none,fastv,feather",
+    method: Methods = None,
+    load: Load = None,
     tasks: Annotated[
         str, typer.Option(metavar="LIST", help="embedded, feather_suite (all twelve), or names with commas.")
     ] = "embedded",
-    model: Annotated[
-        str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")
-    ] = "embedded",
+    model: Model = SHIPPED,
     data: Annotated[
         Path,
         typer.Option(metavar="DIR", envvar="FEATHERVLM_DATA", help="Where the data sets are (docs/evaluation.md)."),
@@ -45,20 +48,17 @@ def evaluate(
     compare_paper: Annotated[
         bool, typer.Option("--compare-paper", help="Print the paper's numbers beside those of the same methods.")
     ] = False,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Questions at once; default 40 for the embedded model, else 1.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
-    attn: Annotated[str, typer.Option(help="sdpa, eager or any other that transformers has.")] = "sdpa",
+    batch: Batch = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    attention: Attention = "sdpa",
     as_json: AsJson = False,
 ) -> None:
-    """Run benchmarks under several methods: the same questions, one loading of the model, paired intervals.
+    """Run benchmarks under several methods.
 
-    The unpruned model always answers, too. What is answered is kept: the same command goes on where it was stopped.
+    All methods answer the same questions, and intervals are paired. The unpruned model always answers, too; without
+    --method FastV and FEATHER are compared with it. Answers are kept: the same command continues where it was stopped.
     Under `torchrun` or `accelerate launch` processes share the questions, and the last to finish prints the table.
 
     Examples:
@@ -70,27 +70,30 @@ def evaluate(
     feathervlm eval --model prism-siglip --tasks feather_suite
         --methods fastv,feather --protocol paper --compare-paper
     """
-    specs = tuple(spec if spec == "none" else str(get(spec)) for spec in split_specs(methods))
+    specs = read_methods(method, "unpruned,fastv,feather")
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    files.make_directory(out, "--out")
-    with console.working("importing transformers"):
+    with progress.spinner("importing transformers"):
+        from feathervlm.core.errors import PruningError
         from feathervlm.evaluation.metrics import PROTOCOLS
         from feathervlm.evaluation.paper import compare
         from feathervlm.evaluation.results import rows
         from feathervlm.evaluation.run import Request, run
         from feathervlm.evaluation.shard import Shard
         from feathervlm.inference.model_spec import UNPRUNED, Wanted
+        from feathervlm.methods import get
+        from feathervlm.utils import files
+    files.make_directory(out, "--out")
     if protocol not in PROTOCOLS:
         raise PruningError(f"There is no protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}.")
-    chosen = tuple(UNPRUNED if spec == "none" else spec for spec in specs)
+    chosen = tuple(spec if spec == UNPRUNED else str(get(spec)) for spec in specs)
     shard = Shard.of(os.environ)
-    wanted = Wanted(model, device, dtype, attn, None, batch)
+    wanted = Wanted(model, device, dtype, attention, None, batch)
     request = Request(wanted, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
     try:
-        with console.counting("questions", shard.rank == 0) as told:
-            done = run(request, told)
+        with progress.bar("questions", shard.rank == 0) as step:
+            done = run(request, step)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on where it was (answers are in {out / 'answers'})", err=True)
+        typer.echo(f"stopped; the same command continues where it was (answers are in {out / 'answers'})", err=True)
         raise typer.Exit(130) from None
     if done.missing:
         typer.echo(f"process {shard.rank} is done; {done.missing} answers of others are missing", err=True)
@@ -112,13 +115,13 @@ def evaluate(
 
 def _print(rows: "list[Row]") -> None:
     columns = ("task", "method", "score", "change", "kept", "no box", "tokens", "FLOPs")
-    table = Table(*columns, show_edge=False, pad_edge=False)
+    table = tables.table(*columns)
     before = ""
     for row in rows:
         title = f"{row.title} ({row.n})" if row.n else row.title
         table.add_row("" if row.task == before else title, *_cells(row))
         before = row.task
-    _show(table)
+    tables.show(table, whole=True)
     typer.echo(
         "\nscore: percent; change: points to the unpruned model on the same questions, with a 95 % interval; kept: of "
         "the unpruned score; no box: answers that name no valid box, counted as wrong; tokens: visual, per layer, on "
@@ -127,19 +130,14 @@ def _print(rows: "list[Row]") -> None:
 
 
 def _print_splits(rows: "list[Row]") -> None:
-    table = Table("score by split", *dict.fromkeys(map(_name, rows)), show_edge=False, pad_edge=False)
+    table = tables.table("score by split", *dict.fromkeys(map(_name, rows)))
     for task in dict.fromkeys(row.task for row in rows if row.splits):
         mine = [row for row in rows if row.task == task]
         for split in mine[0].splits:
             table.add_row(f"{mine[0].title}, {split}", *(f"{100 * row.splits[split].value:.1f}" for row in mine))
     if table.row_count:
         typer.echo()
-        _show(table)
-
-
-def _show(table: Table) -> None:
-    """As wide as it is: in a file and in a narrow terminal whole lines are better than cells that are cut."""
-    Console(highlight=False, markup=False, width=1000).print(table)
+        tables.show(table, whole=True)
 
 
 def _name(row: "Row") -> str:
@@ -166,9 +164,7 @@ def _percent(found: "Estimate") -> dict[str, float]:
 
 def _print_comparison(compared: dict[str, Any]) -> None:
     typer.echo(f"\nBeside the numbers of arXiv 2412.13180 ({compared['model']}):\n")
-    table = Table(
-        "task", "method", "in the paper", "paper", "here", "off by", "within", show_edge=False, pad_edge=False
-    )
+    table = tables.table("task", "method", "in the paper", "paper", "here", "off by", "within")
     for row in compared["rows"]:
         where = f"{row['label']} ({row['source']})"
         here = f"{row['here']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
@@ -176,7 +172,7 @@ def _print_comparison(compared: dict[str, Any]) -> None:
         method = "none" if row["method"] == "unpruned" else row["method"]
         off = f"{row['difference']:+.1f}"
         table.add_row(row["task"], method, where, f"{row['paper']:.1f}", here, off, within)
-    _show(table)
+    tables.show(table, whole=True)
     if not compared["rows"]:
         typer.echo("No task and method of this run is in the paper.")
     typer.echo(f"\nwithin: off by {compared['tolerance']} points at most")

@@ -1,10 +1,6 @@
-"""The command line. Every sub-command prints its result on stdout, as one JSON document with --json.
-
-Knows which commands there are; each one is a module of `commands`.
-"""
+"""The command line: which commands there are. Each prints its result on stdout, as one JSON document with --json."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -19,27 +15,29 @@ from feathervlm.cli.methods import methods
 from feathervlm.cli.models import models
 from feathervlm.cli.run import run
 from feathervlm.cli.study import study
+from feathervlm.utils.provenance import own_version
 
 app = typer.Typer(
     cls=console.Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help wraps paragraphs, and is quicker
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def main() -> None:
-    """The console entry point."""
+    """Run the command line, as the entry point of the package."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an answer may hold characters that a terminal cannot show
     app(prog_name="feathervlm")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"feathervlm {version('feathervlm')}")
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"feathervlm {own_version()}")
         raise typer.Exit
 
 

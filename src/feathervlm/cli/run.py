@@ -1,23 +1,27 @@
-"""`feathervlm run`: reads its options, prints both answers, draws what was kept."""
+"""`feathervlm run`: one prompt, answered unpruned and pruned."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from PIL import Image
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson
-from feathervlm.core.errors import PruningError
-from feathervlm.methods import Method, get
-from feathervlm.utils import files
+from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, read_method
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.utils import progress
+
+if TYPE_CHECKING:
+    from feathervlm.inference.compare import Outcome
 
 
 def run(
-    model: Annotated[str, typer.Option(metavar="DIR|ID", help="A model directory, or an id on the Hugging Face hub.")],
-    image: Annotated[list[Path], typer.Option(metavar="FILE", help="A picture; repeat it for several.")],
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="The question. Without a chat template: with <image>.")],
-    method: Annotated[str, typer.Option(metavar="SPEC", help="As in `feathervlm methods`; none: unpruned only.")],
+    model: Model = SHIPPED,
+    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A picture; repeat it for several.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The question. Without a chat template: with <image>.")
+    ] = None,
+    method: Methods = None,
+    load: Load = None,
     overlay: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw what was kept: a panel for each stage, a row for each picture."),
@@ -27,41 +31,50 @@ def run(
     repeats: Annotated[
         int, typer.Option(min=1, help="Timed runs of each kind, after a warm-up; the median counts.")
     ] = 2,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
-    ] = "auto",
-    attn: Annotated[
-        str, typer.Option(help="sdpa, eager, flash_attention_2 or any other that transformers has.")
-    ] = "sdpa",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    attention: Attention = "sdpa",
     strict: Annotated[bool, typer.Option(help="Refuse what cannot be pruned, or else run it unpruned.")] = True,
 ) -> None:
-    """Answer a prompt about pictures unpruned and pruned: both answers, what was kept, what it saved.
+    """Answer a prompt about pictures unpruned and pruned.
 
-    Greedy decoding. Times run from the prepared inputs to the first token and to the last.
+    Shows both answers, what was kept and what it saved. Decoding is greedy. Times run from the prepared inputs to the
+    first token and to the last. Without --method the model is pruned with FEATHER; `--method none` runs it unpruned
+    only.
 
     Examples:
 
     \b
+    feathervlm run --image scene.png --prompt "where is the red circle ?"
     feathervlm run --model llava-hf/llava-1.5-7b-hf --image cat.jpg
         --prompt "Where is the cat?" --method feather
     feathervlm run --model ./my-llava --image a.png --image b.png
         --prompt "What differs?" --method feather:keep=0.2
         --overlay kept.png --json
     """
-    chosen = None if method.strip() == "none" else get(method)
-    if overlay is not None:
-        _check_overlay(overlay, chosen)
-    with console.working("importing transformers") as say:
+    spec = read_method(method, "feather", "run")
+    with progress.spinner("importing transformers") as say:
+        from feathervlm.core.errors import PruningError
         from feathervlm.inference.compare import Request
         from feathervlm.inference.compare import run as run_request
+        from feathervlm.inference.model_spec import UNPRUNED, Wanted
+        from feathervlm.methods import get
+        from feathervlm.utils import files
 
-        request = Request(model, tuple(image), prompt, chosen, max_new_tokens, repeats, dtype, device, attn, strict)
+        if not image or prompt is None:
+            missing = [name for name, value in (("--image", image), ("--prompt", prompt)) if not value]
+            raise PruningError(f"There is no {' and no '.join(missing)}; give a picture and a question about it.")
+        chosen = None if spec == UNPRUNED else get(spec)
+        if overlay is not None:
+            _check_overlay(overlay, spec != UNPRUNED)
+        request = Request(
+            Wanted(model).place, tuple(image), prompt, chosen, max_new_tokens, repeats, dtype, device, attention, strict
+        )
         outcome = run_request(request, draw=overlay is not None, say=say)
     if as_json:
         console.print_json(outcome.to_dict())
     else:
-        tables.print_outcome(outcome)
+        _print(outcome)
     if overlay is not None and outcome.overlay is not None:
         files.write_whole(overlay, outcome.overlay.save)
     if overlay is not None:
@@ -70,10 +83,37 @@ def run(
         )
 
 
-def _check_overlay(path: Path, method: Method | None) -> None:
-    if method is None:
+def _check_overlay(path: Path, pruned: bool) -> None:
+    from PIL import Image
+
+    from feathervlm.core.errors import PruningError
+    from feathervlm.utils import files
+
+    if not pruned:
         raise PruningError(f"--overlay {path} shows what a method kept, and there is none; leave one of the two out.")
     Image.init()
     if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
         raise PruningError(f"--overlay {path} does not end like a picture; give a name such as kept.png.")
     files.check_target(path, "--overlay")
+
+
+def _print(outcome: "Outcome") -> None:
+    unpruned, pruned = outcome.unpruned, outcome.pruned
+    typer.echo(f"unpruned: {tables.printable(unpruned.answer)}")
+    if pruned is not None:
+        typer.echo(f"pruned:   {tables.printable(pruned.answer)}\n\n{outcome.report}")
+    table = tables.table("", "unpruned", *(["pruned", "ratio"] if pruned else []))
+    for name, before, after in (
+        ("first token", unpruned.first_token, pruned and pruned.first_token),
+        ("whole answer", unpruned.total, pruned and pruned.total),
+    ):
+        table.add_row(name, f"{before:.3f} s", *([f"{after:.3f} s", f"{after / before:.0%}"] if after else []))
+    table.add_row("new tokens", str(unpruned.new_tokens), *([str(pruned.new_tokens)] if pruned else []))
+    typer.echo()
+    tables.show(table)
+    if pruned is not None and not outcome.gain:
+        typer.echo(
+            f"\nThere was no gain: the first token took {pruned.first_token:.3f} s pruned and "
+            f"{unpruned.first_token:.3f} s unpruned. Pruning pays where prefill is the work: many visual tokens, "
+            "a large model, a large batch."
+        )

@@ -1,37 +1,34 @@
-"""`feathervlm study`: reads its options, shows how far it is, prints the verdicts and where the report is."""
+"""`feathervlm study`: the experiments of the paper, rerun on a model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson
-from feathervlm.core.errors import PruningError
-from feathervlm.utils import files
+from feathervlm.cli.options import AsJson, Attention, Batch, Device, Dtype, Model
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.utils import progress
 
-EMBEDDED = "embedded"
+if TYPE_CHECKING:
+    from feathervlm.study.run_study import Study
 
 
 def study(
-    model: Annotated[
-        str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")
-    ] = EMBEDDED,
+    model: Model = SHIPPED,
     data: Annotated[
         str, typer.Option(metavar="FILE", help="`embedded`, or your own questions as JSON lines (docs/study-data.md).")
-    ] = EMBEDDED,
+    ] = SHIPPED,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is written.")] = Path("study"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer questions, layers and budgets: a first look.")] = False,
     n: Annotated[
         int | None, typer.Option(min=2, help="Embedded questions per task; default 200, with --quick 24.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the embedded questions, the intervals, the pictures.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the embedded questions, the intervals, the pictures.")] = 0,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Side by side, one thread each; default: one per core, 1 on a GPU.")
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Questions at once; default 40 for the embedded model, else 1.")
-    ] = None,
+    batch: Batch = None,
     beside: Annotated[
         list[Path] | None,
         typer.Option(metavar="DIR", help="Another study, e.g. of another training seed, to show beside; repeat it."),
@@ -39,15 +36,16 @@ def study(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Length of an answer at most; default 32, the embedded model's 5.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, mps.")] = "auto",
-    attn: Annotated[str, typer.Option(help="sdpa, eager or any other that transformers has.")] = "sdpa",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    attention: Attention = "sdpa",
     as_json: AsJson = False,
 ) -> None:
-    """Rerun the paper's experiments: damage by task, where tokens go, why, criteria, FEATHER, pictures.
+    """Rerun the experiments of the paper on a model.
 
-    About half an hour on two cores for the embedded model, two minutes with --quick. What is answered is kept: the
-    same command goes on where it was stopped.
+    Measures the damage by task, where the kept tokens lie and why, the criteria and FEATHER, and draws pictures. Takes
+    half an hour on two cores for the embedded model, two minutes with --quick. Answers are kept: the same command
+    continues where it was stopped.
 
     Examples:
 
@@ -58,18 +56,21 @@ def study(
     feathervlm study --model runs/seed-1 --out seed-1
     feathervlm study --beside seed-1 --beside seed-2
     """
-    if data != EMBEDDED and n is not None:
-        raise PruningError(f"--n {n} is for the embedded questions; of {data} every line is asked, so leave it out.")
-    files.make_directory(out, "--out")
-    with console.working("importing transformers"):
+    console.require("report", "matplotlib", "jinja2")
+    with progress.spinner("importing transformers"):
+        from feathervlm.core.errors import PruningError
         from feathervlm.evaluation.tasks.study_data import Data
         from feathervlm.study import EmbeddedData, JsonlData, Request, Wanted, run
+        from feathervlm.utils import files
 
+        if data != SHIPPED and n is not None:
+            raise PruningError(f"--n {n} is for the embedded questions; of {data} every line is asked: leave it out.")
+        files.make_directory(out, "--out")
         questions: Data = (
-            JsonlData.read(Path(data)) if data != EMBEDDED else EmbeddedData(n or (24 if quick else 200), seed)
+            JsonlData.read(Path(data)) if data != SHIPPED else EmbeddedData(n or (24 if quick else 200), seed)
         )
     request = Request(
-        wanted=Wanted(model, device, dtype, attn, max_new_tokens, batch),
+        wanted=Wanted(model, device, dtype, attention, max_new_tokens, batch),
         data=questions,
         out=out,
         quick=quick,
@@ -78,14 +79,28 @@ def study(
         beside=tuple(beside or ()),
     )
     try:
-        with console.counting("answers") as told:
-            done = run(request, told)
+        with progress.bar("answers") as step:
+            done = run(request, step)
     except KeyboardInterrupt:
-        typer.echo(f"stopped; the same command goes on where it was (answers are in {out / 'answers'})", err=True)
+        typer.echo(f"stopped; the same command continues where it was (answers are in {out / 'answers'})", err=True)
         raise typer.Exit(130) from None
     if as_json:
         console.print_json(
             {"about": done.about, "findings": done.findings, "files": [str(path) for path in done.files]}
         )
     else:
-        tables.print_study(done)
+        _print(done)
+
+
+def _print(done: "Study") -> None:
+    from feathervlm.study.report import estimate
+
+    table = tables.table("finding", "here", "verdict")
+    for finding in done.findings:
+        measured = [f"{name}: {estimate(value)}" for name, value in finding["measured"].items()]
+        table.add_row(finding["claim"], "\n".join(measured), finding["verdict"])
+    tables.show(table)
+    typer.echo("\nLook at the pictures and the rules of the verdicts:")
+    for path in done.files:
+        if path.suffix in (".html", ".md"):
+            typer.echo(f"    {path}")

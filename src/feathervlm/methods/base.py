@@ -1,21 +1,37 @@
 """What a method is: a named, parameterised schedule, written as one frozen dataclass in one file.
 
 A subclass registers itself under its `name`. A method does not depend on a model; its schedule defines it completely.
+Methods of other packages and of single files are found as well.
 """
 
 import hashlib
 import json
+import os
 import re
+import sys
+import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import cached_property
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from feathervlm.core import PruningError, Schedule, solve
 from feathervlm.core.spec import build, parse, write_value
+from feathervlm.utils.provenance import plugins
 
 REGISTRY: dict[str, type["Method"]] = {}
+GROUP = "feathervlm.methods"
+"""Entry points of this group are modules or classes of methods in other packages."""
+LOADED = "FEATHERVLM_LOAD"
+"""Environment variable with the files of `load`, so that worker processes load them as well."""
+
+
+class _NameTakenError(PruningError):
+    """Two methods have the same name."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,8 @@ class Method(ABC):
             raise TypeError(f"{cls.__name__}.name={name!r} must be lower-case letters and digits joined by hyphens.")
         taken = REGISTRY.get(cls.name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TypeError(f"Two methods are called {cls.name!r}: {taken.__qualname__} and {cls.__qualname__}.")
+            one, other = (f"{kind.__module__}.{kind.__qualname__}" for kind in (taken, cls))
+            raise _NameTakenError(f"Two methods are called {cls.name!r}, {one} and {other}; rename one of them.")
         REGISTRY[cls.name] = cls
 
     @abstractmethod
@@ -142,6 +159,7 @@ def get(spec: str) -> Method:
     """
     if spec.strip().endswith(".json"):
         return ScheduleFile(spec.strip())
+    _load_all()
     name, parameters = parse(spec)
     if name not in REGISTRY:
         raise PruningError(f"There is no method {name!r}; there are {', '.join(available())}.")
@@ -176,6 +194,7 @@ def resolve(method: "str | Method | Schedule") -> tuple[str, Schedule]:
 
 def available() -> tuple[str, ...]:
     """Return the names of all methods, sorted."""
+    _load_all()
     return tuple(sorted(REGISTRY))
 
 
@@ -193,3 +212,68 @@ def check_method(value: object, example: str) -> None:
     """Raise `PruningError` unless a parameter called `method` holds a method."""
     if not isinstance(value, Method):
         raise PruningError(f"method={value!r} is not a method; write {example}.")
+
+
+def load(path: Path | str) -> None:
+    """Load a Python file that defines methods, here and in the worker processes that this process starts.
+
+    Raises:
+        PruningError: If the file cannot be loaded, defines no method, or uses a name that is taken.
+    """
+    path = Path(path).resolve()
+    module_name = f"feathervlm_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if module_name in sys.modules:
+        return
+    spec = spec_from_file_location(module_name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise PruningError(f"{path} is not a Python file; give the path of a .py file that defines methods.")
+    before = dict(REGISTRY)
+    module = sys.modules[module_name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if before.keys() == REGISTRY.keys():
+            raise PruningError("it defines no method; derive a frozen dataclass from feathervlm.methods.Method")
+    except Exception as error:
+        del sys.modules[module_name]
+        REGISTRY.clear()
+        REGISTRY.update(before)
+        reason = str(error) if isinstance(error, PruningError) else f"{type(error).__name__}: {error}"
+        raise PruningError(f"{path} cannot be loaded: {reason.rstrip('.')}.") from error
+    os.environ[LOADED] = os.pathsep.join(dict.fromkeys([*_loaded_files(), str(path)]))
+
+
+_complete = False
+
+
+def _load_all() -> None:
+    """Load the methods of other packages and the files that a parent process loaded, once.
+
+    Raises:
+        PruningError: If two methods have the same name.
+    """
+    global _complete
+    if _complete:
+        return
+    _complete = True  # first, because a module may look up methods while it is loaded
+    try:
+        for path in _loaded_files():
+            load(path)
+        for plugin in plugins(GROUP):
+            try:
+                plugin.load()
+            except _NameTakenError:
+                raise
+            except Exception as error:  # whatever another package may raise
+                package = plugin.dist.name if plugin.dist else plugin.value
+                warnings.warn(
+                    f"feathervlm cannot load the methods of {package} ({plugin.value}): {type(error).__name__}: "
+                    f"{error}; update or uninstall {package}.",
+                    stacklevel=3,
+                )
+    except PruningError:
+        _complete = False
+        raise
+
+
+def _loaded_files() -> list[str]:
+    return [path for path in os.environ.get(LOADED, "").split(os.pathsep) if path]

@@ -1,25 +1,19 @@
-"""The command line on a tiny random model: results, JSON, files, and one clear sentence for every bad input."""
+"""`feathervlm run` on a tiny random model: results, JSON, files, and one clear sentence for every bad input."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers as tf
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import feathervlm
+from command_line import cli, document, sentence
 from families.processors import PROCESSORS
 from family_cases import FAMILY_CASES
-from feathervlm import methods
-from feathervlm.cli.main import app
-from feathervlm.core.spec import split_specs
 from feathervlm.inference import compare as running
 
 
@@ -35,10 +29,6 @@ def without(demo: Path, tmp_path: Path, name: str) -> Path:
     return copy
 
 
-def cli(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def ask(demo: Path, *more: object, **changes: object) -> Result:
     """`feathervlm run` with sensible options, some changed; None leaves one out."""
     options = {
@@ -52,77 +42,6 @@ def ask(demo: Path, *more: object, **changes: object) -> Result:
     }
     given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     return cli("run", *given, *more)
-
-
-def document(result: Result) -> Any:
-    """The one JSON document on stdout."""
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def sentence(result: Result) -> str:
-    """The one sentence on stderr of a refused command."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.stderr
-    return result.stderr
-
-
-@pytest.mark.parametrize("command", [[], ["methods"], ["models"], ["run"], ["demo"]])
-def test_help_has_examples(command: list[str]) -> None:
-    result = cli(*command, "--help")
-    assert result.exit_code == 0
-    assert "Examples:" in result.stdout
-    assert f"feathervlm {' '.join(command)}".strip() in result.stdout
-
-
-def test_version() -> None:
-    assert re.fullmatch(r"feathervlm \d+\.\d+\.\d+\n", cli("--version").stdout)
-
-
-def test_methods_lists_every_method() -> None:
-    result = cli("methods")
-    assert result.exit_code == 0
-    for name in methods.available():
-        assert name in result.stdout
-    assert "1/4, 1/2" in result.stdout
-
-
-def test_methods_as_json() -> None:
-    found = document(cli("methods", "--json"))["methods"]
-    assert [method["name"] for method in found] == list(methods.available())
-    assert all(method["summary"] and method["paper"] and method["stages"] for method in found)
-
-
-@pytest.mark.parametrize("name", methods.available())
-def test_one_method_in_words_and_as_json(name: str) -> None:
-    words, found = cli("methods", name), document(cli("methods", name, "--json"))
-    assert words.exit_code == 0
-    for parameter in found["parameters"]:
-        assert f"{parameter['name']}: {parameter['type']}, default {parameter['default']}" in words.stdout
-    for example in found["examples"]:
-        assert example in words.stdout
-        assert str(methods.get(example)) == example
-
-
-def test_what_a_method_needs_is_derived() -> None:
-    def told(spec: str) -> Any:
-        return document(cli("methods", spec, "--json"))
-
-    assert "without RoPE" in told("feather")["needs"][0]
-    assert "with RoPE" in told("fastv")["needs"][0]
-    assert "vision encoder" in told("knn")["needs"][0]
-    assert "projected" in told("knn:features=projected")["needs"][0]
-    assert "pass of its own" in told("before-llm")["needs"][0]
-    assert told("uniform")["needs"] == ["nothing but the grid"]
-    assert [told(spec)["needs_text"] for spec in ("fastv", "before-llm", "knn", "random")] == [True, True, False, False]
-    assert [told(spec)["count_known"] for spec in ("fastv", "feather", "feather:fixed=true")] == [True, False, True]
-    assert [stage["tokens_of_576"] for stage in told("pyramiddrop")["stages"]] == [288, 144, 72]
-
-
-def test_methods_refuses_an_unknown_name() -> None:
-    assert "'nope'" in sentence(cli("methods", "nope"))
 
 
 def test_run_in_words(demo: Path) -> None:
@@ -211,7 +130,7 @@ def test_no_strict_runs_unpruned_and_says_so(demo: Path, tmp_path: Path) -> None
     assert not kept.exists()
 
 
-def test_missing_weights_are_told(demo: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_a_warning(demo: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     copy = shutil.copytree(demo, tmp_path / "copy")
@@ -230,36 +149,6 @@ def test_control_characters_do_not_reach_the_terminal(demo: Path, monkeypatch: p
     assert not re.search(r"[\x1b\x07]", ask(demo).stdout)
 
 
-def process(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "feathervlm", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-
-
-def test_a_process_prints_json_alone(demo: Path) -> None:
-    result = process(
-        "run", "--model", demo, "--image", demo / "scene.png", "--prompt", "Where?", "--method", "feather",
-        "--max-new-tokens", 2, "--repeats", 1, "--json",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert json.loads(result.stdout)["report"]["pruned"] is True
-
-
-def test_a_process_without_network(demo: Path) -> None:
-    result = process(
-        "run", "--model", "no/such-model", "--image", demo / "scene.png", "--prompt", "Where?", "--method", "none",
-        HF_HUB_OFFLINE="1",
-    )  # fmt: skip
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert re.fullmatch(r"error: 'no/such-model' [^\n]+\n", result.stderr), result.stderr
-
-
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -269,7 +158,7 @@ def test_a_process_without_network(demo: Path) -> None:
         ("method", "feather:keep", "'keep'"),
         ("method", "fastv:layer=99", "Layer 99"),
         ("image", "missing.png", "missing.png"),
-        ("image", __file__, "test_cli.py"),
+        ("image", __file__, "test_run_command.py"),
         ("image", Path(__file__).parent, "cli"),
         ("model", "./missing", "./missing"),
         ("model", "missing", "missing"),
@@ -337,12 +226,6 @@ def test_nothing_heavy_is_loaded_for_a_bad_method(demo: Path, monkeypatch: pytes
         sentence(ask(demo, **changes))
 
 
-def test_missing_options_are_a_usage_error() -> None:
-    result = cli("run", "--prompt", "Where?")
-    assert result.exit_code == 2
-    assert "Missing option" in result.stderr
-
-
 def test_unexpected_errors_keep_their_traceback(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
@@ -351,14 +234,6 @@ def test_unexpected_errors_keep_their_traceback(demo: Path, monkeypatch: pytest.
     assert isinstance(ask(demo, "--json").exception, RuntimeError)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("fastv", ("fastv",)),
-        ("fastv, feather", ("fastv", "feather")),
-        ("fastv:layer=3,keep=0.2,random", ("fastv:layer=3,keep=0.2", "random")),
-        ("before-llm:method=(fastv:layer=3,keep=0.2),random", ("before-llm:method=(fastv:layer=3,keep=0.2)", "random")),
-    ],
-)
-def test_a_list_of_specs_keeps_their_own_commas(text, expected):
-    assert split_specs(text) == expected
+def test_a_picture_and_a_question_are_needed() -> None:
+    assert "There is no --image; give a picture" in sentence(cli("run", "--prompt", "Where?"))
+    assert "There is no --image and no --prompt" in sentence(cli("run"))
