@@ -11,7 +11,7 @@ from synthetic import BLOCKS, HEAD, LAYERS, MLP, WIDTH, Run, timm_tower
 from torch import Tensor
 
 import feathervlm
-from feathervlm.integrations.prismatic import SignalReader, convert
+from feathervlm.integrations.prismatic import Sources, convert
 
 TOLERANCE = 1e-5
 
@@ -90,7 +90,7 @@ def reference(run: Run, pixels: Tensor, ids: list[int], *, activation=None, last
 
 def converted(run: Run, **changes):
     sources = {"vision": run.folder / "vision.safetensors", "tokenizer": run.folder / "llm", **changes}
-    convert(SignalReader(run.folder / "run", **sources), run.folder / "out")
+    convert(Sources(run.folder / "run", **sources), run.folder / "out")
     model, info = tf.AutoModelForImageTextToText.from_pretrained(
         run.folder / "out", dtype=torch.float64, output_loading_info=True
     )
@@ -176,7 +176,7 @@ def test_vision_weights_of_every_origin_give_the_same_model(tmp_path, kind):
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / name / "model.safetensors")
     torch.save(run.tower, tmp_path / "tower.bin")
     for number, origin in enumerate([*(tmp_path / name for name in origins), tmp_path / "tower.bin"]):
-        made = convert(SignalReader(tmp_path / "run", tmp_path / "llm", origin), tmp_path / f"other{number}")
+        made = convert(Sources(tmp_path / "run", tmp_path / "llm", origin), tmp_path / f"other{number}")
         assert "blocks.0.norm1.weight" not in made.unused
         other = tf.AutoModelForImageTextToText.from_pretrained(made.out, dtype=torch.float64).state_dict()
         assert wanted.keys() == other.keys()
@@ -185,7 +185,7 @@ def test_vision_weights_of_every_origin_give_the_same_model(tmp_path, kind):
 
 def test_weights_keep_the_checkpoints_type(tmp_path):
     run = Run(tmp_path, dtype=torch.bfloat16).write()
-    made = convert(SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
+    made = convert(Sources(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
     assert made.dtype == "bfloat16"
     model = tf.AutoModelForImageTextToText.from_pretrained(made.out, dtype="auto")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}

@@ -6,7 +6,7 @@ import transformers as tf
 from synthetic import Run, timm_tower
 
 from feathervlm.core.errors import PruningError
-from feathervlm.integrations.prismatic import SignalReader, conversion, convert, model, names
+from feathervlm.integrations.prismatic import Sources, conversion, convert, model, names
 from feathervlm.integrations.prismatic.names import Move
 from feathervlm.integrations.prismatic.registry import LLMS, TOWERS, Recipe
 
@@ -81,7 +81,7 @@ def test_the_real_models_are_what_they_are_known_as(
 
 def test_the_config_says_what_the_original_does(tmp_path):
     Run(tmp_path).write()
-    made = convert(SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
+    made = convert(Sources(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
     config = tf.AutoConfig.from_pretrained(made.out)
     assert config.architectures == ["LlavaForConditionalGeneration"]
     assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "full")
@@ -93,7 +93,7 @@ def test_the_config_says_what_the_original_does(tmp_path):
 
 def test_shards(tmp_path, monkeypatch):
     Run(tmp_path).write()
-    sources = SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors")
+    sources = Sources(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors")
     whole = tf.AutoModelForImageTextToText.from_pretrained(convert(sources, tmp_path / "out").out).state_dict()
     monkeypatch.setattr(conversion, "SHARD", "1MB")
     made = convert(sources, tmp_path / "shards")
@@ -127,4 +127,4 @@ def test_a_tensor_that_cannot_be_cut_is_named(tmp_path):
     run.tower["pos_embed"] = run.tower["pos_embed"][0]
     run.write()
     with pytest.raises(PruningError, match=r"pos_embed of shape 256 x 144 does not begin"):
-        convert(SignalReader(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")
+        convert(Sources(tmp_path / "run", tmp_path / "llm", tmp_path / "vision.safetensors"), tmp_path / "out")

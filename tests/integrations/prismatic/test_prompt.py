@@ -6,7 +6,7 @@ import transformers as tf
 from PIL import Image
 from synthetic import Run, tokenizer
 
-from feathervlm.integrations.prismatic import SignalReader, convert
+from feathervlm.integrations.prismatic import Sources, convert
 
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -28,7 +28,7 @@ PICTURE = Image.new("RGB", (40, 30), "red")
 
 def processor(folder, **changes):
     run = Run(folder, **changes).write()
-    convert(SignalReader(folder / "run", folder / "llm", folder / "vision.safetensors"), folder / "out")
+    convert(Sources(folder / "run", folder / "llm", folder / "vision.safetensors"), folder / "out")
     return run, tf.AutoProcessor.from_pretrained(folder / "out")
 
 
