@@ -37,11 +37,11 @@ def attention(request):
     return request.param
 
 
-def rescored(llava, inputs, reports, tokens):
+def rescored(llava, inputs, reports, tokens, method=FEATHER):
     """Logits of the new tokens from one frozen forward without a cache."""
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tokens[:, :-1]], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    with feathervlm.prune(llava, frozen(*reports)), torch.no_grad():
+    with feathervlm.prune(llava, frozen(method, *reports, row=0)), torch.no_grad():
         return llava(**whole).logits[:, -tokens.shape[1] :]
 
 
@@ -198,9 +198,9 @@ def test_a_second_turn_on_the_cache_equals_a_full_forward(text, attention, image
             assert pruning.report is reports[0]
         third = turn(second, again, tiny.prompt(0, seed=10))
         last, last_logits, _ = generate(llava, third, past_key_values=past)
-    expected = rescored(llava, with_all_images(first, second), reports, again)
+    expected = rescored(llava, with_all_images(first, second), reports, again, METHODS[method])
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
-    expected = rescored(llava, with_all_images(first, second, third), reports, last)
+    expected = rescored(llava, with_all_images(first, second, third), reports, last, METHODS[method])
     torch.testing.assert_close(last_logits, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -223,12 +223,8 @@ def test_renumbered_positions_continue_into_a_turn_of_text(attention):
         tokens, _, past = generate(llava, inputs)
         second = turn(inputs, tokens, tiny.prompt(0, seed=14))
         again, logits, _ = generate(llava, second, past_key_values=past)
-    schedule = frozen(pruning.report)
-    schedule = feathervlm.Schedule(
-        *(feathervlm.Stage(stage.at, stage.select, positions="renumber") for stage in schedule)
-    )
     whole = {**with_all_images(inputs, second), "input_ids": torch.cat([second["input_ids"], again[:, :-1]], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    with feathervlm.prune(llava, schedule), torch.no_grad():
+    with feathervlm.prune(llava, frozen(method, pruning.report)), torch.no_grad():
         expected = llava(**whole).logits[:, -again.shape[1] :]
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)

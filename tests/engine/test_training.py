@@ -70,7 +70,9 @@ def test_loss_and_gradients_equal_those_with_dropped_tokens_hidden(method, atten
         with feathervlm.prune(llava, METHODS[method]) as pruning:
             pruned = gradients(llava, inputs)
         plain = gradients(llava, inputs)
-        with hidden(llava, inputs["input_ids"] == tiny.IMAGE, inputs["attention_mask"], pruning.report):
+        with hidden(
+            llava, inputs["input_ids"] == tiny.IMAGE, inputs["attention_mask"], pruning.report, METHODS[method]
+        ):
             dense = gradients(llava, inputs)
         same_gradients(pruned, dense, atol=1e-4, rtol=1e-3)
         assert (pruned[0] - plain[0]).abs() > 1e-5

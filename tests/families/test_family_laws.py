@@ -1,33 +1,28 @@
 """The laws of pruning on every family: tiny random models, prompts with two, one and no pictures in one batch."""
 
-from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
 
 import feathervlm
 import tiny_models as tiny
-from family_cases import SPECIMENS
+from family_cases import SPECIMENS, with_attention, with_some
 from feathervlm import LastTokenAttention, Schedule, Stage, Top, Unprunable, methods
-from feathervlm.core import Given
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.families import FAMILIES
-from method_cases import METHODS
+from laws import frozen, hidden, traces
+from method_cases import METHODS, representatives
 
-CASES = [(name, attention) for name, specimen in SPECIMENS.items() for attention in specimen.attention]
 TOKENS = 3
 
 
-@pytest.fixture(params=CASES, ids="-".join)
-def case(request):
-    name, attention = request.param
-    return SPECIMENS[name], attention
+@pytest.fixture
+def specimen(name):
+    return SPECIMENS[name]
 
 
-@pytest.fixture(params=SPECIMENS.values(), ids=SPECIMENS)
-def specimen(request):
-    return request.param
+EVERY = pytest.mark.parametrize("name", SPECIMENS)
 
 
 def ways(specimen):
@@ -57,33 +52,37 @@ def run(model, inputs, tokens=0):
 
 @cache
 def unpruned(specimen, attention):
-    model = specimen.model(attention)
-    inputs = specimen.inputs(*specimen.prompts())
-    return run(model, inputs), *run(model, inputs, TOKENS)
+    return run(specimen.model(attention), specimen.inputs(*specimen.prompts()))
 
 
 @cache
 def pruned(specimen, attention, way):
+    """Logits of the prompts, and the report."""
     model = specimen.model(attention)
-    inputs = specimen.inputs(*specimen.prompts())
     with feathervlm.prune(model, ways(specimen)[way]) as pruning:
-        logits, first = run(model, inputs), pruning.report
-        return logits, first, *run(model, inputs, TOKENS), pruning.report
+        return run(model, specimen.inputs(*specimen.prompts())), pruning.report
+
+
+@cache
+def generated(specimen, attention, way):
+    """New tokens, their logits, and the report."""
+    model = specimen.model(attention)
+    with feathervlm.prune(model, ways(specimen)[way]) as pruning:
+        return *run(model, specimen.inputs(*specimen.prompts()), TOKENS), pruning.report
 
 
 def attended(specimen):
     return specimen.inputs(*specimen.prompts())["attention_mask"].bool()
 
 
-@pytest.mark.parametrize("keep", ["feather", "uniform-0"])
-def test_keeping_everything_changes_no_bit(case, keep):
-    specimen, attention = case
+@pytest.mark.parametrize(("name", "attention", "keep"), with_attention(["feather", "uniform-0"]))
+def test_keeping_everything_changes_no_bit(specimen, attention, keep):
     whole = {
         "feather": methods.Feather(layers=specimen.layers, keep=1.0),
         "uniform-0": methods.Uniform(layer=0, stride=1),
     }
     model, inputs = specimen.model(attention), specimen.inputs(*specimen.prompts())
-    logits, sequences, scores = unpruned(specimen, attention)
+    logits, (sequences, scores) = unpruned(specimen, attention), run(model, inputs, TOKENS)
     with feathervlm.prune(model, whole[keep]):
         assert torch.equal(run(model, inputs)[attended(specimen)], logits[attended(specimen)])
         again, steps = run(model, inputs, TOKENS)
@@ -91,11 +90,9 @@ def test_keeping_everything_changes_no_bit(case, keep):
     assert torch.equal(steps, scores)
 
 
-@pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool"])
-def test_pruning_changes_logits_and_counts_hold(case, way):
-    specimen, attention = case
-    logits, report, _, _, generated = pruned(specimen, attention, way)
-    full = unpruned(specimen, attention)[0]
+@pytest.mark.parametrize(("name", "attention", "way"), with_attention(["feather", "uniform-0", "random", "pool"]))
+def test_pruning_changes_logits_and_counts_hold(specimen, attention, way):
+    (logits, report), full = pruned(specimen, attention, way), unpruned(specimen, attention)
     with_pictures = [i for i, (_, shots) in enumerate(specimen.prompts()) if shots]
     for sample in with_pictures:
         assert (logits[sample, -1] - full[sample, -1]).abs().max() > 1e-3
@@ -106,20 +103,22 @@ def test_pruning_changes_logits_and_counts_hold(case, way):
         assert len(report.record.layout.pictures[sample]) == len(shots)
         if not shots:
             torch.testing.assert_close(logits[sample, -1], full[sample, -1], atol=specimen.tolerance, rtol=1e-3)
-    for one, two in zip(report.stages, generated.stages, strict=True):
+    for one, two in zip(report.stages, generated(specimen, attention, way)[-1].stages, strict=True):
         assert [kept.tolist() for kept in one.kept] == [kept.tolist() for kept in two.kept]
         assert all(
             len(kept) < total for kept, total in zip(one.kept, report.record.layout.counts, strict=True) if total
         )
 
 
-@pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool", "shuffled", "cut", "ivc-prune"])
-def test_a_batch_is_the_same_as_one_by_one(case, way):
-    specimen, attention = case
+@pytest.mark.parametrize(
+    ("name", "attention", "way"),
+    with_attention(["feather", "uniform-0", "random", "pool", "shuffled", "cut", "ivc-prune"]),
+)
+def test_a_batch_is_the_same_as_one_by_one(specimen, attention, way):
     if way == "ivc-prune" and "lfm3" in specimen.name:
         pytest.skip("the layer behind the cut carries a state and is given no rotation")
     model = specimen.model(attention)
-    logits, report, sequences, scores, _ = pruned(specimen, attention, way)
+    (logits, report), (sequences, scores, _) = (each(specimen, attention, way) for each in (pruned, generated))
     for sample, prompt in enumerate(specimen.prompts()):
         inputs = specimen.inputs(prompt)
         with feathervlm.prune(model, ways(specimen)[way]) as pruning:
@@ -133,91 +132,47 @@ def test_a_batch_is_the_same_as_one_by_one(case, way):
                 assert one.kept[0].tolist() == many.kept[sample].tolist()
 
 
-def frozen(report, method):
-    stages = zip(report.stages, method.schedule(), strict=True)
-    return Schedule(*(replace(stage, at=done.layer, select=Given(done.kept)) for done, stage in stages))
-
-
-@pytest.mark.parametrize("way", ["feather", "uniform-0", "random", "pool", "shuffled"])
-def test_decoding_with_a_cache_is_a_prefill_of_everything(case, way):
-    specimen, attention = case
+@pytest.mark.parametrize(
+    ("name", "attention", "way"), with_attention(["feather", "uniform-0", "random", "pool", "shuffled"])
+)
+def test_decoding_with_a_cache_is_a_prefill_of_everything(specimen, attention, way):
     model = specimen.model(attention)
-    _, _, sequences, scores, report = pruned(specimen, attention, way)
+    sequences, scores, report = generated(specimen, attention, way)
     extra = sequences[:, :-1].tolist()
     inputs = specimen.inputs(*specimen.prompts(), extra=extra)
-    with feathervlm.prune(model, frozen(report, ways(specimen)[way])), torch.no_grad():
+    with feathervlm.prune(model, frozen(ways(specimen)[way], report)), torch.no_grad():
         logits = model(**inputs, use_cache=False).logits
     torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=specimen.tolerance, rtol=1e-3)
 
 
-def hide(model, visual, report, attended, answer=None):
-    """Let the unpruned model ignore, from each stage's layer on, the tokens that a report says were dropped.
-
-    With `answer`, tokens from that position on ignore them in the layers before, too.
-    """
-    hidden = {}
-    for stage in report.stages:
-        hidden[stage.layer] = visual.clone()
-        for sample, kept in enumerate(stage.kept):
-            hidden[stage.layer][sample, visual[sample].nonzero()[:, 0][kept]] = False
-    rows = torch.arange(attended.shape[1])
-
-    def hook(stage, module, args, kwargs):
-        mask = kwargs["attention_mask"]
-        allowed = rows[:, None] >= rows[None, :] if mask is None else mask
-        allowed = allowed if allowed.dtype == torch.bool else allowed > torch.finfo(allowed.dtype).min / 2
-        ignored = hidden[max(hidden)][:, None] & (rows >= answer)[:, None] if stage is None else hidden[stage][:, None]
-        allowed = allowed & (~ignored & attended[:, None])[:, None] | torch.eye(len(rows), dtype=torch.bool)
-        eager = mask is not None and mask.dtype != torch.bool
-        return args, {
-            **kwargs,
-            "attention_mask": torch.where(allowed, 0.0, torch.finfo(torch.float32).min) if eager else allowed,
-        }
-
-    handles = []
-    for index, layer in enumerate(DecoderView(model).layers):
-        stage = max((at for at in hidden if at <= index), default=None)
-        if stage is not None or answer is not None:
-            handles.append(layer.register_forward_pre_hook(partial(hook, stage), with_kwargs=True))
-    return handles
-
-
-@pytest.mark.parametrize("way", ["feather", "random"])
-def test_pruning_is_hiding_tokens_from_later_layers(case, way):
-    specimen, attention = case
+@pytest.mark.parametrize(("name", "attention", "way"), with_attention(["feather", "random"]))
+def test_pruning_is_hiding_tokens_from_later_layers(specimen, attention, way):
     if specimen.state:
         pytest.skip("a layer that carries a state has no mask to hide a token with")
     model = specimen.model(attention)
-    logits, report, *_ = pruned(specimen, attention, way)
+    logits, report = pruned(specimen, attention, way)
     layout, there = report.record.layout, attended(specimen)
     if attention == "eager" and "llama4" in specimen.name:
         pytest.skip("the mask of its eager attention is made inside")
-    handles = hide(model, layout.mask, report, there)
-    try:
+    with hidden(model, layout.mask, there, report, ways(specimen)[way]):
         expected = run(model, specimen.inputs(*specimen.prompts()))
-    finally:
-        for handle in handles:
-            handle.remove()
     text = there & ~layout.mask
     torch.testing.assert_close(logits[text], expected[text], atol=specimen.tolerance, rtol=1e-3)
 
 
-def test_what_early_layers_forget_is_hidden_from_the_answer(case):
-    specimen, attention = case
+@pytest.mark.parametrize(("name", "attention", "way"), with_attention(["cut"]))
+def test_what_early_layers_forget_is_hidden_from_the_answer(specimen, attention, way):
     if specimen.state:
         pytest.skip("a layer that carries a state has no mask to hide a token with")
     if attention == "eager" and "llama4" in specimen.name:
         pytest.skip("the mask of its eager attention is made inside")
     model = specimen.model(attention)
-    _, _, sequences, scores, report = pruned(specimen, attention, "cut")
+    sequences, scores, report = generated(specimen, attention, way)
     inputs = specimen.inputs(*specimen.prompts(), extra=sequences[:, :-1].tolist())
     visual = torch.nn.functional.pad(report.record.layout.mask, (0, TOKENS - 1))
-    handles = hide(model, visual, report, inputs["attention_mask"].bool(), answer=visual.shape[1] - TOKENS + 1)
-    try:
+    answer = visual.shape[1] - TOKENS + 1
+    with hidden(model, visual, inputs["attention_mask"], report, ways(specimen)[way], answer):
         logits = run(model, {**inputs, "use_cache": False})
-    finally:
-        for handle in handles:
-            handle.remove()
     torch.testing.assert_close(logits[:, -TOKENS:], scores, atol=specimen.tolerance, rtol=1e-3)
 
 
@@ -234,8 +189,9 @@ def exchange(model, taken):
     return [part.register_forward_pre_hook(hook, with_kwargs=True) for part in parts]
 
 
+@EVERY
 def test_shuffled_positions_are_permuted_position_ids(specimen):
-    model, (logits, report, *_) = specimen.model(), pruned(specimen, "sdpa", "shuffled")
+    model, (logits, report) = specimen.model(), pruned(specimen, "sdpa", "shuffled")
     layout, slots = report.record.layout, report.record.layout.positions()
     taken = torch.arange(layout.mask.shape[1]).repeat(len(slots), 1)
     draws = torch.rand(layout.width, generator=torch.Generator().manual_seed(0))
@@ -253,11 +209,11 @@ def test_shuffled_positions_are_permuted_position_ids(specimen):
             handle.remove()
     there = attended(specimen)
     torch.testing.assert_close(logits[there], expected[there], atol=specimen.tolerance, rtol=1e-3)
-    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-3
+    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0, -1]).abs().max() > 1e-3
     assert changed == specimen.rotates
 
 
-@pytest.mark.parametrize("rope", [True, False])
+@pytest.mark.parametrize(("name", "rope"), with_some([True, False], [True, False], 2))
 def test_scores_are_those_of_eager_attention(specimen, rope):
     """With rotation as the model has it; without, as if every rotation were by nothing."""
     model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
@@ -280,6 +236,7 @@ def test_scores_are_those_of_eager_attention(specimen, rope):
         torch.testing.assert_close(report.stages[0].scores[sample], weights[sample][mask], atol=1e-5, rtol=1e-3)
 
 
+@EVERY
 def test_scores_of_the_layer_about_to_run_are_its_own(specimen):
     """They are made from its projections before it runs, whatever else these bring (gates, norms, fused weights)."""
     model, inputs = specimen.model("eager"), specimen.inputs(*specimen.prompts())
@@ -313,17 +270,11 @@ def still(module, args, kwargs):
     return args, kwargs
 
 
-def traces(model):
-    return [
-        (type(part), sorted(part.__dict__), len(part._forward_pre_hooks), len(part._forward_hooks))
-        for part in model.modules()
-    ]
-
-
 def fail(*args):
     raise KeyError("inside")
 
 
+@EVERY
 def test_the_model_is_untouched_afterwards(specimen):
     model, inputs = specimen.model(), specimen.inputs(specimen.prompts()[0])
     run(model, inputs)
@@ -335,26 +286,29 @@ def test_the_model_is_untouched_afterwards(specimen):
     assert traces(model) == before
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs_or_is_refused_in_words(specimen, name):
+@pytest.mark.parametrize(("name", "row"), with_some(METHODS, representatives(), 3))
+def test_every_method_runs_or_is_refused_in_words(specimen, row):
     model, inputs = specimen.model(), specimen.inputs(*specimen.prompts())
-    method = METHODS[name]
-    if name in specimen.refuses:
-        with pytest.raises(Unprunable, match=specimen.refuses[name]), feathervlm.prune(model, method):
+    method = METHODS[row]
+    if row in specimen.refuses:
+        with pytest.raises(Unprunable, match=specimen.refuses[row]), feathervlm.prune(model, method):
             run(model, inputs)
         return
     with feathervlm.prune(model, method) as pruning:
         logits = run(model, inputs)
     assert pruning.report.pruned
-    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0][0, -1]).abs().max() > 1e-4
-    assert changed or (name == "shuffled-positions" and not specimen.rotates)
+    changed = (logits[0, -1] - unpruned(specimen, "sdpa")[0, -1]).abs().max() > 1e-4
+    assert changed or (row == "shuffled-positions" and not specimen.rotates)
 
 
-@pytest.mark.parametrize("way", ["feather", "random", "cut"])
+STATIC = ["feather", "random", "cut"]
+
+
+@pytest.mark.parametrize(("name", "way"), with_some(STATIC, STATIC, 3))
 def test_a_static_cache_gives_the_same_or_is_refused(specimen, way):
     model, inputs = specimen.model(), specimen.inputs(*specimen.prompts())
     assert ("static" in FAMILIES[model.config.model_type].caches) == specimen.static
-    _, _, sequences, scores, _ = pruned(specimen, "sdpa", way)
+    sequences, scores, _ = generated(specimen, "sdpa", way)
     with feathervlm.prune(model, ways(specimen)[way]), torch.no_grad():
         options = {"cache_implementation": "static", "disable_compile": True, "do_sample": False}
         options |= {"max_new_tokens": TOKENS, "output_logits": True, "return_dict_in_generate": True}

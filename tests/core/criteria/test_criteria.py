@@ -8,7 +8,7 @@ from feathervlm.core import KNNDensity, LastTokenAttention, PruningError, Random
 from feathervlm.core.signals import Attention, Features
 from feathervlm.core.tensor_ops import density_peaks
 
-relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def naive_density_peaks(features, members, neighbors):

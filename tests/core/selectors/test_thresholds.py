@@ -14,7 +14,7 @@ from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.signals import Attention
 from feathervlm.core.tensor_ops import quantile
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE = LastTokenAttention()
 IMAGE = ImageTokens(picture_of((1, 24, 24)), 400.0)
 
