@@ -147,8 +147,8 @@ def representatives(names: Iterable[str] = METHODS) -> list[str]:
 def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = ()) -> list[ParameterSet]:
     """Return every (subject, kind, method), or (subject, method), for `pytest.mark.parametrize`.
 
-    Without the mark `full` are every method on the first subject of the first kind, and representatives on all subjects,
-    where the kinds alternate: each representative meets all subjects and all kinds, and so does each subject.
+    Without the mark `full` are every method on the first subject of the first kind, and representatives on all
+    subjects, where the kinds alternate: each representative meets all subjects and kinds, and so does each subject.
 
     Args:
         names: rows of the shared table.
@@ -163,6 +163,17 @@ def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = 
         values = [value for value in (subject, kind, name) if value is not None]
         cases.append(in_gate(first or alternate, *values))
     return cases
+
+
+def crossed(*axes: Iterable[object], share: int = 2) -> list[ParameterSet]:
+    """Return the product of axes for `pytest.mark.parametrize`; one in `share` of them is without the mark `full`.
+
+    The sum of a combination's places in the axes decides, so that every value meets all values of another axis.
+    """
+    return [
+        in_gate(sum(place for place, _ in combination) % share == 0, *(value for _, value in combination))
+        for combination in product(*(list(enumerate(axis)) for axis in axes))
+    ]
 
 
 def in_gate(gate: bool, *values: object) -> ParameterSet:

@@ -15,6 +15,7 @@ from laws import frozen, hidden, traces
 from method_cases import METHODS, representatives
 
 TOKENS = 3
+WAYS = ["feather", "uniform-0", "random", "pool", "shuffled"]
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_keeping_everything_changes_no_bit(specimen, attention, keep):
     assert torch.equal(steps, scores)
 
 
-@pytest.mark.parametrize(("name", "attention", "way"), with_attention(["feather", "uniform-0", "random", "pool"]))
+@pytest.mark.parametrize(("name", "attention", "way"), with_attention(WAYS[:4]))
 def test_pruning_changes_logits_and_counts_hold(specimen, attention, way):
     (logits, report), full = pruned(specimen, attention, way), unpruned(specimen, attention)
     with_pictures = [i for i, (_, shots) in enumerate(specimen.prompts()) if shots]
@@ -112,7 +113,7 @@ def test_pruning_changes_logits_and_counts_hold(specimen, attention, way):
 
 @pytest.mark.parametrize(
     ("name", "attention", "way"),
-    with_attention(["feather", "uniform-0", "random", "pool", "shuffled", "cut", "ivc-prune"]),
+    with_attention([*WAYS, "cut", "ivc-prune"]),
 )
 def test_a_batch_is_the_same_as_one_by_one(specimen, attention, way):
     if way == "ivc-prune" and "lfm3" in specimen.name:
@@ -132,9 +133,7 @@ def test_a_batch_is_the_same_as_one_by_one(specimen, attention, way):
                 assert one.kept[0].tolist() == many.kept[sample].tolist()
 
 
-@pytest.mark.parametrize(
-    ("name", "attention", "way"), with_attention(["feather", "uniform-0", "random", "pool", "shuffled"])
-)
+@pytest.mark.parametrize(("name", "attention", "way"), with_attention(WAYS))
 def test_decoding_with_a_cache_is_a_prefill_of_everything(specimen, attention, way):
     model = specimen.model(attention)
     sequences, scores, report = generated(specimen, attention, way)

@@ -101,7 +101,7 @@ def inverted(image, box):
 
 
 def sizes():
-    """Every processor with every size; the gate takes one of the first two, which are not square, and one of the others."""
+    """Every processor with every size; the gate takes one of the first two, neither square, and one of the others."""
     for place, name in enumerate(PROCESSORS):
         for number, size in enumerate(SIZES):
             yield in_gate(number in (place % 2, 2 + place % 3), name, size)

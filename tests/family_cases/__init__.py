@@ -20,8 +20,8 @@ for specimen in SPECIMENS.values():
 def with_attention(ways: Iterable[str], share: int = 3) -> list[ParameterSet]:
     """Return every (specimen, attention, way) by name, for `pytest.mark.parametrize`.
 
-    Without the mark `full`, the first way runs on every specimen and the others on one specimen in `share`. The attention
-    implementations alternate, so that every way meets all of them.
+    Without the mark `full`, the first way runs on every specimen and the others on one specimen in `share`. The
+    attention implementations alternate, so that every way meets all of them.
     """
     return [
         in_gate(
@@ -37,7 +37,9 @@ def with_attention(ways: Iterable[str], share: int = 3) -> list[ParameterSet]:
 
 
 def with_some(values: Iterable[object], gate: Iterable[object], share: int) -> list[ParameterSet]:
-    """Return every (specimen, value); without the mark `full` are all on the first specimen, and one in `share` of `gate`.
+    """Return every (specimen, value) for `pytest.mark.parametrize`.
+
+    Without the mark `full` are all values on the first specimen, and one in `share` of `gate` on the others.
 
     Args:
         values: what every specimen is tried with.
