@@ -168,7 +168,7 @@ def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = 
 def crossed(*axes: Iterable[object], share: int = 2) -> list[ParameterSet]:
     """Return the product of axes for `pytest.mark.parametrize`; one in `share` of them is without the mark `full`.
 
-    The sum of a combination's places in the axes decides, so that every value meets all values of another axis.
+    The sum of a combination's places in the axes decides, so that every value of every axis is among them.
     """
     return [
         in_gate(sum(place for place, _ in combination) % share == 0, *(value for _, value in combination))
