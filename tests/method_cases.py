@@ -178,4 +178,8 @@ def crossed(*axes: Iterable[object], share: int = 2) -> list[ParameterSet]:
 
 def in_gate(gate: bool, *values: object) -> ParameterSet:
     """Return a set of parameters that carries the mark `full` unless it belongs to the gate."""
-    return pytest.param(*values, id="-".join(map(str, values)), marks=[] if gate else [pytest.mark.full])
+    return pytest.param(
+        *values,
+        id="-".join(getattr(value, "name", str(value)) for value in values),
+        marks=[] if gate else [pytest.mark.full],
+    )

@@ -18,6 +18,7 @@ from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
 from feathervlm.evaluation.embedded_result import Result
 from feathervlm.evaluation.embedded_run import answer, best_blind
 from feathervlm.inference.model_spec import fingerprint
+from method_cases import in_gate
 
 ROOT = Path(__file__).parents[2]
 SEEDS = sorted((ROOT / "results/embedded").glob("small-*"))
@@ -96,7 +97,7 @@ def test_the_training_seeds_are_those_that_were_measured(folder):
     assert about["model"]["fingerprint"] == fingerprint(str(folder))
 
 
-@pytest.mark.parametrize("folder", SEEDS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [in_gate(folder == SEEDS[0], folder) for folder in SEEDS])
 def test_the_training_seeds_find_what_they_are_asked_for(folder):
     """A floor that a lost or mixed-up weight would break; the full figures are in docs/seeds.md."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
