@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint bench train seeds quality clean
+.PHONY: demo test test-full lint bench train seeds quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ $(TESTS): $(STAMP) tests/integrations/lmms_eval/requirements.txt
 
 test: $(TESTS)
 	$(RUN)/pytest --numprocesses 2
+
+# Every law on every pair of a method and a model, and more examples of every property: before a change of the engine lands.
+test-full: $(TESTS)
+	$(RUN)/pytest --numprocesses 2 -m '' --hypothesis-profile full
 
 lint: $(STAMP)
 	$(RUN)/ruff format --check .

@@ -1,14 +1,24 @@
-"""Settings for all tests: one thread, for tiny models lose more by sharing work than they gain. And a tiny model."""
+"""Settings for all tests, and a tiny model.
+
+One thread, for tiny models lose more by sharing work than they gain. Few examples of every property, and more of them
+with `--hypothesis-profile full`.
+"""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 torch.set_num_threads(1)
+for profile, examples in {"gate": 25, "full": 150}.items():
+    settings.register_profile(
+        profile, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("gate")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,20 @@
 """The shared test table: every method, at layers that a six-layer model has.
 
-A new method adds one row and is then held to every law.
+A new method adds one row and is then held to every law: by `pairs` on one model, and on all models if it is the first
+to use the engine in its way.
 """
 
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
+import pytest
+from _pytest.mark import ParameterSet
+
+from feathervlm import Schedule
 from feathervlm import methods as m
+from feathervlm.core.budget import ImageTokens
+from feathervlm.core.layout import picture_of, tokens_of
 
 
 @dataclass(frozen=True)
@@ -112,3 +121,65 @@ ROWS = {
 METHODS = {name: row.method for name, row in ROWS.items()}
 KEEP_ALL = {name: row.everything for name, row in ROWS.items() if row.everything is not None}
 PUBLISHED_LAYERS = {row.method.name: row.published for row in ROWS.values() if row.published is not None}
+
+
+IMAGE = picture_of((1, 24, 24))
+
+
+def usage(schedule: Schedule) -> Hashable:
+    """Return what of the engine a schedule uses: signals, mergers, positions, caches, encoder, and known counts."""
+    image = ImageTokens(IMAGE, float(tokens_of(IMAGE)))
+    return (
+        frozenset(type(signal) for signal in schedule.signals()),
+        frozenset(type(stage.merge) for stage in schedule),
+        frozenset(stage.positions for stage in schedule),
+        any(stage.cache == "all" for stage in schedule),
+        type(schedule.encoder),
+        all(stage.select.size(image) is not None for stage in schedule),
+    )
+
+
+def representatives(names: Iterable[str] = METHODS) -> list[str]:
+    """Return the first of these rows that uses the engine in each way."""
+    return list({usage(METHODS[name].schedule()): name for name in reversed(list(names))}.values())[::-1]
+
+
+def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = ()) -> list[ParameterSet]:
+    """Return every (subject, kind, method), or (subject, method), for `pytest.mark.parametrize`.
+
+    Without the mark `full` are every method on the first subject of the first kind, and representatives on all
+    subjects, where the kinds alternate: each representative meets all subjects and kinds, and so does each subject.
+
+    Args:
+        names: rows of the shared table.
+        subjects: models.
+        kinds: attention implementations.
+    """
+    names, cases = list(names), []
+    chosen = representatives(names)
+    for (place, subject), (turn, kind), name in product(enumerate(subjects), enumerate(kinds or [None]), names):
+        first = place == turn == 0
+        alternate = name in chosen and (chosen.index(name) + place) % len(kinds or [None]) == turn
+        values = [value for value in (subject, kind, name) if value is not None]
+        cases.append(in_gate(first or alternate, *values))
+    return cases
+
+
+def crossed(*axes: Iterable[object], share: int = 2) -> list[ParameterSet]:
+    """Return the product of axes for `pytest.mark.parametrize`; one in `share` of them is without the mark `full`.
+
+    The sum of a combination's places in the axes decides, so that every value of every axis is among them.
+    """
+    return [
+        in_gate(sum(place for place, _ in combination) % share == 0, *(value for _, value in combination))
+        for combination in product(*(list(enumerate(axis)) for axis in axes))
+    ]
+
+
+def in_gate(gate: bool, *values: object) -> ParameterSet:
+    """Return a set of parameters that carries the mark `full` unless it belongs to the gate."""
+    return pytest.param(
+        *values,
+        id="-".join(getattr(value, "name", str(value)) for value in values),
+        marks=[] if gate else [pytest.mark.full],
+    )

@@ -7,7 +7,7 @@ from feathervlm.core import LastTokenAttention
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE, NO_ROPE = LastTokenAttention(), LastTokenAttention(rope=False)
 
 

@@ -2,7 +2,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feathervlm.core.boxes import BRACKETS, FRACTIONS_OF_SQUARE, PAIRS, THOUSANDTHS_JSON, BoxFormat, iou
@@ -38,7 +38,6 @@ def unit(form, size, shown):
     return [side / limit / 10**form.decimals for side, limit in zip(sides, limits, strict=True)]
 
 
-@settings(max_examples=300)
 @given(st.sampled_from(EDGES), pictures())
 def test_what_is_written_reads_back_within_the_resolution(form, drawn):
     size, shown, box = drawn

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from feathervlm.core import Criterion, LastTokenAttention
 from feathervlm.core.candidates import top_per_image
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @relaxed
@@ -22,7 +22,7 @@ def test_counts_are_per_image(batches, data):
             assert current[sample, image] == sum(m and p for m, p in zip(members, present, strict=True))
 
 
-@settings(relaxed, max_examples=150)
+@relaxed
 @given(st.data())
 def test_top_agrees_with_a_plain_sort(batches, naive_top, data):
     tokens = data.draw(batches())

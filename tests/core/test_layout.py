@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from feathervlm.core import PruningError, VisualLayout
 from feathervlm.core.layout import Plane, picture_of, tokens_of
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GRIDS = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
 
 

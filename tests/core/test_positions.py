@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from feathervlm.core import VisualLayout
 from feathervlm.core.positions import moved
 
-relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 POLICIES = [
     ("preserve", "renumber", "shuffle", "renumber"),
     ("stretch", "shuffle", "renumber"),

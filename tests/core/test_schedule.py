@@ -19,7 +19,7 @@ from feathervlm.core import (
 from feathervlm.core.schedule import check_layer, layer_index
 from feathervlm.core.selectors.base import Union
 
-relaxed = settings(max_examples=60, deadline=None)
+relaxed = settings(deadline=None)
 ROPE, NO_ROPE = LastTokenAttention(), LastTokenAttention(rope=False)
 LLAVA = [(1, 24, 24)]
 PRISMATIC = [(1, 27, 27)]

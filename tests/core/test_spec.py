@@ -22,7 +22,7 @@ from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.core.spec import VERSION, build, from_json, parse, split_specs, to_json, write_value
 from method_cases import ROWS
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LAYERS = st.integers(0, 80) | st.floats(0, 1, exclude_max=True)
 NUMBERS = st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9)
 VALUES = (

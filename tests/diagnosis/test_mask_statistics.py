@@ -12,7 +12,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.diagnosis import mask_statistics
 from feathervlm.evaluation import samples
 
-quickly = settings(max_examples=60, deadline=None)
+quickly = settings(deadline=None)
 
 SHAPES = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 9))
 MASKS = SHAPES.flatmap(lambda shape: arrays(bool, shape))

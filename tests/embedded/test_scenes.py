@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feathervlm.embedded.scenes import CLUTTERED, COLOURS, DIGITS, SEEN, SHAPES, SIDE, UNSEEN, arrange, draw
@@ -25,7 +25,6 @@ def test_a_seed_draws_the_scenes_that_it_always_drew():
     assert digest(range(1, 6)) != digest(range(5))
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from(sorted(WORLDS)))
 def test_objects_lie_inside_apart_and_differ(seed, name):
     world = WORLDS[name]
@@ -45,7 +44,6 @@ def test_objects_lie_inside_apart_and_differ(seed, name):
     assert cover.max() == 1
 
 
-@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_an_object_is_drawn_where_its_box_says(seed):
     scene = draw(np.random.default_rng(seed))

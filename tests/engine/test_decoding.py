@@ -11,6 +11,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import methods
 from laws import TOLERANCE, frozen, generate
+from method_cases import crossed
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
 METHODS = {
@@ -27,24 +28,19 @@ def model(text="llama", attention="sdpa"):
     return tiny.llava(text, attention=attention)
 
 
-@pytest.fixture(params=TEXTS)
-def text(request):
-    return request.param
+ATTENTION = ["sdpa", "eager"]
+BOTH = pytest.mark.parametrize(("text", "attention"), crossed(TEXTS, ATTENTION))
 
 
-@pytest.fixture(params=["sdpa", "eager"])
-def attention(request):
-    return request.param
-
-
-def rescored(llava, inputs, reports, tokens):
-    """Return the logits of the new tokens from one forward with fixed tokens and without a cache."""
+def rescored(llava, inputs, reports, tokens, method=FEATHER):
+    """Logits of the new tokens from one frozen forward without a cache."""
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], tokens[:, :-1]], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    with feathervlm.prune(llava, frozen(*reports)), torch.no_grad():
+    with feathervlm.prune(llava, frozen(method, *reports, row=0)), torch.no_grad():
         return llava(**whole).logits[:, -tokens.shape[1] :]
 
 
+@BOTH
 def test_beam_scores_are_those_of_a_full_forward(text, attention):
     llava = model(text, attention)
     for seed in range(3):
@@ -65,6 +61,7 @@ def test_beam_scores_are_those_of_a_full_forward(text, attention):
             torch.testing.assert_close(score, expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("text", TEXTS)
 def test_beams_of_a_ragged_batch_are_those_of_each_sample(text):
     llava, prompts = (
         model(text),
@@ -77,6 +74,7 @@ def test_beams_of_a_ragged_batch_are_those_of_each_sample(text):
     assert together.tolist() == [tokens.tolist() for tokens in alone]
 
 
+@BOTH
 def test_sampled_sequences_come_from_the_logits_of_a_full_forward(text, attention):
     llava, inputs = model(text, attention), tiny.batch(tiny.prompt(1, seed=4))
     torch.manual_seed(0)
@@ -89,7 +87,7 @@ def test_sampled_sequences_come_from_the_logits_of_a_full_forward(text, attentio
         torch.testing.assert_close(again, expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("text", "method"), crossed(TEXTS, METHODS))
 def test_prompt_lookup_equals_greedy(text, method):
     llava = model(text)
     for seed in range(3):
@@ -101,7 +99,7 @@ def test_prompt_lookup_equals_greedy(text, method):
         assert torch.equal(greedy, lookup)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("text", "method"), crossed(TEXTS, METHODS))
 def test_assisted_decoding_equals_greedy(text, method):
     llava = model(text)
     for seed in range(3):
@@ -122,7 +120,7 @@ def test_assistant_and_model_may_both_be_pruned():
     assert torch.equal(greedy, assisted)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("text", "attention", "method"), crossed(TEXTS, ATTENTION, METHODS))
 def test_without_a_cache_the_prompt_alone_selects(text, attention, method):
     llava, inputs = (
         model(text, attention),
@@ -178,9 +176,10 @@ def with_all_images(inputs, *turns):
     return {**turns[-1], "pixel_values": torch.cat(pixels)}
 
 
-@pytest.mark.parametrize("config", [True, False], ids=["cache-with-config", "bare-cache"])
-@pytest.mark.parametrize("method", ["feather", "fixed", "layer-0"])
-@pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("text", "attention", "config", "method", "images"),
+    crossed(TEXTS, ATTENTION, [True, False], ["feather", "fixed", "layer-0"], [0, 1, 2], share=4),
+)
 def test_a_second_turn_on_the_cache_equals_a_full_forward(text, attention, images, method, config):
     llava = model(text, attention)
     first = tiny.batch(tiny.prompt(1, seed=8))
@@ -198,9 +197,9 @@ def test_a_second_turn_on_the_cache_equals_a_full_forward(text, attention, image
             assert pruning.report is reports[0]
         third = turn(second, again, tiny.prompt(0, seed=10))
         last, last_logits, _ = generate(llava, third, past_key_values=past)
-    expected = rescored(llava, with_all_images(first, second), reports, again)
+    expected = rescored(llava, with_all_images(first, second), reports, again, METHODS[method])
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
-    expected = rescored(llava, with_all_images(first, second, third), reports, last)
+    expected = rescored(llava, with_all_images(first, second, third), reports, last, METHODS[method])
     torch.testing.assert_close(last_logits, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -216,6 +215,7 @@ def test_an_image_may_come_after_a_turn_of_text(text):
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("attention", ATTENTION)
 def test_renumbered_positions_continue_into_a_turn_of_text(attention):
     llava, method = model("llama", attention), METHODS["renumbered"]
     inputs = tiny.batch(tiny.prompt(1, seed=13))
@@ -223,12 +223,8 @@ def test_renumbered_positions_continue_into_a_turn_of_text(attention):
         tokens, _, past = generate(llava, inputs)
         second = turn(inputs, tokens, tiny.prompt(0, seed=14))
         again, logits, _ = generate(llava, second, past_key_values=past)
-    schedule = frozen(pruning.report)
-    schedule = feathervlm.Schedule(
-        *(feathervlm.Stage(stage.at, stage.select, positions="renumber") for stage in schedule)
-    )
     whole = {**with_all_images(inputs, second), "input_ids": torch.cat([second["input_ids"], again[:, :-1]], 1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    with feathervlm.prune(llava, schedule), torch.no_grad():
+    with feathervlm.prune(llava, frozen(method, pruning.report)), torch.no_grad():
         expected = llava(**whole).logits[:, -again.shape[1] :]
     torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)

@@ -2,8 +2,12 @@
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
+
+from _pytest.mark import ParameterSet
 
 from family_cases.unmergeable_encoders import refuses_encoder_merging
+from method_cases import in_gate
 
 FAMILY_CASES = {}
 for info in pkgutil.iter_modules(__path__, f"{__name__}."):
@@ -11,3 +15,40 @@ for info in pkgutil.iter_modules(__path__, f"{__name__}."):
         FAMILY_CASES[case.name] = case
 for case in FAMILY_CASES.values():
     case.refuses = {**case.refuses, **refuses_encoder_merging(case.name)}
+
+
+def with_attention(ways: Iterable[str], share: int = 3) -> list[ParameterSet]:
+    """Return every (case, attention, way) by name, for `pytest.mark.parametrize`.
+
+    Without the mark `full`, the first way runs on every case and the others on one case in `share`. The
+    attention implementations alternate, so that every way meets all of them.
+    """
+    return [
+        in_gate(
+            (place + number) % len(case.attention) == turn and (number == 0 or (place + number) % share == 0),
+            name,
+            attention,
+            way,
+        )
+        for place, (name, case) in enumerate(FAMILY_CASES.items())
+        for turn, attention in enumerate(case.attention)
+        for number, way in enumerate(ways)
+    ]
+
+
+def with_some(values: Iterable[object], gate: Iterable[object], share: int) -> list[ParameterSet]:
+    """Return every (case, value) for `pytest.mark.parametrize`.
+
+    Without the mark `full` are all values on the first case, and one in `share` of `gate` on the others.
+
+    Args:
+        values: what every case is tried with.
+        gate: those of the values that the gate tries on all cases in turn.
+        share: how many of them a case skips from one to the next.
+    """
+    turns = {value: number for number, value in enumerate(gate)}
+    return [
+        in_gate(place == 0 or (value in turns and (place + turns[value]) % share == 0), name, value)
+        for place, name in enumerate(FAMILY_CASES)
+        for value in values
+    ]

@@ -14,7 +14,7 @@ from methods.towers import clusters, members, run
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(deadline=None)
 def test_clusters_are_those_of_plain_python(data):
     side, protected = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 1))
     tower = DensityPeakMerging(
@@ -33,7 +33,7 @@ def test_clusters_are_those_of_plain_python(data):
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(deadline=None)
 def test_clusters_inside_windows_are_those_of_plain_python(data):
     rows, cols = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
     high, wide = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))

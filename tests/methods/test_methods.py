@@ -43,7 +43,7 @@ from feathervlm.methods import (
 from feathervlm.methods.describe import describe
 from method_cases import PUBLISHED_LAYERS
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE, NO_ROPE = LastTokenAttention(rope=True, over="visual"), LastTokenAttention(rope=False, over="visual")
 PRISMATIC = [(1, 27, 27)]
 
@@ -90,7 +90,7 @@ METHODS = st.recursive(
 )
 
 
-@settings(relaxed, max_examples=150)
+@relaxed
 @given(METHODS)
 def test_the_written_form_of_any_method_makes_it_again(method):
     assert get(str(method)) == method

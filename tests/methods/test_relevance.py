@@ -392,7 +392,7 @@ KEEPS = st.floats(1e-6, 1) | st.integers(1, 3000)
 PARTS, PLACES = st.sampled_from(["all", "question"]), st.sampled_from(["preserve", "renumber", "stretch"])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(DART, LAYERS, KEEPS, st.integers(2, 9), st.integers(0, 9), PARTS, st.booleans())
     | st.builds(CDPruner, LAYERS, KEEPS, PARTS, PLACES)

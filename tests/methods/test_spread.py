@@ -233,7 +233,7 @@ KEEPS, SHARES = st.floats(1e-6, 1) | st.integers(1, 3000), st.floats(0.01, 1)
 SOURCES, PLACES = st.sampled_from(["vision", "projected"]), st.sampled_from(["preserve", "renumber", "stretch"])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(DivPrune, LAYERS, KEEPS, SOURCES, PLACES)
     | st.builds(

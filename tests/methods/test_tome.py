@@ -16,7 +16,7 @@ from methods.towers import matches, members, run
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_matching_is_that_of_one_pair_at_a_time(data):
     protected = data.draw(st.integers(0, 1))
     tokens = data.draw(st.integers(2, 24))
@@ -32,7 +32,7 @@ def test_matching_is_that_of_one_pair_at_a_time(data):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_matching_inside_windows_is_that_of_one_pair_at_a_time(data):
     lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=5).filter(lambda lengths: sum(lengths) > 1))
     window = [number for number, length in enumerate(lengths, start=3) for _ in range(length)]

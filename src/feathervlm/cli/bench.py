@@ -70,6 +70,7 @@ def bench(
         console.require("report", "matplotlib")
     specs = read_methods(method, "fastv,feather")
     with progress.spinner("importing transformers"):
+        from feathervlm.bench.run_bench import BenchRequest, run
         from feathervlm.core.errors import PruningError
         from feathervlm.inference.model_spec import UNPRUNED
         from feathervlm.utils import files

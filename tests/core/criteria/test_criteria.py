@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from feathervlm.core import KNNDensity, LastTokenAttention, PruningError, RandomScore
 from feathervlm.core.signals import Attention, Features
 
-relaxed = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_knn_density_sees_each_image_alone(candidates):

@@ -12,7 +12,7 @@ from feathervlm.core.layout import Plane
 from feathervlm.core.mergers.nearest import Nearest
 from feathervlm.core.signals import Attention, Features
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 STRIDES = st.integers(1, 4) | st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
 
 

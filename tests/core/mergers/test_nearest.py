@@ -10,7 +10,7 @@ from feathervlm.core.mergers.nearest import Nearest, Neighbors
 from feathervlm.core.signals import Attention, EncoderKeys, Features
 from feathervlm.core.spec import from_json, to_json
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 VECTORS, KEYS = Features(), EncoderKeys(-2)
 
 

@@ -16,7 +16,7 @@ from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.selectors.zones import Zone
 from feathervlm.core.signals import Features
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE = LastTokenAttention()
 READS = ["tolist", "item", "__bool__", "__int__", "__float__", "__index__", "numpy", "nonzero", "cpu"]
 EVERY = {
@@ -39,7 +39,7 @@ def per_image(tokens, mask):
             yield [mask[sample] & members, *(part[sample] & members for part in (tokens.present,))]
 
 
-@settings(relaxed, max_examples=150)
+@relaxed
 @given(st.data())
 def test_counts_are_exact(batches, budgeted, data):
     tokens, selector = data.draw(batches(min_images=1)), data.draw(budgeted)
@@ -59,7 +59,7 @@ def kept_per_image(tokens, selector):
     return counts
 
 
-@settings(relaxed, max_examples=150)
+@relaxed
 @given(st.data())
 def test_given_tokens_come_before_all_others(batches, budgeted, data):
     tokens, selector = data.draw(batches(min_images=1)), data.draw(budgeted)

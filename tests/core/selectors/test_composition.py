@@ -1,7 +1,7 @@
 import pytest
 import torch
 from choices import NO_ROPE, ROPE, per_group, per_image, relaxed, seeded, sets
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from feathervlm.core import Grid, KNNDensity, PruningError, Random, RandomScore, Top
@@ -11,7 +11,7 @@ from feathervlm.core.selectors.base import Fill, Intersection, Union
 from feathervlm.core.signals import Attention, Features
 
 
-@settings(relaxed, max_examples=120)
+@relaxed
 @given(st.data())
 def test_a_selection_is_a_subset_of_what_is_present(batches, selectors, data):
     tokens, selector = data.draw(batches(min_images=1)), data.draw(selectors)
@@ -22,7 +22,7 @@ def test_a_selection_is_a_subset_of_what_is_present(batches, selectors, data):
     assert torch.equal(keep, selector.select(tokens))
 
 
-@settings(relaxed, max_examples=120)
+@relaxed
 @given(st.data())
 def test_a_batch_is_its_samples_one_by_one(batches, selectors, alone, data):
     tokens, selector = data.draw(batches()), data.draw(selectors)
@@ -35,7 +35,7 @@ def test_a_batch_is_its_samples_one_by_one(batches, selectors, alone, data):
             assert not selected
 
 
-@settings(relaxed, max_examples=120)
+@relaxed
 @given(st.data())
 def test_a_size_that_is_known_is_the_size(batches, selectors, data):
     tokens, selector = data.draw(batches(min_images=1)), data.draw(selectors)

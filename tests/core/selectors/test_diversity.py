@@ -16,7 +16,7 @@ from feathervlm.core.selectors.diversity import DPP, MaxMin, nearest
 from feathervlm.core.selectors.redundancy import Dedup, FarFromPivots, GreedyThreshold
 from feathervlm.core.signals import Attention, Features
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE = LastTokenAttention()
 KEEPS = st.floats(0.01, 1) | st.integers(1, 12)
 TAUS = st.floats(-1, 1)

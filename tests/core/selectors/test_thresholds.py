@@ -13,7 +13,7 @@ from feathervlm.core.layout import picture_of
 from feathervlm.core.selectors.thresholds import IQR, Threshold
 from feathervlm.core.signals import Attention
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE = LastTokenAttention()
 IMAGE = ImageTokens(picture_of((1, 24, 24)), 400.0)
 

@@ -18,7 +18,7 @@ from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.zones import Zone, quotas
 from feathervlm.core.signals import Attention, Features
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ROPE, NO_ROPE = LastTokenAttention(), LastTokenAttention(rope=False)
 KEEPS = st.floats(0.01, 1) | st.integers(1, 40)
 
@@ -81,7 +81,7 @@ def by_hand(tokens, selector, weights, first):
     return found
 
 
-@settings(relaxed, max_examples=150)
+@relaxed
 @given(st.data(), KEEPS, st.sampled_from(["window", "grid", "chunk"]), st.integers(1, 4), st.booleans())
 def test_zones_agree_with_plain_python(batches, data, keep, cut, by, equal):
     tokens = data.draw(batches(min_images=1))

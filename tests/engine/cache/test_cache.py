@@ -288,7 +288,7 @@ def test_a_copied_cache_goes_its_own_way(text):
     for second, new, logits, _ in results:
         ids = torch.cat([second["input_ids"], new[:, :-1]], 1)
         whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": inputs["pixel_values"]}
-        with feathervlm.prune(llava, frozen(pruning.report)), torch.no_grad():
+        with feathervlm.prune(llava, frozen(FEATHER, pruning.report)), torch.no_grad():
             again = llava(**whole).logits[:, -6:]
         torch.testing.assert_close(logits, again, atol=TOLERANCE, rtol=0)
 

@@ -12,6 +12,7 @@ from feathervlm import methods
 from feathervlm.core import Unprunable
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from laws import TOLERANCE, generate
+from method_cases import crossed
 
 METHODS = {
     "feather": methods.Feather(layers=(2, 4), keep=0.4),
@@ -32,14 +33,12 @@ def model(text="llama", attention="sdpa"):
     return tiny.llava(text, attention=attention)
 
 
-@pytest.fixture(params=["sdpa", "eager"])
-def attention(request):
-    return request.param
+@pytest.fixture
+def method(name):
+    return METHODS[name]
 
 
-@pytest.fixture(params=METHODS)
-def method(request):
-    return METHODS[request.param]
+CROSSED = pytest.mark.parametrize(("attention", "name"), crossed(["sdpa", "eager"], METHODS))
 
 
 def static_cache(llava, length=120):
@@ -51,7 +50,7 @@ def same(one, other):
     assert torch.equal(one[0], other[0])
 
 
-@pytest.mark.parametrize("text", ["llama", "qwen3"])
+@pytest.mark.parametrize(("text", "attention", "name"), crossed(["llama", "qwen3"], ["sdpa", "eager"], METHODS))
 def test_static_generation_equals_dynamic(text, attention, method):
     llava = model(text, attention)
     for inputs in (
@@ -63,6 +62,7 @@ def test_static_generation_equals_dynamic(text, attention, method):
             same(generate(llava, inputs, **STATIC), generate(llava, inputs))
 
 
+@CROSSED
 def test_static_beams_equal_dynamic(attention, method):
     llava, options = model("llama", attention), {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
     with feathervlm.prune(llava, method):
@@ -83,6 +83,7 @@ def test_buffers_have_no_room_for_dropped_tokens(name, monkeypatch):
         assert isinstance(layer, PrunedStaticLayer) or tokens == total
 
 
+@CROSSED
 def test_a_static_cache_given_by_hand_can_be_reset_and_used_again(attention, method):
     llava = model("llama", attention)
     prompts = [
@@ -99,6 +100,7 @@ def test_a_static_cache_given_by_hand_can_be_reset_and_used_again(attention, met
             same(generate(llava, inputs, past_key_values=past, disable_compile=True), generate(llava, inputs))
 
 
+@CROSSED
 def test_static_multi_turn_text_equals_dynamic(attention, method):
     llava, inputs = model("llama", attention), tiny.batch(tiny.prompt(1, seed=10))
     results = []
@@ -112,6 +114,7 @@ def test_static_multi_turn_text_equals_dynamic(attention, method):
     same(*results)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_text_prompt_after_a_static_one_is_not_disturbed(attention):
     llava, text = model("llama", attention), tiny.batch(tiny.prompt(0, seed=12))
     plain = generate(llava, text)
@@ -138,6 +141,7 @@ def by_hand(llava, inputs, past, steps=5):
     return torch.stack(logits, 1)
 
 
+@CROSSED
 def test_a_loop_without_generate_equals_generate(attention, method):
     llava = model("llama", attention)
     ragged = {**RAGGED, "position_ids": (RAGGED["attention_mask"].cumsum(1) - 1).clamp(min=0)}
@@ -149,6 +153,7 @@ def test_a_loop_without_generate_equals_generate(attention, method):
             torch.testing.assert_close(generated, dynamic, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("name", METHODS)
 def test_static_and_dynamic_conversations_may_alternate(method):
     llava, inputs, steps = model(), RAGGED, 4
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -173,8 +178,7 @@ def test_static_caches_of_sliding_layers_are_refused():
         generate(llava, inputs)
 
 
-@pytest.mark.parametrize("name", ["fixed", "feather", "merged"])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("batch", "name"), crossed([2, 1], ["feather", "fixed", "merged"], share=6))
 def test_compiled_decoding_is_one_whole_graph_for_all_prompts(name, batch, monkeypatch):
     monkeypatch.setattr(
         "feathervlm.engine.cache.static.BUCKET", 6

@@ -13,6 +13,7 @@ import tiny_models as tiny
 from feathervlm import LastTokenAttention, PruningError, Schedule, Stage, Top, methods
 from feathervlm.core import Random
 from laws import TOLERANCE, generate
+from method_cases import crossed
 
 SCORE = LastTokenAttention(rope=False)
 CUT = {
@@ -33,14 +34,13 @@ def model(text="llama", attention="sdpa"):
     return tiny.llava(text, attention=attention)
 
 
-@pytest.fixture(params=TEXTS)
-def text(request):
-    return request.param
+@pytest.fixture
+def method(name):
+    return CUT[name]
 
 
-@pytest.fixture(params=CUT)
-def method(request):
-    return CUT[request.param]
+CROSSED = pytest.mark.parametrize(("text", "name"), crossed(TEXTS, CUT))
+EVERY = pytest.mark.parametrize("name", CUT)
 
 
 def stages_of(method):
@@ -105,6 +105,7 @@ def turn(inputs, tokens, prompt):
     return new
 
 
+@CROSSED
 def test_an_answer_sees_the_tokens_that_stayed_in_every_layer(text, method):
     llava = model(text)
     for seed in range(3):
@@ -120,6 +121,7 @@ def test_an_answer_sees_the_tokens_that_stayed_in_every_layer(text, method):
             assert stored == [words + visual for visual in pruning.report.cached_per_layer[0]]
 
 
+@pytest.mark.parametrize("text", TEXTS)
 def test_the_prompt_itself_is_as_without_the_cut(text):
     llava, inputs = model(text), tiny.batch(tiny.prompt(1, seed=3), tiny.prompt(2, seed=4))
     for method in CUT.values():
@@ -130,7 +132,7 @@ def test_the_prompt_itself_is_as_without_the_cut(text):
             assert torch.equal(llava(**inputs).logits, logits)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("text", "attention", "name"), crossed(TEXTS, ["sdpa", "eager"], CUT))
 def test_a_ragged_batch_decodes_as_one_by_one(text, method, attention):
     llava = model(text, attention)
     prompts = [tiny.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0, 1))]
@@ -142,8 +144,7 @@ def test_a_ragged_batch_decodes_as_one_by_one(text, method, attention):
             torch.testing.assert_close(logits[row : row + 1], alone_logits, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("config", [True, False], ids=["cache-with-config", "bare-cache"])
-@pytest.mark.parametrize("images", [0, 1, 2])
+@pytest.mark.parametrize(("text", "config", "images", "name"), crossed(TEXTS, [True, False], [0, 1, 2], CUT, share=4))
 def test_later_turns_run_on_what_was_left(text, method, images, config):
     llava, prompts = (
         model(text),
@@ -165,6 +166,7 @@ def test_later_turns_run_on_what_was_left(text, method, images, config):
         torch.testing.assert_close(logits, rescored(llava, given, tokens, known, method), atol=TOLERANCE, rtol=0)
 
 
+@EVERY
 def test_static_caches_decode_like_growing_ones(method, monkeypatch):
     monkeypatch.setattr(
         "feathervlm.engine.cache.static.BUCKET", 5
@@ -182,6 +184,7 @@ def test_static_caches_decode_like_growing_ones(method, monkeypatch):
         assert len(pruning.report.cached_per_layer[0]) == tiny.LAYERS
 
 
+@CROSSED
 def test_lookup_assistants_and_beams_find_what_was_left(text, method):
     llava, prompt = model(text), tiny.prompt(1, seed=2)
     assistant = copy.deepcopy(llava)
@@ -202,6 +205,7 @@ def test_lookup_assistants_and_beams_find_what_was_left(text, method):
 
 
 @pytest.mark.parametrize("text", ["llama", "qwen3"])
+@EVERY
 def test_the_report_tells_what_is_seen_from_what_is_cached(text, method):
     llava, inputs = model(text), tiny.batch(tiny.prompt(2, seed=3))
     whole = generate(llava, inputs, tokens=1)[2]

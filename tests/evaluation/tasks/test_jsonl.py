@@ -232,7 +232,7 @@ lines = st.lists(objects | cut | values.map(json.dumps) | st.text(max_size=20), 
 
 
 @given(lines)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_file_says_it_is_read_or_refused(folder, lines):
     path = folder / "mine.jsonl"
     path.write_bytes("\n".join(lines).encode("utf-8", "replace"))
@@ -240,7 +240,7 @@ def test_whatever_a_file_says_it_is_read_or_refused(folder, lines):
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_bytes_a_file_and_a_picture_hold(folder, content):
     (folder / "mine.jsonl").write_bytes(content)
     _read_or_refuse(folder / "mine.jsonl")
