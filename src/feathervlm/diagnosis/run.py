@@ -5,16 +5,13 @@ pictures; what the numbers are is the business of `spread`, what they mean that 
 """
 
 import hashlib
-import platform
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from feathervlm.api import prune
@@ -33,6 +30,7 @@ from feathervlm.inference.compare import Say, warn_of_missing
 from feathervlm.inference.model_spec import Wanted, is_embedded
 from feathervlm.methods import Method, get
 from feathervlm.utils import files
+from feathervlm.utils.provenance import versions
 
 SHOWN = 6
 """Pictures that are drawn."""
@@ -245,9 +243,5 @@ def _about(request: Request, patient: Patient, names: list[str]) -> dict[str, An
         "seed": request.seed,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "versions": {
-            **{name: version(name) for name in ("feathervlm", "transformers", "torch")},
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions("numpy"),
     }

@@ -5,7 +5,6 @@ is no true box to compare with, and no benchmark. Knows nothing of the terminal.
 """
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from feathervlm.evaluation.embedded_result import Result
 from feathervlm.families import family_of
 from feathervlm.inference import loading, prompts
 from feathervlm.inference.compare import Run, Say, generate, warn_of_missing
+from feathervlm.utils.provenance import versions
 
 ANYWHERE = ("fastv", "feather")
 METHODS = ("fastv:layer=2", "feather:layers=4+9")
@@ -111,7 +111,7 @@ class Show:
         return {
             "model": self.wish.model or "embedded",
             "seed": self.wish.seed,
-            "versions": {name: version(name) for name in ("feathervlm", "transformers", "torch")},
+            "versions": versions(),
             "threads": torch.get_num_threads(),
             "replies": [reply.to_dict() for reply in self.replies],
             "benchmarks": [result.to_dict() for result in self.benchmarks],

@@ -6,10 +6,6 @@ their own; the one that finishes last finds everything answered and writes it do
 nothing of the terminal.
 """
 
-import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,7 +23,7 @@ from feathervlm.evaluation.tasks.base import Question, Task, fingerprint
 from feathervlm.inference.answerer import describe, load_for
 from feathervlm.inference.model_spec import UNPRUNED, Wanted
 from feathervlm.utils import files as utils_files
-from feathervlm.utils.provenance import commit
+from feathervlm.utils.provenance import command, commit, machine
 
 CHUNK = 40
 """Questions that are written at once: so many answers per method are lost at most when a run is killed."""
@@ -209,6 +205,6 @@ def _about(request: Request, model: dict[str, Any], asked: list[Asked]) -> dict[
         "limit": request.limit,
         "seed": request.seed,
         "processes": request.shard.world,
-        "command": shlex.join(["feathervlm", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "command": command(),
+        "machine": machine(),
     }

@@ -3,10 +3,8 @@
 Knows how to ask and to read boxes, and what fits together; knows nothing of experiments, or of what a method does.
 """
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -27,6 +25,7 @@ from feathervlm.families import family_of
 from feathervlm.inference import loading, prompts
 from feathervlm.inference.compare import warn_of_missing
 from feathervlm.inference.model_spec import UNPRUNED, Wanted, fingerprint, is_embedded
+from feathervlm.utils.provenance import versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,10 +216,7 @@ def describe(wanted: Wanted) -> dict[str, Any]:
         "attention": wanted.attention,
         "max_new_tokens": longest,
         "batch": batch,
-        "versions": {
-            **{name: version(name) for name in ("feathervlm", "transformers", "torch")},
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
 
 

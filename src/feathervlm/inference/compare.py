@@ -3,12 +3,10 @@
 Everything that can be refused cheaply is refused before the weights are read. Knows nothing of the terminal.
 """
 
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +24,7 @@ from feathervlm.engine.report.report import Report
 from feathervlm.families import family_of
 from feathervlm.inference import loading, prompts
 from feathervlm.methods import Method
+from feathervlm.utils.provenance import versions
 
 Say = Callable[[str], None]
 
@@ -90,10 +89,7 @@ class Outcome:
             "gain": self.gain,
             "report": self.report and self.report.to_dict(),
             "settings": self.settings,
-            "versions": {
-                **{name: version(name) for name in ("feathervlm", "transformers", "torch")},
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
 

@@ -5,14 +5,10 @@ the terminal.
 """
 
 import os
-import platform
-import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,7 @@ from feathervlm.study.figures import save, style
 from feathervlm.study.model_probe import Look, look_at
 from feathervlm.study.plan import Plan
 from feathervlm.utils import files as utils_files
-from feathervlm.utils.provenance import commit
+from feathervlm.utils.provenance import command, commit, machine, versions
 
 CHUNK = 40
 """Questions of one piece of work, answered at once by models of the embedded kind."""
@@ -204,9 +200,6 @@ class _Progress:
 
 def _about(request: Request, model: dict[str, Any], plan: Plan) -> dict[str, Any]:
     counts = Counter(request.data.tasks())
-    processor = Path("/proc/cpuinfo")
-    lines = processor.read_text().splitlines() if processor.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
     return {
         "model": model,
         "data": {"name": request.data.name, "fingerprint": request.data.fingerprint, "questions": dict(counts)},
@@ -215,10 +208,7 @@ def _about(request: Request, model: dict[str, Any], plan: Plan) -> dict[str, Any
         "quick": request.quick,
         "seed": request.seed,
         "processes": request.processes or ((os.cpu_count() or 1) if model["device"] == "cpu" else 1),
-        "command": shlex.join(["feathervlm", *sys.argv[1:]]),
-        "versions": {
-            **{package: version(package) for package in ("feathervlm", "transformers", "torch")},
-            "python": platform.python_version(),
-        },
-        "machine": name,
+        "command": command(),
+        "versions": versions(),
+        "machine": machine(),
     }
