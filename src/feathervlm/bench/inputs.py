@@ -111,7 +111,7 @@ def of_pictures(
     marker = "" if getattr(processor, "chat_template", None) else str(getattr(processor, "image_token", "<image>"))
 
     def made(count: int) -> dict[str, Tensor]:
-        return dict(prompts.prepare(processor, marker * count + question, [picture] * count))
+        return dict(prompts.prepare(processor, [prompts.Prompt(marker * count + question, (picture,) * count)]))
 
     own = visual(single := made(1))
     count = 1 if tokens is None else several(tokens, own)

@@ -22,6 +22,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.inference import loading
 from feathervlm.methods import get
 from feathervlm.utils.provenance import provenance
+from feathervlm.utils.quiet import quiet
 
 SCHEMA = 1
 Say = Callable[[str], None]
@@ -71,7 +72,7 @@ def run(request: Request, say: Say = lambda now: None) -> dict[str, Any]:
         PruningError: on whatever the user can put right, and if nothing that was asked for fits into memory.
     """
     methods = tuple(dict.fromkeys(str(get(spec)) for spec in request.methods))
-    with threads(request.threads), loading.quiet():
+    with threads(request.threads), quiet():
         subject = choose(request)
         planned, refused = plan(request, subject, methods, say)
         found: list[dict[str, Any]] = []

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Choice, Question, letters
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.choice import Choice, letters
 
 
 class AI2D(Choice):

@@ -6,7 +6,8 @@ from typing import Any
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.evaluation.tasks.base import Localization, Question
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.localization import Localization
 
 SIZE = (640, 480)
 """Of every picture of OCID."""
@@ -36,7 +37,7 @@ class OCIDRef(Localization):
                 id=str(key),
                 prompt=row["sentence"],
                 image=f"ocid-ref/OCID-dataset/{row['scene_path']}",
-                target=_box(key, row),
+                box=_box(key, row),
                 split=_clutter(key, row["take_id"]),
             )
 

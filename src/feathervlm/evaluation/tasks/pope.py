@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import BRIEF, Answered, Choice, Question
+from feathervlm.evaluation.tasks.base import BRIEF, Answered, Question
+from feathervlm.evaluation.tasks.choice import Choice
 
 SUBSETS = ("adversarial", "popular", "random")
 """How the things that are not there were chosen."""

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Localization, Question
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.localization import Localization
 
 
 class Plain(pickle.Unpickler):
@@ -34,7 +35,7 @@ class Referring(Localization):
                     id=f"{ref['ref_id']:06d}-{sentence['sent_id']:06d}",
                     prompt=sentence["sent"],
                     image=f"coco/train2014/COCO_train2014_{ref['image_id']:012d}.jpg",
-                    target=(left, top, left + width, top + height),
+                    box=(left, top, left + width, top + height),
                 )
 
     def _refs(self, name: str) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Choice, Question
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.choice import Choice
 
 
 class VSR(Choice):

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from feathervlm.core.errors import PruningError
-from feathervlm.inference import loading
 from feathervlm.integrations.prismatic import model, names, processor, reading
 from feathervlm.integrations.prismatic.registry import Recipe, recipe
+from feathervlm.utils.quiet import quiet
 
 Say = Callable[[str], None]
 
@@ -104,7 +104,7 @@ def convert(sources: Sources, out: Path, *, force: bool = False, say: Say = lamb
             "--tokenizer."
         )
     tokenizer = processor.read_tokenizer(sources.tokenizer, told.llm)
-    with loading.quiet():
+    with quiet():
         say("checking the tokenizer")
         made = processor.processor(told, tokenizer)
         say("looking at the tensors")
