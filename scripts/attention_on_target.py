@@ -19,7 +19,9 @@ from embedded import SHIPPED, folder_of, sha256_of
 from feathervlm import LastTokenAttention, Schedule, Stage, Top
 from feathervlm.embedded.scenes import COLOURS, SHAPES, SIDE, SIZES
 from feathervlm.embedded.tasks import LOCALIZATION, sample
-from feathervlm.inference import loading, prompts
+from feathervlm.inference.loading import load
+from feathervlm.inference.model_spec import ModelSpec
+from feathervlm.inference.prompts import Prompt, prepare
 from feathervlm.study.aggregates import target_cells
 from feathervlm.utils import files
 from feathervlm.utils.provenance import provenance
@@ -36,7 +38,7 @@ def measure(model: Any, processor: Any, n: int, seed: int) -> list[dict[str, flo
     even = 0.0
     for start in track(range(0, len(pairs), BATCH), "questions", -(-len(pairs) // BATCH)):
         part = pairs[start : start + BATCH]
-        inputs = prompts.prepare_all(processor, [(scene.image, question.text) for scene, question in part])
+        inputs = prepare(processor, [Prompt(question.text, (scene.image,)) for scene, question in part])
         for rope, total in sums.items():
             everything = Top(LastTokenAttention(rope=rope), keep=1.0)
             schedule = Schedule(*(Stage(at=layer, select=everything) for layer in range(1, depth)))
@@ -75,7 +77,7 @@ def heeded(model: Any, processor: Any, n: int, seed: int) -> dict[str, list[floa
         said = {kind: word for kind, values in KINDS.items() for word in values if word in words}
         # A size, a colour or a shape that is not said cannot be exchanged.
         texts = {kind: exchange(words, word, KINDS[kind]) for kind, word in said.items()}
-        inputs = prompts.prepare_all(processor, [(scene.image, text) for text in (question.text, *texts.values())])
+        inputs = prepare(processor, [Prompt(text, (scene.image,)) for text in (question.text, *texts.values())])
         with torch.inference_mode():
             entered = model(**inputs, output_hidden_states=True).hidden_states
         last = torch.stack([state[:, -1] for state in entered[:-1]])
@@ -101,11 +103,9 @@ def main() -> None:
     arguments = parser.parse_args()
     files.make_directory(arguments.out.parent, "--out")
     folder = str(folder_of(arguments.weights))
-    with loading.quiet():
-        model, _ = loading.load_model(folder, torch.float32, "sdpa")
-        processor = loading.load_processor(folder)
-    rows = measure(model, processor, arguments.n, arguments.seed)
-    for kind, moved in heeded(model, processor, arguments.n, arguments.seed).items():
+    loaded = load(ModelSpec(folder))
+    rows = measure(loaded.model, loaded.processor, arguments.n, arguments.seed)
+    for kind, moved in heeded(loaded.model, loaded.processor, arguments.n, arguments.seed).items():
         for row in rows:
             # What a stage before a layer reads was scored by the layer before, from the state that enters that one.
             row[f"heeds_{kind}"] = round(moved[int(row["layer"]) - 1], 4)

@@ -21,8 +21,9 @@ from rich.progress import track
 from feathervlm.embedded import benchmark
 from feathervlm.embedded.assets import WEIGHTS
 from feathervlm.embedded.tasks import TASKS
-from feathervlm.evaluation.embedded_result import Result
+from feathervlm.evaluation.embedded_result import BenchmarkResult
 from feathervlm.inference import loading
+from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.utils import files
 from feathervlm.utils.provenance import provenance
 
@@ -39,10 +40,10 @@ class Job:
     seed: int
     unseen: bool
     weights: str
-    unpruned: Result | None = None
+    unpruned: BenchmarkResult | None = None
 
 
-def do(job: Job) -> Result:
+def do(job: Job) -> BenchmarkResult:
     """Run a job in a process of its own, which keeps its model from job to job."""
     torch.set_num_threads(1)
     return benchmark(
@@ -62,10 +63,9 @@ def subject(weights: str) -> dict[str, Any]:
     if weights == SHIPPED:
         return {}
     if weights not in _subjects:
-        with loading.quiet():
-            model, _ = loading.load_model(weights, torch.float32, "sdpa")
-            model.name_or_path = Path(weights).name
-            _subjects[weights] = {"model": model, "processor": loading.load_processor(weights)}
+        loaded = loading.load(ModelSpec(weights))
+        loaded.model.name_or_path = Path(weights).name
+        _subjects[weights] = {"model": loaded.model, "processor": loaded.processor}
     return _subjects[weights]
 
 
@@ -83,10 +83,10 @@ def ask(
     pool: Pool,
     arguments: argparse.Namespace,
     method: str | None = None,
-    unpruned: Sequence[Result | None] = (None,) * len(TASKS),
+    unpruned: Sequence[BenchmarkResult | None] = (None,) * len(TASKS),
     *,
     unseen: bool = False,
-) -> list[Result]:
+) -> list[BenchmarkResult]:
     """Every task, in order, with a progress bar."""
     n = max(arguments.n // 4, 1) if unseen else arguments.n
     shared = (n, arguments.seed, unseen, arguments.weights)
@@ -109,9 +109,9 @@ def measure(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
     """Unpruned, text alone, and unseen (a quarter as many questions)."""
     unpruned = ask(pool, arguments)
     return {
-        "unpruned": Result.join(unpruned).to_dict(),
-        "text_only": Result.join(ask(pool, arguments, "text-only", unpruned)).to_dict(),
-        "unseen": Result.join(ask(pool, arguments, unseen=True)).to_dict(),
+        "unpruned": BenchmarkResult.join(unpruned).to_dict(),
+        "text_only": BenchmarkResult.join(ask(pool, arguments, "text-only", unpruned)).to_dict(),
+        "unseen": BenchmarkResult.join(ask(pool, arguments, unseen=True)).to_dict(),
     }
 
 

@@ -42,9 +42,9 @@ def demo(
         get(spec)
     files.make_directory(out, "--out")
     with console.working("importing transformers") as say:
-        from feathervlm.evaluation.demo import Wish, show
+        from feathervlm.evaluation.demo import DemoRequest, show
 
-        shown = show(Wish(image, prompt, model, specs, seed, n), say=say)
+        shown = show(DemoRequest(image, prompt, model, specs, seed, n), say=say)
     for path in out.glob("[0-9]-*.png"):
         path.unlink()  # of an earlier run with other methods
     written = {out / "overview.png": shown.overview, out / "scene.png": shown.picture}

@@ -16,7 +16,7 @@ from feathervlm.methods import get
 from feathervlm.utils import files
 
 if TYPE_CHECKING:
-    from feathervlm.evaluation.estimates import Estimate
+    from feathervlm.evaluation.statistics import Estimate
     from feathervlm.evaluation.results import Row
 
 
@@ -76,15 +76,15 @@ def evaluate(
         from feathervlm.evaluation.metrics import PROTOCOLS
         from feathervlm.evaluation.paper import compare
         from feathervlm.evaluation.results import rows
-        from feathervlm.evaluation.run import Request, run
+        from feathervlm.evaluation.run import EvalRequest, run
         from feathervlm.evaluation.shard import Shard
-        from feathervlm.inference.model_spec import UNPRUNED, Wanted
+        from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
     if protocol not in PROTOCOLS:
         raise PruningError(f"There is no protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}.")
     chosen = tuple(UNPRUNED if spec == "none" else spec for spec in specs)
     shard = Shard.of(os.environ)
-    wanted = Wanted(model, device, dtype, attn, None, batch)
-    request = Request(wanted, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
+    spec = ModelSpec(model, device, dtype, attn, None, batch)
+    request = EvalRequest(spec, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
     try:
         with console.counting("questions", shard.rank == 0) as told:
             done = run(request, told)
@@ -94,7 +94,7 @@ def evaluate(
     if done.missing:
         typer.echo(f"process {shard.rank} is done; {done.missing} answers of others are missing", err=True)
         return
-    found = rows(done.samples, seed)
+    found = rows(done.samples, seed, done.tasks)
     document: dict[str, Any] = {"about": done.about, "rows": [row.to_dict() for row in found]}
     if compare_paper:
         document["paper"] = compare(found, done.about)

@@ -53,10 +53,12 @@ def run(
     if overlay is not None:
         _check_overlay(overlay, chosen)
     with console.working("importing transformers") as say:
-        from feathervlm.inference.compare import Request
+        from feathervlm.inference.compare import RunRequest
         from feathervlm.inference.compare import run as run_request
+        from feathervlm.inference.model_spec import ModelSpec
 
-        request = Request(model, tuple(image), prompt, chosen, max_new_tokens, repeats, dtype, device, attn, strict)
+        spec = ModelSpec(model, device, dtype, attn, max_new_tokens)
+        request = RunRequest(spec, tuple(image), prompt, chosen, repeats, strict)
         outcome = run_request(request, draw=overlay is not None, say=say)
     if as_json:
         console.print_json(outcome.to_dict())

@@ -62,15 +62,13 @@ def study(
         raise PruningError(f"--n {n} is for the embedded questions; of {data} every line is asked, so leave it out.")
     files.make_directory(out, "--out")
     with console.working("importing transformers"):
-        from feathervlm.evaluation.tasks.study_data import Data
-        from feathervlm.study import EmbeddedData, JsonlData, Request, Wanted, run
+        from feathervlm.study import Embedded, Jsonl, ModelSpec, Request, run
 
-        questions: Data = (
-            JsonlData.read(Path(data)) if data != EMBEDDED else EmbeddedData(n or (24 if quick else 200), seed)
-        )
+        embedded = Embedded(n=n or (24 if quick else 200), seed=seed)
+        task = Jsonl(Path(data)) if data != EMBEDDED else embedded
     request = Request(
-        wanted=Wanted(model, device, dtype, attn, max_new_tokens, batch),
-        data=questions,
+        spec=ModelSpec(model, device, dtype, attn, max_new_tokens, batch),
+        task=task,
         out=out,
         quick=quick,
         processes=processes,

@@ -10,26 +10,25 @@ from rich.table import Table
 from feathervlm.cli import console
 
 if TYPE_CHECKING:
-    from feathervlm.embedded.questions import Grade
-    from feathervlm.evaluation.demo import Show
-    from feathervlm.evaluation.embedded_result import Result
-    from feathervlm.inference.compare import Outcome
+    from feathervlm.evaluation.demo import DemoResult
+    from feathervlm.evaluation.embedded_result import BenchmarkResult
+    from feathervlm.inference.compare import RunResult
     from feathervlm.study.run_study import Study
 
 
-def print_show(shown: "Show", files: list[Path]) -> None:
+def print_show(shown: "DemoResult", files: list[Path]) -> None:
     """The demo: replies, benchmark, where to look."""
-    for question in dict.fromkeys(reply.question for reply in shown.replies):
+    for question in dict.fromkeys(reply.question for reply in shown.answers):
         right = f"   (right: {question.answer})" if question.answer and not question.box else ""
         typer.echo(f"{question.text}{right}")
-        for reply in shown.replies:
+        for reply in shown.answers:
             if reply.question == question:
-                typer.echo(f"    {reply.method}: {_printable(reply.run.answer)}   {_verdict(reply.grade)}".rstrip())
+                typer.echo(f"    {reply.method}: {_printable(reply.answer.text)}   {_verdict(reply.grade)}".rstrip())
     typer.echo()
     table = Table("cost", "tokens per layer", "prefill FLOPs", "first token", show_edge=False, pad_edge=False)
     for name in shown.pictures:
-        first, *_ = replies = [reply for reply in shown.replies if reply.method == name]
-        seconds = median(reply.run.first_token for reply in replies)
+        first, *_ = replies = [reply for reply in shown.answers if reply.method == name]
+        seconds = median(reply.answer.first_token_seconds or 0 for reply in replies)
         facts = first.to_dict()
         tokens = "all" if facts["average_tokens"] is None else f"{facts['average_tokens']:.0f}"
         table.add_row(name, tokens, f"{facts['flops_ratio']:.0%}", f"{seconds * 1e3:.1f} ms")
@@ -37,16 +36,16 @@ def print_show(shown: "Show", files: list[Path]) -> None:
     if shown.benchmarks:
         typer.echo()
         _print_benchmarks(shown.benchmarks)
-    if not shown.wish.model:
+    if not shown.request.model:
         typer.echo("\nA model this small spends little time on visual tokens; `run` shows what a real one saves.")
     typer.echo("\nLook at the pictures: bright patches are what the model still sees after each stage.")
-    if any(reply.question.box for reply in shown.replies):
+    if any(reply.question.box for reply in shown.answers):
         typer.echo("The true box is green, the predicted one red. Is the object that was asked about still there?")
     for path in files:
         typer.echo(f"    {path}")
 
 
-def _print_benchmarks(results: "list[Result]") -> None:
+def _print_benchmarks(results: "list[BenchmarkResult]") -> None:
     n = results[0].n
     table = Table("accuracy", *(result.method for result in results), show_edge=False, pad_edge=False)
     for name, task in results[0].tasks.items():
@@ -62,10 +61,11 @@ def _print_benchmarks(results: "list[Result]") -> None:
     typer.echo(f"{n} questions per task, the same for every method; 95 % intervals.{more}")
 
 
-def _verdict(found: "Grade | None") -> str:
-    if found is None:
+def _verdict(grade: tuple[bool, float | None] | None) -> str:
+    if grade is None:
         return ""
-    return ("right" if found.correct else "wrong") + ("" if found.iou is None else f", IoU {found.iou:.2f}")
+    correct, overlap = grade
+    return ("right" if correct else "wrong") + ("" if overlap is None else f", IoU {overlap:.2f}")
 
 
 def print_methods(described: list[dict[str, Any]]) -> None:
@@ -162,26 +162,24 @@ def _quoted(spec: str) -> str:
     return f'"{spec}"' if "(" in spec else spec
 
 
-def print_outcome(outcome: "Outcome") -> None:
+def print_outcome(outcome: "RunResult") -> None:
     """What `run` found."""
     unpruned, pruned = outcome.unpruned, outcome.pruned
-    typer.echo(f"unpruned: {_printable(unpruned.answer)}")
+    typer.echo(f"unpruned: {_printable(unpruned.text)}")
     if pruned is not None:
-        typer.echo(f"pruned:   {_printable(pruned.answer)}\n\n{outcome.report}")
+        typer.echo(f"pruned:   {_printable(pruned.text)}\n\n{outcome.report}")
     table = Table("", "unpruned", *(["pruned", "ratio"] if pruned else []), show_edge=False, pad_edge=False)
-    for name, before, after in (
-        ("first token", unpruned.first_token, pruned and pruned.first_token),
-        ("whole answer", unpruned.total, pruned and pruned.total),
-    ):
+    for name, key in (("first token", "first_token_seconds"), ("whole answer", "seconds")):
+        before, after = (one and getattr(one, key) for one in (unpruned, pruned))
         table.add_row(name, f"{before:.3f} s", *([f"{after:.3f} s", f"{after / before:.0%}"] if after else []))
-    table.add_row("new tokens", str(unpruned.new_tokens), *([str(pruned.new_tokens)] if pruned else []))
+    table.add_row("new tokens", str(unpruned.tokens), *([str(pruned.tokens)] if pruned else []))
     typer.echo()
     console.out.print(table)
     if pruned is not None and not outcome.gain:
         typer.echo(
-            f"\nThere was no gain: the first token took {pruned.first_token:.3f} s pruned and "
-            f"{unpruned.first_token:.3f} s unpruned. Pruning pays where prefill is the work: many visual tokens, "
-            "a large model, a large batch."
+            f"\nThere was no gain: the first token took {pruned.first_token_seconds:.3f} s pruned and "
+            f"{unpruned.first_token_seconds:.3f} s unpruned. Pruning pays where prefill is the work: many visual "
+            "tokens, a large model, a large batch."
         )
 
 

@@ -70,7 +70,8 @@ class Sample:
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:
         """Return the sample that `to_dict` wrote."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+        return cls(**fields)
 
 
 def _rounded(value: Any, digits: int) -> Any:

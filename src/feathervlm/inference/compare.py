@@ -128,7 +128,7 @@ def _compare(
                 rounds[kind] += answerer.answer(batch, method, timed=True)
     unpruned, pruned = (_middle(answers[1:]) if answers else None for answers in rounds.values())
     assert unpruned is not None, "there is at least one unpruned run"
-    return unpruned, pruned, pruned and rounds["pruned"][-1].report
+    return unpruned, pruned, rounds["pruned"][-1].report if pruned else None
 
 
 def _middle(answers: list[Answer]) -> Answer:

@@ -24,7 +24,7 @@ class LocalFiles:
         data: the directory in which paths begin.
     """
 
-    title: ClassVar[str]
+    title: str
     fetch: ClassVar[str] = ""
 
     def __init__(self, data: Path) -> None:
