@@ -45,7 +45,7 @@ class Jsonl(Task):
         super().__init__(path.absolute().parent)
         self.path, self.name, self.title = path, path.name, path.name
         content, text = _read(path)
-        pictures, checks = Pictures(self.data), LineChecks()
+        pictures, checks = PictureSizes(self.data), LineChecks()
         self._questions, broken = list[Question](), []
         # splitlines() would also split at characters that JSON allows inside a text.
         for number, line in enumerate(text.split("\n"), 1):
@@ -124,7 +124,7 @@ class LineChecks:
             raise Broken(f"id {short(question.id)} is also that of line {self.ids[question.id]}")
 
 
-class Pictures:
+class PictureSizes:
     """The sizes of pictures and a hash of all of them; each picture is read once.
 
     Args:
@@ -188,7 +188,7 @@ def _read(path: Path) -> tuple[bytes, str]:
         raise PruningError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
-def _question(number: int, text: str, pictures: Pictures) -> Question:
+def _question(number: int, text: str, pictures: PictureSizes) -> Question:
     """Return the question of a line, or raise `Broken`."""
     line = parse(text)
     size = pictures.size(line.image)
