@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+, RefCOCOg: where is what a phrase refers to? (arXiv 1608.00272, 1511.02283, validation splits.)"""
+"""RefCOCO, RefCOCO+, RefCOCOg: objects that a phrase refers to (arXiv 1608.00272, 1511.02283, validation splits)."""
 
 import pickle
 from collections.abc import Iterator
@@ -10,20 +10,19 @@ from feathervlm.evaluation.tasks.localization import Localization
 
 
 class Plain(pickle.Unpickler):
-    """Reads numbers, texts, lists and dictionaries, and runs nothing: a pickle from the net could hold any code."""
+    """An unpickler of numbers, texts, lists and dictionaries that runs no code, which a pickle from the net could hold."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Refuse."""
+        """Refuse every class."""
         raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
 
 
 class Referring(Localization):
-    """One question per phrase; right from an IoU of 0.5."""
+    """One question per phrase, right from an IoU of 0.5."""
 
     refs: ClassVar[str]
 
     def read(self) -> Iterator[Question]:
-        """The phrases of the validation split, with the boxes of the objects that they refer to."""
         folder = f"refcoco/{self.name}"
         boxes = {row["id"]: row["bbox"] for row in self.json(f"{folder}/instances.json")["annotations"]}
         for ref in self._refs(f"{folder}/{self.refs}"):
@@ -58,7 +57,7 @@ def _fetch(archive: str, name: str, refs: str) -> str:
 
 
 class RefCOCO(Referring):
-    """Short phrases, of a game."""
+    """Short phrases from a game."""
 
     name = "refcoco"
     title = "RefCOCO"
@@ -68,7 +67,7 @@ class RefCOCO(Referring):
 
 
 class RefCOCOPlus(Referring):
-    """The same game without words for places."""
+    """Phrases from the same game without words for places."""
 
     name = "refcoco+"
     title = "RefCOCO+"
@@ -78,7 +77,7 @@ class RefCOCOPlus(Referring):
 
 
 class RefCOCOg(Referring):
-    """Longer phrases, written without a game; the split of UMD."""
+    """Longer phrases that were written without a game; the split of UMD."""
 
     name = "refcocog"
     title = "RefCOCOg"

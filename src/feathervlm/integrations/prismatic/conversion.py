@@ -128,7 +128,7 @@ def convert(sources: Sources, out: Path, *, force: bool = False, say: Say = lamb
     )
 
 
-def _tower(sources: Sources, checkpoint: dict[str, reading.Tensors], told: Recipe) -> reading.Tower:
+def _tower(sources: Sources, checkpoint: dict[str, reading.Tensors], told: Recipe) -> reading.TowerWeights:
     own = checkpoint.get(names.TOWER)
     if own is not None and sources.vision is not None:
         raise PruningError("The checkpoint holds the vision encoder that it was trained with; leave --vision out.")

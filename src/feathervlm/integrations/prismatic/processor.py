@@ -16,7 +16,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from feathervlm.core.errors import PruningError
-from feathervlm.integrations.prismatic.registry import Llm, Prompt, Recipe, Tower
+from feathervlm.integrations.prismatic.registry import Llm, PromptFormat, Recipe, Tower
 
 UNKNOWN, START, END, PAD, IMAGE = "<unk>", "<s>", "</s>", "<PAD>", "<image>"
 MULTIPLE = 64
@@ -143,7 +143,7 @@ def image_processor(recipe: Recipe) -> LlavaImageProcessorPil:
     )
 
 
-def template(prompt: Prompt) -> str:
+def template(prompt: PromptFormat) -> str:
     """The chat template: start token, placeholders of pictures, then the turns, without white space at the end."""
     told = {"FIRST": prompt.first, "LATER": prompt.later, "AFTER": prompt.after}
     text = TEMPLATE

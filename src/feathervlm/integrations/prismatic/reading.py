@@ -37,7 +37,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Tower:
+class TowerWeights:
     """The tensors of a vision encoder, and the names of those that LLaVA has no use for."""
 
     tensors: Tensors
@@ -86,7 +86,7 @@ def read_checkpoint(run: Path) -> dict[str, Tensors]:
     return {str(part): dict(tensors) for part, tensors in model.items()}
 
 
-def own_tower(tensors: Tensors) -> Tower:
+def own_tower(tensors: Tensors) -> TowerWeights:
     """The vision encoder that a checkpoint brings along.
 
     Raises:
@@ -102,7 +102,7 @@ def own_tower(tensors: Tensors) -> Tower:
     return _sorted({name.removeprefix(front): tensor for name, tensor in tensors.items()}, ())
 
 
-def read_tower(path: Path) -> Tower:
+def read_tower(path: Path) -> TowerWeights:
     """A vision encoder from a file, or from a directory with one, in the names of timm or transformers.
 
     Raises:
@@ -126,16 +126,16 @@ def read_tower(path: Path) -> Tower:
     return _within(list(tensors), tensors.__getitem__)
 
 
-def _within(found: list[str], read: Callable[[str], Tensor]) -> Tower:
+def _within(found: list[str], read: Callable[[str], Tensor]) -> TowerWeights:
     """The vision encoder among the tensors of a file."""
     front = next((front for front in FRONTS if any(name.startswith(front) for name in found)), "")
     beside = tuple(name for name in found if front and BESIDE.match(name))
     return _sorted({name.removeprefix(front): read(name) for name in found if name not in beside}, beside)
 
 
-def _sorted(tensors: Tensors, beside: tuple[str, ...]) -> Tower:
+def _sorted(tensors: Tensors, beside: tuple[str, ...]) -> TowerWeights:
     unused = tuple(name for name in tensors if name.startswith(names.UNUSED))
-    return Tower({name: tensor for name, tensor in tensors.items() if name not in unused}, unused + beside)
+    return TowerWeights({name: tensor for name, tensor in tensors.items() if name not in unused}, unused + beside)
 
 
 def _load_pickle(path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptFormat:
     """What stands around a user's message: `first` before the first one, `later` before the others, `after` each."""
 
     first: str
@@ -76,7 +76,7 @@ class Llm:
     kind: Literal["llama", "mistral"]
     width: int
     layers: int
-    prompt: Prompt
+    prompt: PromptFormat
     fetch: str
     head: int = 128
 
@@ -104,21 +104,21 @@ TOWERS = {
     "clip-vit-l-336px": Tower("clip", 336, 1024, 24, ("openai/clip-vit-large-patch14-336",)),
 }
 
-PURE = Prompt("In: ", "In: ", "\nOut: ")
-VICUNA = Prompt(
+PURE = PromptFormat("In: ", "In: ", "\nOut: ")
+VICUNA = PromptFormat(
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions. USER: ",
     "USER: ",
     " ASSISTANT: ",
 )
-LLAMA2_CHAT = Prompt(
+LLAMA2_CHAT = PromptFormat(
     # The unbalanced <<SYS> is what these models were trained with.
     "[INST] <<SYS>\nYou are a helpful language and vision assistant. You are able to understand the visual content "
     "that the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n",
     "<s>[INST] ",
     " [/INST] ",
 )
-INSTRUCT = Prompt("[INST] ", "[INST] ", " [/INST] ")
+INSTRUCT = PromptFormat("[INST] ", "[INST] ", " [/INST] ")
 
 LLAMA2, VICUNA_HUB, MISTRAL = "meta-llama/Llama-2-7b-hf", "llava-hf/llava-1.5-7b-hf", "mistralai/Mistral-7B"
 LLMS = {
