@@ -67,7 +67,10 @@ def test_a_family_answers_in_the_length_of_the_model(name, lines, tiny_family):
 
 
 def test_work_is_done_once_chunk_by_chunk_or_method_by_method(tmp_path, monkeypatch):
-    questions = [questions_of(Embedded(n=2, seed=1, splits=("locate",))), questions_of(Embedded(n=1, splits=("place",)))]
+    questions = [
+        questions_of(Embedded(n=2, seed=1, splits=("locate",))),
+        questions_of(Embedded(n=1, splits=("place",))),
+    ]
     store = AnswerStore(tmp_path / "answers", {})
     methods = (UNPRUNED, METHOD)
     work = open_work(questions, methods, store)

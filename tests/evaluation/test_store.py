@@ -20,7 +20,9 @@ METHOD = "fastv:layer=2"
 
 def asked(*counts):
     """Questions in chunks of these sizes."""
-    questions = [Question(f"{part}-{n}", "?", "", split=str(part)) for part, size in enumerate(counts) for n in range(size)]
+    questions = [
+        Question(f"{part}-{n}", "?", "", split=str(part)) for part, size in enumerate(counts) for n in range(size)
+    ]
     return QuestionSet(Embedded(), questions)
 
 

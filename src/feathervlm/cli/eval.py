@@ -16,8 +16,8 @@ from feathervlm.methods import get
 from feathervlm.utils import files
 
 if TYPE_CHECKING:
-    from feathervlm.evaluation.statistics import Estimate
     from feathervlm.evaluation.results import Row
+    from feathervlm.evaluation.statistics import Estimate
 
 
 def evaluate(

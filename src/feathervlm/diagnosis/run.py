@@ -32,8 +32,8 @@ from feathervlm.inference.model_spec import ModelSpec, is_embedded
 from feathervlm.methods import Method, get
 from feathervlm.utils import files
 from feathervlm.utils.progress import Say
-from feathervlm.utils.quiet import quiet
 from feathervlm.utils.provenance import versions
+from feathervlm.utils.quiet import quiet
 
 SHOWN = 6
 """Pictures that are drawn."""

@@ -85,7 +85,7 @@ def benchmark(
     asker = Asker(loaded)
     with _steps(progress, n * len(names)) as step:
         if unpruned is None:
-            unpruned = replace(empty, tasks={name: _unpruned(asker, empty, name, step) for name in names})
+            unpruned = replace(empty, tasks={name: _measure(asker, empty, name, step) for name in names})
         if method is None:
             return unpruned
         label = str(method)
@@ -110,6 +110,10 @@ def _check(unpruned: BenchmarkResult, names: Sequence[str], empty: BenchmarkResu
         raise PruningError("The unpruned result answers other tasks, n, seed or sizes; measure it with the same ones.")
 
 
+_remembered: dict[tuple[Any, ...], TaskResult] = {}
+"""Unpruned results of the shipped model, by questions and batch size."""
+
+
 def _measure(
     asker: Asker,
     result: BenchmarkResult,
@@ -118,7 +122,11 @@ def _measure(
     method: AnyMethod = None,
     unpruned: TaskResult | None = None,
 ) -> TaskResult:
-    """Answer the questions of a task in batches."""
+    """Answer the questions of a task in batches; unpruned results of the shipped model are remembered."""
+    key = (name, result.n, result.seed, result.unseen, asker.answerer.batch)
+    if method is None and result.model == SHIPPED and key in _remembered:
+        step(UNPRUNED, result.n)
+        return _remembered[key]
     task = Embedded(Path(), result.n, result.seed, unseen=result.unseen, splits=(name,))
     questions = QuestionSet(task, task.questions(None))
     samples, begun, batch = [], time.perf_counter(), asker.answerer.batch
@@ -127,22 +135,10 @@ def _measure(
         samples += asker.answer(questions, numbers, {result.method: method})[result.method]
         step(result.method, len(numbers))
     seconds = time.perf_counter() - begun
-    return TaskResult.of(name, questions.questions, samples, None if unpruned is None else unpruned.right, seconds)
-
-
-_remembered: dict[tuple[Any, ...], TaskResult] = {}
-"""Unpruned results of the shipped model, by questions and batch size."""
-
-
-def _unpruned(asker: Asker, empty: BenchmarkResult, name: str, step: Step) -> TaskResult:
-    key = (name, empty.n, empty.seed, empty.unseen, asker.answerer.batch)
-    if empty.model != SHIPPED:
-        return _measure(asker, empty, name, step)
-    if key in _remembered:
-        step(UNPRUNED, empty.n)
-    else:
-        _remembered[key] = _measure(asker, empty, name, step)
-    return _remembered[key]
+    measured = TaskResult(name, questions.questions, samples, seconds, None if unpruned is None else unpruned.right)
+    if method is None and result.model == SHIPPED:
+        _remembered[key] = measured
+    return measured
 
 
 @contextmanager

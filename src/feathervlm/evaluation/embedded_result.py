@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,67 +10,69 @@ from numpy.typing import NDArray
 
 from feathervlm.embedded.questions import best_blind
 from feathervlm.evaluation.samples import Sample
-from feathervlm.evaluation.statistics import Bools, Interval, paired, wilson
+from feathervlm.evaluation.statistics import Bools, Interval, average, paired, wilson
 from feathervlm.evaluation.tasks.base import Question
 
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """The answers to one task.
+    """The answers to one task, in the order of its questions.
 
     Attributes:
         name: Name of the task.
-        right: Which answers are right, of shape (n,); boxes from an IoU of 0.5 on.
-        unpruned: The same of the unpruned run on the same questions, of shape (n,); None if this is that run.
-        iou: IoU with the true box, 0 for invalid boxes, of shape (n,); None unless the task localizes.
-        top: Whether the center of the target lies in the top half of the picture, of shape (n,); None unless the task
-            localizes.
-        answers: Answers as they were written.
-        blind: Share that the best fixed answer to each wording gets right.
-        average_tokens: Visual tokens per layer, averaged over layers and questions; None if nothing was pruned.
-        flops_ratio: FLOPs of the decoder's prefill over those of the unpruned one; None if nothing was pruned.
-        kept_rows: For each stage the share of the kept tokens in each row of the grid.
+        questions: The questions.
+        samples: The graded answers.
         seconds: Time spent on answering.
+        unpruned: Which answers of the unpruned run are right, of shape (n,); None if this is that run.
     """
 
     name: str
-    right: Bools
-    unpruned: Bools | None
-    iou: NDArray[np.float64] | None
-    top: Bools | None
-    answers: list[str] = field(repr=False)
-    blind: float
-    average_tokens: float | None
-    flops_ratio: float | None
-    kept_rows: list[list[float]]
+    questions: Sequence[Question] = field(repr=False)
+    samples: Sequence[Sample] = field(repr=False)
     seconds: float
+    unpruned: Bools | None = None
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        questions: Sequence[Question],
-        samples: Sequence[Sample],
-        unpruned: Bools | None,
-        seconds: float,
-    ) -> "TaskResult":
-        """Return the result of graded answers to the questions of a task."""
-        boxed = questions[0].box is not None
-        tokens = [sample.tokens for sample in samples if sample.tokens is not None]
-        flops = [sample.flops for sample in samples if sample.flops is not None]
-        return cls(
-            name=name,
-            right=np.array([sample.right for sample in samples]),
-            unpruned=unpruned,
-            iou=np.array([sample.iou for sample in samples], float) if boxed else None,
-            top=np.array([sample.top for sample in samples]) if boxed else None,
-            answers=[sample.answer for sample in samples],
-            blind=best_blind([question.target for question in questions]),
-            average_tokens=float(np.mean(tokens)) if tokens else None,
-            flops_ratio=float(np.mean(flops)) if flops else None,
-            kept_rows=_kept_rows(samples),
-            seconds=seconds,
-        )
+    @property
+    def answers(self) -> list[str]:
+        """The answers as they were written."""
+        return [sample.answer for sample in self.samples]
+
+    @cached_property
+    def right(self) -> Bools:
+        """Which answers are right, of shape (n,); boxes from an IoU of 0.5 on."""
+        return np.array([sample.right for sample in self.samples])
+
+    @property
+    def iou(self) -> NDArray[np.float64] | None:
+        """IoU with the true box, 0 for invalid boxes, of shape (n,); None unless the task localizes."""
+        return np.array([sample.iou for sample in self.samples]) if self.questions[0].box else None
+
+    @property
+    def top(self) -> Bools | None:
+        """Whether the target's center lies in the top half, of shape (n,); None unless the task localizes."""
+        return np.array([sample.top for sample in self.samples]) if self.questions[0].box else None
+
+    @cached_property
+    def blind(self) -> float:
+        """The share that the best fixed answer to each wording gets right."""
+        return best_blind([question.target for question in self.questions])
+
+    @property
+    def average_tokens(self) -> float | None:
+        """Visual tokens per layer, averaged over layers and questions; None if nothing was pruned."""
+        return average([sample.tokens for sample in self.samples])
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """FLOPs of the prefill over those of the unpruned one, averaged over questions; None if nothing was pruned."""
+        return average([sample.flops for sample in self.samples])
+
+    @property
+    def kept_rows(self) -> list[list[float]]:
+        """For each stage the share of the kept tokens in each row of the grid."""
+        masks = [sample.masks() for sample in self.samples if sample.shape is not None]
+        counts = [np.sum([mask.sum((0, 2)) for mask in stage], 0) for stage in zip(*masks, strict=True)]
+        return [(count / max(count.sum(), 1)).tolist() for count in counts]
 
     @property
     def n(self) -> int:
@@ -146,12 +149,12 @@ class BenchmarkResult:
     @property
     def average_tokens(self) -> float | None:
         """Visual tokens per layer, averaged over layers and tasks; None if nothing was pruned."""
-        return _mean([task.average_tokens for task in self.tasks.values()])
+        return average([task.average_tokens for task in self.tasks.values()])
 
     @property
     def flops_ratio(self) -> float | None:
         """FLOPs of the decoder's prefill over those of the unpruned one; None if nothing was pruned."""
-        return _mean([task.flops_ratio for task in self.tasks.values()])
+        return average([task.flops_ratio for task in self.tasks.values()])
 
     @property
     def kept_rows(self) -> list[list[float]]:
@@ -211,18 +214,6 @@ class BenchmarkResult:
             if mean is not None:
                 lines.append(f"mean difference, {title}: {mean}")
         return "\n".join(lines)
-
-
-def _mean(numbers: Sequence[float | None]) -> float | None:
-    known = [number for number in numbers if number is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _kept_rows(samples: Sequence[Sample]) -> list[list[float]]:
-    """Return for each stage the share of the kept tokens in each row of the grid."""
-    masks = [sample.masks() for sample in samples if sample.shape is not None]
-    counts = [np.sum([mask.sum((0, 2)) for mask in stage], 0) for stage in zip(*masks, strict=True)]
-    return [(count / max(count.sum(), 1)).tolist() for count in counts]
 
 
 def _bottom_third(rows: list[float]) -> float:

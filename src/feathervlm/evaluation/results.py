@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from feathervlm.evaluation.samples import Sample
-from feathervlm.evaluation.statistics import Bootstrap, Estimate, mean
+from feathervlm.evaluation.statistics import Bootstrap, Estimate, average, mean
 from feathervlm.evaluation.tasks import SUITE, TASKS
 from feathervlm.evaluation.tasks.base import Task
 from feathervlm.inference.model_spec import UNPRUNED
@@ -109,9 +109,9 @@ def _task_rows(name: str, task: Task | type[Task], runs: Mapping[str, Sequence[S
             score=whole[method] if task.average == "pooled" else mean([part[method] for part in drawn.values()]),
             change=None,
             retention=None,
-            invalid=_average([None if sample.valid is None else not sample.valid for sample in own]),
-            tokens=_average([sample.tokens for sample in own]),
-            flops=_average([sample.flops for sample in own]),
+            invalid=average([None if sample.valid is None else not sample.valid for sample in own]),
+            tokens=average([sample.tokens for sample in own]),
+            flops=average([sample.flops for sample in own]),
             splits={split: part[method] for split, part in drawn.items()},
             more=task.more(own),
         )
@@ -121,7 +121,7 @@ def _task_rows(name: str, task: Task | type[Task], runs: Mapping[str, Sequence[S
 
 def _mean(group: str, method: str, found: Sequence[Row]) -> Row:
     """Return the mean of some tasks, in which each counts alike."""
-    costs = {name: _average([getattr(row, name) for row in found]) for name in ("invalid", "tokens", "flops")}
+    costs = {name: average([getattr(row, name) for row in found]) for name in ("invalid", "tokens", "flops")}
     score = mean([row.score for row in found])
     return Row(group, f"mean, {group}", method, 0, score, None, None, **costs, splits={}, more={})
 
@@ -130,8 +130,3 @@ def _compared(row: Row, unpruned: Estimate) -> Row:
     if row.method == UNPRUNED:
         return row
     return replace(row, change=row.score - unpruned, retention=row.score / unpruned)
-
-
-def _average(numbers: Sequence[float | None]) -> float | None:
-    known = [number for number in numbers if number is not None]
-    return float(np.mean(known)) if known else None

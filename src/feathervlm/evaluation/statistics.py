@@ -134,6 +134,12 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(float(np.mean([one.value for one in estimates])), np.mean([one.draws for one in estimates], 0))
 
 
+def average(numbers: Sequence[float | None]) -> float | None:
+    """Return the mean of the known numbers; None if there are none."""
+    known = [number for number in numbers if number is not None]
+    return float(np.mean(known)) if known else None
+
+
 class Bootstrap:
     """Random weights of questions, set by set: the Bayesian bootstrap (Rubin, 1981) with exponential weights.
 

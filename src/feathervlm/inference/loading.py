@@ -56,36 +56,26 @@ class LoadedModel:
 
     @property
     def boxes(self) -> BoxFormat | None:
-        """The format in which the model writes boxes; None if it is not known."""
-        return box_format(self.model, self.embedded)
+        """The format in which the model writes boxes; None if it is not known.
+
+        An embedded model is a LLaVA by its classes, but writes boxes in its own format.
+        """
+        return BOXES if self.embedded else family_of(self.model).boxes
 
 
 @dataclass(frozen=True, eq=False)
-class CheckedModel:
-    """A model whose config, processor and methods were checked, and whose weights were not read.
+class CheckedModel(LoadedModel):
+    """A model without weights, whose config, processor and methods were checked.
 
     Attributes:
         spec: Which model it is.
-        model: The model without weights.
-        processor: Its processor.
-        settings: Device, dtype, maximum answer length and batch size.
-        embedded: Whether it is the embedded model, or one of another training run of it.
         device: The torch device to run on.
         dtype: The torch type to load, or "auto".
     """
 
     spec: ModelSpec
-    model: PreTrainedModel
-    processor: Any
-    settings: ModelSettings
-    embedded: bool
     device: torch.device
     dtype: torch.dtype | str
-
-    @property
-    def boxes(self) -> BoxFormat | None:
-        """The format in which the model writes boxes; None if it is not known."""
-        return box_format(self.model, self.embedded)
 
     def load(self) -> LoadedModel:
         """Read the weights.
@@ -120,7 +110,7 @@ def check(
     embedded = is_embedded(processor)
     settings = spec.resolve(embedded)
     device, dtype = choose_device(settings.device), choose_dtype(settings.dtype)
-    return CheckedModel(spec, model, processor, settings, embedded, device, dtype)
+    return CheckedModel(model, processor, settings, embedded, spec, device, dtype)
 
 
 def load(spec: ModelSpec) -> LoadedModel:
@@ -154,14 +144,6 @@ def describe(checked: CheckedModel) -> dict[str, Any]:
         "batch": settings.batch,
         "versions": versions(),
     }
-
-
-def box_format(model: PreTrainedModel, embedded: bool) -> BoxFormat | None:
-    """Return the format in which a model writes boxes; None if it is not known.
-
-    An embedded model is a LLaVA by its classes, but writes boxes in its own format.
-    """
-    return BOXES if embedded else family_of(model).boxes
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from feathervlm.diagnosis.mask_statistics import bottom_third, heat_map
-from feathervlm.evaluation.statistics import Bootstrap, Estimate, mean
 from feathervlm.evaluation.samples import Sample, unpack
+from feathervlm.evaluation.statistics import Bootstrap, Estimate, mean
 from feathervlm.evaluation.tasks.base import KINDS, Kind, Question
 from feathervlm.inference.model_spec import UNPRUNED
 

@@ -29,9 +29,7 @@ def test_pixels_of_the_resized_picture(reader, lines):
     shown = cols * 4, rows * 4
     assert boxes.resized(SIZE) == shown != SIZE
     true = (10, 20, 60, 50)
-    left, top, right, bottom = (
-        round(side * to / of) for side, to, of in zip(true, shown * 2, SIZE * 2, strict=True)
-    )
+    left, top, right, bottom = (round(side * to / of) for side, to, of in zip(true, shown * 2, SIZE * 2, strict=True))
     found = boxes.read(f'[{{"bbox_2d": [{left}, {top}, {right}, {bottom}], "label": "x"}}]', SIZE)
     assert iou(found, true) > 0.95
     outside = boxes.read(f"[{left}, {top}, {shown[0] + 5}, {bottom}]", SIZE)

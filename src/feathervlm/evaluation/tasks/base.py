@@ -5,7 +5,6 @@ package that has a `name` is registered under it.
 """
 
 import hashlib
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from feathervlm.core.boxes import BoxFormat, Size, iou
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
 from feathervlm.evaluation.metrics import Protocol
+from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks.files import LocalFiles
 
 Average = Literal["pooled", "splits"]
@@ -78,20 +78,6 @@ class Grade:
     box: Box | None = None
 
 
-class Answered(typing.Protocol):
-    """A graded answer, as far as a task reads it."""
-
-    @property
-    def answer(self) -> str:
-        """The answer as it was written, or the choice."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """The score from 0 to 1."""
-        ...
-
-
 @dataclass(frozen=True)
 class Reading:
     """How answers are read.
@@ -146,7 +132,7 @@ class Task(LocalFiles, ABC):
         """Grade an answer."""
 
     @classmethod
-    def more(cls, samples: Sequence[Answered]) -> dict[str, float]:
+    def more(cls, samples: Sequence[Sample]) -> dict[str, float]:
         """Return other numbers that are usual for the task, by name."""
         return {}
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import BRIEF, Answered, Question
+from feathervlm.evaluation.samples import Sample
+from feathervlm.evaluation.tasks.base import BRIEF, Question
 from feathervlm.evaluation.tasks.choice import Choice
 
 SUBSETS = ("adversarial", "popular", "random")
@@ -42,7 +43,7 @@ class POPE(Choice):
                 )
 
     @classmethod
-    def more(cls, samples: Sequence[Answered]) -> dict[str, float]:
+    def more(cls, samples: Sequence[Sample]) -> dict[str, float]:
         """Return the F1 of `yes` over all questions, and the share of answers that are `yes`."""
         said = sum(sample.answer == "Yes" for sample in samples)
         hit = sum(sample.answer == "Yes" and sample.score == 1 for sample in samples)
