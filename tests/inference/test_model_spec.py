@@ -5,6 +5,7 @@ import pytest
 from feathervlm import PruningError
 from feathervlm.embedded.assets import WEIGHTS
 from feathervlm.inference import model_spec
+from feathervlm.inference.loading import choose_dtype
 from feathervlm.inference.model_spec import ModelSettings, ModelSpec
 
 
@@ -14,6 +15,13 @@ def test_defaults_of_embedded_and_other_models():
     assert ModelSpec("other").resolve(False) == ModelSettings("auto", "auto", 32, 1)
     spec = ModelSpec("other", "cuda:1", "bfloat16", max_new_tokens=7, batch=3)
     assert spec.resolve(True) == spec.resolve(False) == ModelSettings("cuda:1", "bfloat16", 7, 3)
+
+
+def test_the_stored_type_can_be_the_default():
+    assert ModelSpec().as_stored() == ModelSpec()
+    assert ModelSpec("other", dtype="float32").as_stored().dtype == "float32"
+    assert ModelSpec("other").as_stored().resolve(True).dtype == "stored"
+    assert choose_dtype("stored") == choose_dtype("auto") == "auto"
 
 
 @pytest.mark.parametrize("name", ["batch", "max_new_tokens"])

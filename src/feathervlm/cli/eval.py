@@ -25,7 +25,7 @@ def evaluate(
         str, typer.Option(metavar="LIST", help="Specs as in `feathervlm methods`, with commas; none: unpruned.")
     ] = "none,fastv,feather",
     tasks: Annotated[
-        str, typer.Option(metavar="LIST", help="embedded, feather_suite (all twelve), or names with commas.")
+        str, typer.Option(metavar="LIST", help="embedded, feather_suite (all twelve), names or files (docs/study-data.md), with commas.")
     ] = "embedded",
     model: Annotated[
         str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")

@@ -1,7 +1,7 @@
 """The small trained VLM that ships with the package, its scenes, its tasks and its benchmark.
 
-`load` returns the model and its processor, `benchmark` measures a method on it. The model card, `weights/README.md`,
-says how the weights were made and what they can and cannot show.
+`load` returns the model and its processor, `benchmark` measures a method on it. `weights/README.md` describes how the
+weights were made and what they can and cannot show.
 """
 
 from importlib import import_module

@@ -150,7 +150,7 @@ def show(request: DemoRequest, say: Say = lambda now: None) -> DemoResult:
     """
     picture, questions = _picture_and_questions(request)
     say(f"loading {request.model or 'the embedded model'}")
-    spec = ModelSpec(request.model or SHIPPED, max_new_tokens=request.max_new_tokens)
+    spec = ModelSpec(request.model or SHIPPED, max_new_tokens=request.max_new_tokens).as_stored()
     checked = loading.check(spec, request.chosen)
     if not request.model:
         check_words(checked.processor, [question.text for question in questions])

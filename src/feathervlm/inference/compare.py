@@ -99,7 +99,7 @@ def run(request: RunRequest, *, draw: bool = False, say: Say = lambda now: None)
     prompt = Prompt(request.prompt, tuple(map(open_picture, request.images)))
     name = request.spec.model
     say(f"looking at {name}")
-    checked = loading.check(request.spec, [request.method], strict=request.strict)
+    checked = loading.check(request.spec.as_stored(), [request.method], strict=request.strict)
     check_markers(checked.processor, prompt)
     say(f"loading {name}")
     answerer = Answerer(checked.load(), strict=request.strict)

@@ -29,7 +29,7 @@ from feathervlm.utils.quiet import quiet
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXAMPLE_ID = "llava-hf/llava-1.5-7b-hf"
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+DTYPES = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,14 +164,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str) -> torch.dtype | str:
-    """Return the torch type of that name, or `auto` for the type in which the weights are stored.
+    """Return the torch type of that name; `auto`, which transformers reads as the stored type, for `auto` and `stored`.
 
     Raises:
         PruningError: Models do not run in a type of that name.
     """
     if name not in DTYPES:
         raise PruningError(f"There is no dtype {name!r}; choose one of {', '.join(DTYPES)}.")
-    return name if name == "auto" else getattr(torch, name)
+    return "auto" if name in ("auto", "stored") else getattr(torch, name)
 
 
 def load_config(name: str) -> PreTrainedConfig:

@@ -5,7 +5,7 @@ tokenizer; its defaults differ from those of other models.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class ModelSpec:
     Args:
         model: "embedded" for the model that ships with the package, a directory, or an id on the hub.
         device: Name of a torch device. "auto" is the accelerator if there is one, and the CPU for embedded models.
-        dtype: Name of a torch type. "auto" is the stored type, and float32 for embedded models.
+        dtype: Name of a torch type. "auto" is the stored type, and float32 for embedded models; "stored" is the stored
+            type for all models.
         attention: Name of an attention implementation of transformers.
         max_new_tokens: Maximum length of an answer. The default is 5 for embedded models and 32 for others.
         batch: Prompts per forward. The default is 40 for embedded models and 1 for others.
@@ -64,6 +65,10 @@ class ModelSpec:
     def path(self) -> str:
         """The directory of the model, or its id on the hub."""
         return str(WEIGHTS) if self.model == SHIPPED else self.model
+
+    def as_stored(self) -> "ModelSpec":
+        """Return the spec with the stored type as default, unless the model is the one that ships."""
+        return replace(self, dtype="stored") if self.dtype == "auto" and self.model != SHIPPED else self
 
     def resolve(self, embedded: bool) -> ModelSettings:
         """Return the settings for an embedded model or for another one."""

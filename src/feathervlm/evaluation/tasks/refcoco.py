@@ -10,7 +10,7 @@ from feathervlm.evaluation.tasks.localization import Localization
 
 
 class Plain(pickle.Unpickler):
-    """An unpickler of numbers, texts, lists and dictionaries that runs no code, which a pickle from the net could hold."""
+    """An unpickler of numbers, texts, lists and dictionaries that runs none of the code a pickle may hold."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse every class."""
