@@ -21,7 +21,9 @@ from embedded_quality import SHIPPED, folder_of, sha256_of
 from feathervlm import LastTokenAttention, Schedule, Stage, Top
 from feathervlm.embedded.scenes import COLOURS, SHAPES, SIDE, SIZES
 from feathervlm.embedded.tasks import LOCALIZATION, sample
-from feathervlm.inference import loading, prompts
+from feathervlm.inference.loading import load
+from feathervlm.inference.model_spec import ModelSpec
+from feathervlm.inference.prompts import Prompt, prepare
 from feathervlm.study.aggregates import target_cells
 from feathervlm.utils import files
 from feathervlm.utils.provenance import provenance
@@ -38,7 +40,7 @@ def measure(model: Any, processor: Any, n: int, seed: int) -> list[dict[str, flo
     even = 0.0
     for start in track(range(0, len(pairs), BATCH), "questions", -(-len(pairs) // BATCH)):
         part = pairs[start : start + BATCH]
-        inputs = prompts.prepare_all(processor, [(scene.image, question.text) for scene, question in part])
+        inputs = prepare(processor, [Prompt(question.text, (scene.image,)) for scene, question in part])
         for rope, total in sums.items():
             everything = Top(LastTokenAttention(rope=rope), keep=1.0)
             schedule = Schedule(*(Stage(at=layer, select=everything) for layer in range(1, depth)))
@@ -104,11 +106,9 @@ def main() -> None:
     arguments = parser.parse_args()
     files.make_directory(arguments.out.parent, "--out")
     folder = str(folder_of(arguments.weights))
-    with loading.quiet():
-        model, _ = loading.load_model(folder, torch.float32, "sdpa")
-        processor = loading.load_processor(folder)
-    rows = measure(model, processor, arguments.n, arguments.seed)
-    for kind, moved in question_effect(model, processor, arguments.n, arguments.seed).items():
+    loaded = load(ModelSpec(folder))
+    rows = measure(loaded.model, loaded.processor, arguments.n, arguments.seed)
+    for kind, moved in question_effect(loaded.model, loaded.processor, arguments.n, arguments.seed).items():
         for row in rows:
             # A stage before a layer uses the scores of the layer before it, which come from the state that enters that.
             row[f"heeds_{kind}"] = round(moved[int(row["layer"]) - 1], 4)

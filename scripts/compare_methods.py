@@ -20,12 +20,12 @@ from rich.progress import Progress
 from feathervlm import methods as m
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer
-from feathervlm.evaluation import study_runner
-from feathervlm.evaluation.samples import Ledger
-from feathervlm.evaluation.tasks.study_data import EmbeddedData
+from feathervlm.evaluation import runner
+from feathervlm.evaluation.store import AnswerStore
+from feathervlm.evaluation.tasks.base import QuestionSet
+from feathervlm.evaluation.tasks.embedded import Embedded
 from feathervlm.inference import loading
-from feathervlm.inference.answerer import describe
-from feathervlm.inference.model_spec import UNPRUNED, Wanted
+from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
 from feathervlm.study.aggregates import Results
 from feathervlm.study.model_probe import look_at
 from feathervlm.study.plan import Plan, rounded
@@ -125,26 +125,28 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one per core")
     parser.add_argument("--out", type=Path, default=Path("results/catalogue"), help="default: results/catalogue")
     arguments = parser.parse_args()
-    data, wanted = EmbeddedData(arguments.n, arguments.seed), Wanted(arguments.model)
-    look, about = look_at(wanted, data), describe(wanted)
+    task, spec = Embedded(n=arguments.n, seed=arguments.seed), ModelSpec(arguments.model)
+    data = QuestionSet(task, task.questions(None))
+    look, about = look_at(spec, data), loading.describe(loading.check(spec))
     plan = Plan(look.depth, look.shape)
-    encoder = loading.load_config(wanted.place).vision_config.num_hidden_layers
-    planned_methods = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2], encoder))
-    specs = list(dict.fromkeys([UNPRUNED, *(str(method) for *_, method in planned_methods)]))
-    ledger = Ledger(arguments.out / "answers", {"model": about, "data": data.fingerprint, "n": arguments.n})
+    encoder = loading.load_config(spec.path).vision_config.num_hidden_layers
+    found = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2], encoder))
+    specs = list(dict.fromkeys([UNPRUNED, *(str(method) for *_, method in found)]))
+    store = AnswerStore(arguments.out / "answers", {"model": about, "data": data.fingerprint})
+    work = runner.by_method(runner.open_work([data], specs, store), specs)
     with Progress() as bar:
-        task = bar.add_task("answers", total=len(specs) * len(data.tasks()))
-        study_runner.run(
-            wanted, data, specs, ledger, 40, arguments.processes, lambda what, more: bar.advance(task, more)
-        )
-    chunks = study_runner.chunks_of(data, 40)
-    results = Results(data.kinds, data.tasks(), {spec: ledger.read(spec, chunks) for spec in specs}, data.item)
+        answers = bar.add_task("answers", total=sum(len(piece.chunk) for piece in work))
+        runner.run(
+            spec, [data], work, store, processes=arguments.processes,
+            done=lambda piece: bar.advance(answers, len(piece.chunk)),
+        )  # fmt: skip
+    results = Results(data.kinds, data.splits, {name: store.read(data, name) for name in specs}, data.item)
     document: dict[str, Any] = {
         "provenance": provenance(),
         "model": about,
-        "questions": dict(Counter(data.tasks())),
+        "questions": dict(Counter(data.splits)),
         "unpruned": results.row(UNPRUNED),
-        "rows": [{"share": share, "name": name, **results.row(str(method))} for share, name, method in planned_methods],
+        "rows": [{"share": share, "name": name, **results.row(str(method))} for share, name, method in found],
     }
     files.make_directory(arguments.out, "--out")
     files.write_json(arguments.out / "catalogue.json", document)

@@ -23,8 +23,9 @@ from rich.progress import track
 from feathervlm.embedded import benchmark
 from feathervlm.embedded.assets import WEIGHTS
 from feathervlm.embedded.tasks import TASKS
-from feathervlm.evaluation.embedded_result import Result
+from feathervlm.evaluation.embedded_result import BenchmarkResult
 from feathervlm.inference import loading
+from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.utils import files
 from feathervlm.utils.provenance import provenance
 
@@ -41,10 +42,10 @@ class Job:
     seed: int
     unseen: bool
     weights: str
-    unpruned: Result | None = None
+    unpruned: BenchmarkResult | None = None
 
 
-def run_job(job: Job) -> Result:
+def run_job(job: Job) -> BenchmarkResult:
     """Run a job in a worker process, which keeps its model for later jobs."""
     torch.set_num_threads(1)
     return benchmark(
@@ -64,10 +65,9 @@ def load(weights: str) -> dict[str, Any]:
     if weights == SHIPPED:
         return {}
     if weights not in _loaded:
-        with loading.quiet():
-            model, _ = loading.load_model(weights, torch.float32, "sdpa")
-            model.name_or_path = Path(weights).name
-            _loaded[weights] = {"model": model, "processor": loading.load_processor(weights)}
+        loaded = loading.load(ModelSpec(weights))
+        loaded.model.name_or_path = Path(weights).name
+        _loaded[weights] = {"model": loaded.model, "processor": loaded.processor}
     return _loaded[weights]
 
 
@@ -85,11 +85,11 @@ def measure_tasks(
     pool: Pool,
     arguments: argparse.Namespace,
     method: str | None = None,
-    unpruned: Sequence[Result | None] = (None,) * len(TASKS),
+    unpruned: Sequence[BenchmarkResult | None] = (None,) * len(TASKS),
     *,
     unseen: bool = False,
-) -> list[Result]:
-    """Return the results of every task, in order, with a progress bar."""
+) -> list[BenchmarkResult]:
+    """Every task, in order, with a progress bar."""
     n = max(arguments.n // 4, 1) if unseen else arguments.n
     shared = (n, arguments.seed, unseen, arguments.weights)
     jobs = [Job(method, task, *shared, result) for task, result in zip(TASKS, unpruned, strict=True)]
@@ -111,9 +111,9 @@ def measure(pool: Pool, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the results unpruned, from text alone, and on unseen sizes and counts (a quarter as many questions)."""
     unpruned = measure_tasks(pool, arguments)
     return {
-        "unpruned": Result.join(unpruned).to_dict(),
-        "text_only": Result.join(measure_tasks(pool, arguments, "text-only", unpruned)).to_dict(),
-        "unseen": Result.join(measure_tasks(pool, arguments, unseen=True)).to_dict(),
+        "unpruned": BenchmarkResult.join(unpruned).to_dict(),
+        "text_only": BenchmarkResult.join(measure_tasks(pool, arguments, "text-only", unpruned)).to_dict(),
+        "unseen": BenchmarkResult.join(measure_tasks(pool, arguments, unseen=True)).to_dict(),
     }
 
 

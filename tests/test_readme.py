@@ -11,7 +11,7 @@ import pytest
 import feathervlm
 from feathervlm import embedded
 from feathervlm.embedded.tasks import sample
-from feathervlm.inference import prompts
+from feathervlm.inference.prompts import Prompt, prepare
 from feathervlm.methods import base
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def test_the_guide_to_methods_works(monkeypatch):
     exec(compile(code, "guide", "exec"), module.__dict__)
     model, processor = embedded.load()
     scene, question = sample("locate", 0, 0)
-    inputs = prompts.prepare(processor, question.text, [scene.image])
+    inputs = prepare(processor, [Prompt(question.text, (scene.image,))])
     with feathervlm.prune(model, "with-column:keep=0.2") as pruning:
         model.generate(**inputs, max_new_tokens=1)
     kept = pruning.report.grid()[0]

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feathervlm import PruningError
-from feathervlm.embedded.questions import Question, grade, iou, read_box, write_box
+from feathervlm.embedded.questions import SceneQuestion, best_blind, grade, iou, read_box, write_box
 from feathervlm.embedded.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES
 from feathervlm.embedded.tasks import CLEAR, LOCALIZATION, PLURALS, TASKS, WORDS, sample
-from feathervlm.evaluation.embedded_run import best_blind
 
 MANY = 150
 
@@ -152,7 +151,7 @@ def test_a_written_box_reads_back_within_a_bin(box):
     assert read is not None
     assert np.abs(np.subtract(read, box)).max() <= 1.5
     assert iou(read, box) > 0.5
-    assert grade(Question("locate", "", write_box(box), box), write_box(box)).correct
+    assert grade(SceneQuestion("locate", "", write_box(box), box), write_box(box))[0]
 
 
 @given(boxes, boxes)
@@ -180,15 +179,14 @@ def test_iou_is_that_of_painted_masks(one, other):
 )
 def test_an_invalid_box_is_wrong(text):
     assert read_box(text) is None
-    assert grade(Question("locate", "", "", (0, 0, 20, 20)), text).iou == 0.0
-    assert not grade(Question("locate", "", "", (0, 0, 20, 20)), text).correct
+    assert grade(SceneQuestion("locate", "", "", (0, 0, 20, 20)), text) == (False, 0.0)
 
 
 def test_words_are_compared_as_they_are():
-    question = Question("attribute", "what colour is the circle ?", "red")
-    assert grade(question, " red").correct
-    assert not grade(question, "red red").correct
-    assert not grade(question, "green").correct
+    question = SceneQuestion("attribute", "what colour is the circle ?", "red")
+    assert grade(question, " red") == (True, None)
+    assert grade(question, "red red") == (False, None)
+    assert grade(question, "green") == (False, None)
 
 
 def test_an_unknown_task_is_named():

@@ -1,11 +1,16 @@
 """Small local data sets, and a tiny random model that has a token for every choice."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import family_directory
 import local_sets
+from feathervlm.evaluation.tasks.base import QuestionSet
+from feathervlm.evaluation.tasks.jsonl import Jsonl
 
 EXAMPLE = Path(__file__).parents[2] / "examples/make_demo_model.py"
 
@@ -27,3 +32,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny")
     module.make(directory, tiny=True)
     return directory
+
+
+@pytest.fixture
+def tiny_family(tmp_path, monkeypatch):
+    return family_directory.maker(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Questions from lines of JSON about two pictures, a.png and b.png."""
+    Image.linear_gradient("L").resize((101, 67)).save(tmp_path / "a.png")
+    Image.radial_gradient("L").resize((90, 140)).save(tmp_path / "b.png")
+
+    def make(*rows):
+        (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        task = Jsonl(tmp_path / "mine.jsonl")
+        return QuestionSet(task, task.questions(None))
+
+    return make

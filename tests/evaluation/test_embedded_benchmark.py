@@ -13,11 +13,10 @@ import feathervlm
 from feathervlm import PruningError
 from feathervlm.embedded import benchmark, load
 from feathervlm.embedded.assets import WEIGHTS
-from feathervlm.embedded.questions import Question
-from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
-from feathervlm.evaluation.embedded_result import Result
-from feathervlm.evaluation.embedded_run import answer, best_blind
-from feathervlm.inference.model_spec import fingerprint
+from feathervlm.embedded.questions import SceneQuestion, best_blind
+from feathervlm.embedded.tasks import LOCALIZATION, TASKS
+from feathervlm.evaluation.embedded_result import BenchmarkResult
+from feathervlm.inference.model_spec import ModelSpec
 
 ROOT = Path(__file__).parents[2]
 SEEDS = [path.name.removeprefix("study-") for path in sorted((ROOT / "results").glob("study-small-*"))]
@@ -75,7 +74,7 @@ def test_scores_find_the_target_from_the_layer_on_in_which_it_is_looked_at():
 
 def test_the_study_is_of_these_weights():
     about = json.loads((ROOT / "results/study/runs.json").read_text())["about"]
-    assert about["model"]["fingerprint"] == fingerprint(str(WEIGHTS))
+    assert about["model"]["fingerprint"] == ModelSpec(str(WEIGHTS)).fingerprint()
 
 
 def seed_results(name, kind):
@@ -107,13 +106,6 @@ def test_it_does_not_guess(unpruned):
     blind = benchmark("text-only", n=40, seed=100, progress=False, unpruned=unpruned)
     assert blind.localization.high < -0.5
     assert blind.average_tokens == 0
-
-
-def test_a_batch_is_answered_as_one_by_one():
-    model, processor = load()
-    pairs = [sample(task, 3, i) for i in range(2) for task in ("locate", "relation", "counting")]
-    together = answer(model, processor, pairs)
-    assert together == [answer(model, processor, [pair])[0] for pair in pairs]
 
 
 def test_differences_are_paired(unpruned):
@@ -184,21 +176,21 @@ def test_progress_is_told():
 
 def test_parts_join(unpruned):
     parts = [benchmark(None, name, 40, 100, progress=False) for name in TASKS]
-    assert Result.join(parts).to_dict()["tasks"] == unpruned.to_dict()["tasks"]
+    assert BenchmarkResult.join(parts).to_dict()["tasks"] == unpruned.to_dict()["tasks"]
     with pytest.raises(ValueError, match="different runs"):
-        Result.join([parts[0], benchmark(None, "place", 10, progress=False)])
+        BenchmarkResult.join([parts[0], benchmark(None, "place", 10, progress=False)])
 
 
 def test_a_blind_guess_uses_the_words_but_not_the_answers():
     def asked(kind, answer):
-        return Question("attribute", "", answer, kind=kind)
+        return SceneQuestion("attribute", "", answer, kind=kind)
 
     questions = [asked("colour", "red"), asked("shape", "sign")] * 2
     pairs = [question for question in questions for _ in range(2)]  # each wording in both halves
     assert best_blind(pairs) == 1
     assert best_blind([asked("", str(i)) for i in range(20)]) == 0
     boxes = [(10 * i, 0, 10 * i + 40, 40) for i in range(9)]
-    assert best_blind([Question("locate", "", "", box) for box in boxes for _ in range(2)]) < 0.5
+    assert best_blind([SceneQuestion("locate", "", "", box) for box in boxes for _ in range(2)]) < 0.5
 
 
 def test_the_package_offers_it():

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from feathervlm.core.spec import split_specs
-from feathervlm.evaluation.paper import MODEL, printed, settled
+from feathervlm.evaluation.paper import MODEL, printed, resolved
 from feathervlm.evaluation.tasks import GROUPS, TASKS
 
 TEXT = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
@@ -21,6 +21,6 @@ def test_every_task_with_its_count():
 def test_methods_of_the_paper_s_rows():
     table = TEXT.split("| row | method |")[1].split("\n\n")[0]
     specs = [spec for cell in re.findall(r"`([^`]+)`", table) for spec in split_specs(cell)]
-    known = {settled(row.method) for row in printed() if row.model == MODEL}
+    known = {resolved(row.method) for row in printed() if row.model == MODEL}
     assert len(specs) == 16
-    assert {settled(spec) for spec in specs} <= known
+    assert {resolved(spec) for spec in specs} <= known

@@ -1,13 +1,11 @@
-"""Numbers from samples: scores by hand, the paper's averages, draws as the study makes them, and the paper beside."""
+"""Numbers from samples: scores by hand, the paper's averages, and the paper beside."""
 
-import numpy as np
 import pytest
 
 from feathervlm import methods
-from feathervlm.evaluation import paper, results
-from feathervlm.evaluation.asking import Sample
-from feathervlm.evaluation.estimates import Bootstrap
-from feathervlm.evaluation.results import rows, shares
+from feathervlm.evaluation import paper
+from feathervlm.evaluation.results import rows
+from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks import SUITE, TASKS
 from feathervlm.inference.model_spec import UNPRUNED
 
@@ -71,18 +69,6 @@ def test_the_paper_s_averages_where_all_four_are_there():
     assert ("challenge", UNPRUNED) not in found
     for group in ("localization", "open-ended"):
         assert 100 * found[group, UNPRUNED].score.value == pytest.approx(baseline[group], abs=0.051)
-
-
-@pytest.mark.parametrize("block", [1, 100, 1 << 24])
-def test_draws_are_those_of_the_study(monkeypatch, block):
-    monkeypatch.setattr(results, "BLOCK", block)
-    right = np.random.default_rng(0).random((2, 37)) < 0.6
-    found = shares({"a": right[0].astype(float), "b": right[1].astype(float)}, 0, 5)
-    expected = Bootstrap({"task": 37}, seed=5)
-    for run, mine in zip("ab", right, strict=True):
-        one = expected.share(run, "task", mine)
-        assert found[run].value == pytest.approx(one.value)
-        np.testing.assert_allclose(found[run].draws, one.draws)
 
 
 ABOUT = {"model": {"model_type": "llava", "depth": 32}, "protocol": "paper", "tasks": {}}

@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from feathervlm import PruningError, embedded
-from feathervlm.evaluation import run as running
-from feathervlm.evaluation.run import CHUNK, Request, run
+from feathervlm.evaluation import runner
+from feathervlm.evaluation.run import EvalRequest, run
 from feathervlm.evaluation.shard import Shard
-from feathervlm.evaluation.store import Journal
-from feathervlm.evaluation.tasks import TASKS
-from feathervlm.evaluation.tasks.base import Task
-from feathervlm.inference import loading, prompts
-from feathervlm.inference.model_spec import UNPRUNED, Wanted
+from feathervlm.evaluation.store import AnswerStore
+from feathervlm.evaluation.tasks import TASKS, base
+from feathervlm.evaluation.tasks.base import CHUNK, QuestionSet, Task
+from feathervlm.inference import loading
+from feathervlm.inference.answerer import Answer
+from feathervlm.inference.loading import load
+from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
+from feathervlm.inference.prompts import Prompt, prepare
 
 NAMES = ("vsr", "tallyqa", "ocid-ref", "refcoco", "textvqa", "pope")
 METHODS = ("fastv:layer=1,keep=0.25", "feather")
@@ -30,7 +33,7 @@ def short(monkeypatch):
 @pytest.fixture
 def request_to(tiny, data, tmp_path):
     """A request to the tiny model."""
-    return Request(Wanted(str(tiny), batch=8), METHODS, NAMES, data, tmp_path / "out")
+    return EvalRequest(ModelSpec(str(tiny), batch=8), METHODS, NAMES, data, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def whole(tiny, data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Task, "longest", 6)
         out = tmp_path_factory.mktemp("whole")
-        done = run(Request(Wanted(str(tiny), batch=8), METHODS, NAMES, data, out))
+        done = run(EvalRequest(ModelSpec(str(tiny), batch=8), METHODS, NAMES, data, out))
     assert done.missing == 0
     return samples(out)
 
@@ -67,7 +70,7 @@ def test_every_question_is_answered_once_by_every_method(whole, data):
 
 
 def test_batches_do_not_matter(request_to, whole):
-    run(replace(request_to, wanted=replace(request_to.wanted, batch=1)))
+    run(replace(request_to, spec=replace(request_to.spec, batch=1)))
     assert samples(request_to.out) == whole
 
 
@@ -83,7 +86,7 @@ def test_two_processes_give_what_one_gives(request_to, whole):
 
 
 def test_a_run_that_was_killed_goes_on_without_loss_or_double_counting(request_to, whole, monkeypatch):
-    monkeypatch.setattr(running, "CHUNK", 2)
+    monkeypatch.setattr(base, "CHUNK", 2)
 
     def stop_after(count):
         def told(what, done, total):
@@ -133,14 +136,14 @@ def test_a_choice_is_the_likeliest_of_the_first_tokens(request_to, tiny, data):
     """One by one, with a forward of the model, and by names of tokens."""
     names = ("vsr", "tallyqa", "pope", "ai2d")
     done = run(replace(request_to, tasks=names, methods=()))
-    processor = loading.load_processor(str(tiny))
-    model, _ = loading.load_model(str(tiny), torch.float32, "sdpa")
+    loaded = load(ModelSpec(str(tiny), dtype="float32"))
+    model, processor = loaded.model, loaded.processor
     vocabulary = processor.tokenizer.get_vocab()
     seen = set()
     for name in names:
         task = TASKS[name](data)
         for question, found in zip(task.questions(None), done.samples[name][UNPRUNED], strict=True):
-            inputs = prompts.prepare(processor, question.prompt, [task.open(question)])
+            inputs = prepare(processor, [Prompt(question.prompt, (task.open(question),))])
             with torch.no_grad():
                 logits = model(**inputs).logits[0, -1]
             scores = [float(logits[vocabulary[choice]]) for choice in question.choices]
@@ -152,7 +155,7 @@ def test_a_choice_is_the_likeliest_of_the_first_tokens(request_to, tiny, data):
 
 def test_the_embedded_task_answers_as_the_benchmark(tmp_path):
     method = "fastv:layer=2,keep=0.25"
-    done = run(Request(Wanted(), (method,), ("embedded",), tmp_path, tmp_path / "out", limit=2))
+    done = run(EvalRequest(ModelSpec(), (method,), ("embedded",), tmp_path, tmp_path / "out", limit=2))
     unpruned = embedded.benchmark(n=2, progress=False)
     pruned = embedded.benchmark(method, n=2, progress=False, unpruned=unpruned)
     for run_name, expected in ((UNPRUNED, unpruned), (method, pruned)):
@@ -169,9 +172,10 @@ def test_the_embedded_task_answers_as_the_benchmark(tmp_path):
 
 def test_boxes_are_read_in_the_format_of_the_family(request_to, monkeypatch):
     """The tiny model's answers are noise, so it is told what to say: LLaVA's fractions of what its processor shows."""
-    said = iter(["[0.00, 0.00, 1.00, 1.00]", "the box [0.00, 0.00, 1.00, 1.00]."] * 2)
+    texts = ["[0.00, 0.00, 1.00, 1.00]", "the box [0.00, 0.00, 1.00, 1.00]."]
     monkeypatch.setattr(
-        "feathervlm.inference.answerer.Subject.generate", lambda self, inputs: [next(said)] * len(inputs["input_ids"])
+        "feathervlm.inference.answerer.Answerer.answer",
+        lambda self, batch, *_, **__: [Answer(text, 9, 9, 0.0) for text in texts[: len(batch.prompts)]],
     )
     found = run(replace(request_to, tasks=("refcoco",), methods=())).samples["refcoco"][UNPRUNED]
     assert [sample.valid for sample in found] == [True, True]
@@ -215,12 +219,11 @@ def test_each_process_has_an_accelerator_of_its_own(monkeypatch, shard, wanted, 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_processes_share_the_chunks_without_gap_or_overlap(request_to, tmp_path, world):
     task = TASKS["tallyqa"](request_to.data)
-    asked = [running.Asked(task, task.questions(None)), running.Asked(TASKS["pope"](request_to.data), [])]
+    asked = [QuestionSet(task, task.questions(None)), QuestionSet(TASKS["pope"](request_to.data), [])]
     parts = []
     for rank in range(world):
-        journal = Journal(tmp_path / "answers", {}, running.Sample, part=rank)
-        shared = replace(request_to, shard=Shard(rank, world))
-        parts += [part for _, part, _ in running._open_work(shared, asked, journal)]
+        store = AnswerStore(tmp_path / "answers", {}, part=rank)
+        parts += [work.chunk for work in runner.open_work(asked, METHODS, store, Shard(rank, world))]
     assert sorted(parts) == sorted(asked[0].chunks)
     assert max(map(len, parts)) <= CHUNK
 
@@ -229,23 +232,23 @@ def test_what_does_not_fit_is_refused_before_weights_are_read(request_to, monkey
     def fail(*_, **__):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(running, "load_for", fail)
+    monkeypatch.setattr(loading, "load_model", fail)
     for changes, said in (
         ({"methods": ("fastv:layer=99",)}, "Layer 99"),
         ({"tasks": ("nope",)}, "no task 'nope'"),
         ({"tasks": ("embedded",)}, "location tokens"),
-        ({"wanted": Wanted()}, "knows only the few words"),
+        ({"spec": ModelSpec()}, "knows only the few words"),
         ({"data": tmp_path / "nowhere"}, "which is not there"),
-        ({"wanted": Wanted("nowhere")}, "nowhere"),
+        ({"spec": ModelSpec("nowhere")}, "nowhere"),
     ):
         with pytest.raises(PruningError, match=said):
             run(replace(request_to, **changes))
 
 
 def test_choices_that_are_no_tokens_are_refused_before_weights_are_read(request_to, demo, monkeypatch):
-    monkeypatch.setattr(running, "load_for", None)
+    monkeypatch.setattr(loading, "load_model", None)
     with pytest.raises(PruningError, match="'True' is not one token"):
-        run(replace(request_to, wanted=Wanted(str(demo))))
+        run(replace(request_to, spec=ModelSpec(str(demo))))
 
 
 def test_boxes_of_a_family_that_does_not_say_how_it_writes_them(request_to, monkeypatch):

@@ -30,7 +30,7 @@ def marking():
 
 @pytest.fixture(scope="module")
 def bytewise():
-    """Spaces belong to the words behind them, as in Qwen's and Llama 3's."""
+    """Spaces belong to the words after them, as in Qwen's and Llama 3's."""
     return trained(pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
 
 
@@ -49,7 +49,7 @@ def test_a_choice_of_several_tokens_is_refused(bytewise):
 
 
 def test_a_choice_that_melts_into_the_prompt_is_refused(bytewise):
-    with pytest.raises(PruningError, match="'e' is not one token of this model behind 'USER: Tru'"):
+    with pytest.raises(PruningError, match="'e' is not one token of this model after 'USER: Tru'"):
         first_tokens(bytewise, "USER: Tru", ["e"])
 
 

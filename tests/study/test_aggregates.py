@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from feathervlm.diagnosis import mask_statistics
 from feathervlm.evaluation import samples
-from feathervlm.evaluation.samples import Record
+from feathervlm.evaluation.samples import Sample
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.study.aggregates import Results, target_cells
 
@@ -34,7 +34,8 @@ def record(number, right, mask=None, box=None, top=None):
     if mask is not None:
         facts = {"tokens": 2.0, "flops": 0.5, "shape": (1, 2, 2), "kept": (samples.pack(np.array(mask)),)}
     target = box and tuple(box)
-    return Record(number, "", right, 1.0 if box else None, top=top, target=target if mask else None, **facts)
+    iou = 1.0 if box else None
+    return Sample(number, "", "", "", float(right), iou=iou, top=top, target=target if mask else None, **facts)
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 from feathervlm import methods
 from feathervlm.cli.main import app
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation import study_runner
-from feathervlm.evaluation.samples import Ledger
+from feathervlm.evaluation.store import AnswerStore
+from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.inference.model_spec import UNPRUNED
-from feathervlm.study import JsonlData, Request, Wanted, report, run
+from feathervlm.study import Jsonl, ModelSpec, Request, report, run
 from feathervlm.study.experiments import EXPERIMENTS
 from feathervlm.study.plan import Plan, feather
 
@@ -24,7 +24,7 @@ VERDICTS = {"reproduced", "partly", "not"}
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> JsonlData:
+def questions(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Jsonl:
     folder = tmp_path_factory.mktemp("questions")
     lines: list[dict[str, object]] = []
     for number in range(6):
@@ -32,18 +32,18 @@ def questions(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> JsonlData
         where = {"box": [10, 5 + 12 * number, 40, 20 + 12 * number]} if number % 2 else {"answer": "left"}
         lines.append({"image": f"{number}.png", "prompt": f"Where is {number}?", **where})
     (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return JsonlData.read(folder / "mine.jsonl")
+    return Jsonl(folder / "mine.jsonl")
 
 
 @pytest.fixture(scope="module")
-def wanted(demo: Path) -> Wanted:
-    return Wanted(str(demo), max_new_tokens=2, batch=3)
+def spec(demo: Path) -> ModelSpec:
+    return ModelSpec(str(demo), max_new_tokens=2, batch=3)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, wanted: Wanted, questions: JsonlData) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, questions: Jsonl) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    run(Request(wanted, questions, out, quick=True, processes=1))
+    run(Request(spec, questions, out, quick=True, processes=1))
     return out
 
 
@@ -87,9 +87,9 @@ def test_the_report_tells_every_finding_and_stands_alone(whole: Path) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on_without_loss_or_double_counting(
-    tmp_path: Path, whole: Path, wanted: Wanted, questions: JsonlData
+    tmp_path: Path, whole: Path, spec: ModelSpec, questions: Jsonl
 ) -> None:
-    request = Request(wanted, questions, tmp_path, quick=True, processes=1)
+    request = Request(spec, questions, tmp_path, quick=True, processes=1)
 
     def stop(what: str, done: int, total: int) -> None:
         if done >= total // 3 > 0:
@@ -111,8 +111,8 @@ def test_a_run_that_was_stopped_goes_on_without_loss_or_double_counting(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()} == before, "nothing asked again"
 
 
-def test_two_processes_answer_as_one(tmp_path: Path, whole: Path, wanted: Wanted, questions: JsonlData) -> None:
-    run(Request(wanted, questions, tmp_path, quick=True, processes=2, experiments=EXPERIMENTS[:1]))
+def test_two_processes_answer_as_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
+    run(Request(spec, questions, tmp_path, quick=True, processes=2, experiments=EXPERIMENTS[:1]))
     expected = answers(whole)
     found = answers(tmp_path)
     assert found
@@ -143,46 +143,47 @@ def test_studies_beside_this_one_are_compared_with_each_other(whole: Path) -> No
     assert "0.125 to" not in page, "numbers that do not belong together are not compared"
 
 
-def test_another_study_beside_this_one(tmp_path: Path, whole: Path, wanted: Wanted, questions: JsonlData) -> None:
-    run(Request(wanted, questions, tmp_path, quick=True, processes=1, beside=(whole,), experiments=EXPERIMENTS[:1]))
+def test_another_study_beside_this_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
+    run(Request(spec, questions, tmp_path, quick=True, processes=1, beside=(whole,), experiments=EXPERIMENTS[:1]))
     table = (tmp_path / "report.md").read_text().split("## 1.")[0]
-    assert table.count(wanted.model) == 2, "in the text and as a column"
+    assert table.count(spec.model) == 2, "in the text and as a column"
     with pytest.raises(PruningError, match="There is no finished study in"):
-        run(Request(wanted, questions, tmp_path, beside=(tmp_path / "nowhere",)))
+        run(Request(spec, questions, tmp_path, beside=(tmp_path / "nowhere",)))
 
 
-def test_questions_without_boxes_or_with_boxes_alone(tmp_path: Path, wanted: Wanted, questions: JsonlData) -> None:
-    for kind, rows in (("other", questions.rows[::2]), ("localization", questions.rows[1::2])):
+def test_questions_without_boxes_or_with_boxes_alone(tmp_path: Path, spec: ModelSpec, questions: Jsonl) -> None:
+    everything = questions.questions(None)
+    for kind, asked in (("other", everything[::2]), ("localization", everything[1::2])):
         lines = [
-            {"image": str(row.image), "prompt": row.prompt}
-            | ({"box": row.box} if row.box else {"answers": row.answers})
-            for row in rows
+            {"image": str(questions.data / one.image), "prompt": one.prompt}
+            | ({"box": one.box} if one.box else {"answers": one.target})
+            for one in asked
         ]
         path = tmp_path / f"{kind}.jsonl"
         path.write_text("\n".join(map(json.dumps, lines)))
-        done = run(Request(wanted, JsonlData.read(path), tmp_path / kind, quick=True, processes=1))
+        done = run(Request(spec, Jsonl(path), tmp_path / kind, quick=True, processes=1))
         assert len(done.experiments) == len(EXPERIMENTS)
         assert bool(done.findings)
 
 
-def test_another_data_set_in_the_same_folder_is_refused(whole: Path, wanted: Wanted, questions: JsonlData) -> None:
-    other = Wanted(wanted.model, max_new_tokens=3, batch=3)
+def test_another_data_set_in_the_same_folder_is_refused(whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
+    other = ModelSpec(spec.model, max_new_tokens=3, batch=3)
     with pytest.raises(PruningError, match="holds a study of something else"):
         run(Request(other, questions, whole, quick=True))
 
 
-def test_records_say_what_was_kept(whole: Path, wanted: Wanted, questions: JsonlData) -> None:
+def test_records_say_what_was_kept(whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
     plan = Plan(4, (1, 8, 8), quick=True)
-    spec = str(methods.FastV(layer=plan.early))
-    chunks = study_runner.chunks_of(questions, 40)
-    assert [set(chunk) for chunk in chunks] == [{0, 2, 4}, {1, 3, 5}], "by task"
-    ledger = Ledger(whole / "answers", json.loads((whole / "answers" / "key.json").read_text()))
-    for record in ledger.read(spec, chunks).values():
+    method = str(methods.FastV(layer=plan.early))
+    asked = QuestionSet(questions, questions.questions(None))
+    assert [set(chunk) for chunk in asked.chunks] == [{0, 2, 4}, {1, 3, 5}], "by task"
+    store = AnswerStore(whole / "answers", json.loads((whole / "answers" / "key.json").read_text()))
+    for record in store.read(asked, method).values():
         assert record.shape == (1, 8, 8)
         assert record.tokens == pytest.approx(16 + 48 * plan.early / 4)
         assert bin(int(record.kept[0], 16)).count("1") == 16
         assert (record.target is None) == (record.question % 2 == 0)
-    assert all(record.kept == () for record in ledger.read(UNPRUNED, chunks).values())
+    assert all(record.kept == () for record in store.read(asked, UNPRUNED).values())
 
 
 @pytest.mark.parametrize("depth", [4, 16, 28, 32])
@@ -202,7 +203,7 @@ def study(*arguments: object) -> Result:
 
 
 def test_the_command_prints_verdicts_and_where_the_report_is(
-    whole: Path, demo: Path, questions: JsonlData, tmp_path: Path
+    whole: Path, demo: Path, questions: Jsonl, tmp_path: Path
 ) -> None:
     same = ("--model", demo, "--data", questions.path, "--quick", "--max-new-tokens", 2, "--batch", 3, "--seed", 0)
     told = study(*same, "--out", whole, "--processes", 1)

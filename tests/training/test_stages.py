@@ -16,7 +16,9 @@ from feathervlm import embedded
 from feathervlm.embedded.questions import write_box
 from feathervlm.embedded.scenes import SHAPES, SIDE, draw
 from feathervlm.embedded.tasks import LOCALIZATION, TASKS, sample
-from feathervlm.evaluation.embedded_run import answer
+from feathervlm.inference.answerer import Answerer
+from feathervlm.inference.loading import LoadedModel
+from feathervlm.inference.prompts import Prompt
 from training import loop, questions, text
 from training.build import EOS, VOCABULARY, Size, build_model
 from training.export import export
@@ -145,9 +147,11 @@ def test_the_export_loads_with_auto_classes_and_answers(folder, tmp_path):
     assert (target / "README.md").read_text() == "the card"
     model, processor = AutoModelForImageTextToText.from_pretrained(target), AutoProcessor.from_pretrained(target)
     assert model.dtype == torch.bfloat16
-    replies = answer(model.float().eval(), processor, [sample("locate", 0, 0), sample("counting", 0, 1)])
-    assert len(replies) == 2
-    assert {word for reply in replies for word in reply.split()} <= set(VOCABULARY)
+    asked = [sample("locate", 0, 0), sample("counting", 0, 1)]
+    answerer = Answerer(LoadedModel.of(model.float().eval(), processor))
+    answers = answerer.ask([Prompt(question.text, (scene.image,)) for scene, question in asked])
+    assert len(answers) == 2
+    assert {word for answer in answers for word in answer.text.split()} <= set(VOCABULARY)
     for content in ("where is the sign ?", [{"type": "text", "text": "where is the sign ?"}]):
         text_ = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         assert text_ == "<s>where is the sign ? assistant:"

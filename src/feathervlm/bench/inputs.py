@@ -110,7 +110,7 @@ def picture_prompt(
     marker = "" if getattr(processor, "chat_template", None) else str(getattr(processor, "image_token", "<image>"))
 
     def prepare(count: int) -> dict[str, Tensor]:
-        return dict(prompts.prepare(processor, marker * count + question, [picture] * count))
+        return dict(prompts.prepare(processor, [prompts.Prompt(marker * count + question, (picture,) * count)]))
 
     single = prepare(1)
     count = 1 if tokens is None else picture_count(tokens, count_visual(single))

@@ -18,6 +18,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.inference import loading
 from feathervlm.methods import get
 from feathervlm.utils.provenance import provenance
+from feathervlm.utils.quiet import quiet
 
 SCHEMA = 1
 
@@ -71,7 +72,7 @@ def run(request: BenchRequest, progress: Callable[[str], None] = lambda what: No
         PruningError: if the request cannot be met, or no case fits into memory.
     """
     methods = tuple(dict.fromkeys(str(get(spec)) for spec in request.methods))
-    with threads(request.threads), loading.quiet():
+    with threads(request.threads), quiet():
         target = choose_target(request)
         planned, refused = plan(request, target, methods, progress)
         measured: list[dict[str, Any]] = []

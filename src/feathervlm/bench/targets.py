@@ -18,7 +18,6 @@ from feathervlm.bench.inputs import BenchPrompt, picture_prompt
 from feathervlm.core.errors import PruningError
 from feathervlm.engine.call import ModelCall
 from feathervlm.inference import loading
-from feathervlm.inference.compare import warn_of_missing
 from feathervlm.methods import get
 
 QUESTION = "Where is the red object, and what is to the left of it? Answer with one short sentence."
@@ -129,8 +128,7 @@ class PretrainedTarget(BenchTarget):
         return model, picture_prompt(self._processor, tokens, QUESTION, PICTURE, count_visual)
 
     def build(self, model: Any) -> Any:
-        loaded, missing = loading.load_model(self.name, self.dtype, self.attention)
-        warn_of_missing(self.name, missing)
+        loaded = loading.load_model(self.name, self.dtype, self.attention)
         return loaded.to(self.device)
 
 

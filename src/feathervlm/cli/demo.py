@@ -12,9 +12,8 @@ from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:
-    from feathervlm.embedded.questions import Grade
-    from feathervlm.evaluation.demo import Show
-    from feathervlm.evaluation.embedded_result import Result
+    from feathervlm.evaluation.demo import DemoResult
+    from feathervlm.evaluation.embedded_result import BenchmarkResult
 
 
 def demo(
@@ -44,13 +43,13 @@ def demo(
     """
     specs = read_methods(method)
     with progress.spinner("importing transformers") as say:
-        from feathervlm.evaluation.demo import Wish, show
+        from feathervlm.evaluation.demo import DemoRequest, show
         from feathervlm.inference.model_spec import UNPRUNED
         from feathervlm.utils import files
 
         files.make_directory(out, "--out")
         pruned = tuple(spec for spec in specs if spec != UNPRUNED)
-        shown = show(Wish(image, prompt, None if model == SHIPPED else model, pruned, seed, n), say=say)
+        shown = show(DemoRequest(image, prompt, None if model == SHIPPED else model, pruned, seed, n), say=say)
     for path in out.glob("[0-9]-*.png"):
         path.unlink()  # a previous run may have shown other methods
     written = {out / "overview.png": shown.overview, out / "scene.png": shown.picture}
@@ -66,19 +65,19 @@ def demo(
         _print(shown, [*written, out / "results.json"])
 
 
-def _print(shown: "Show", files: list[Path]) -> None:
-    for question in dict.fromkeys(reply.question for reply in shown.replies):
+def _print(shown: "DemoResult", files: list[Path]) -> None:
+    for question in dict.fromkeys(one.question for one in shown.answers):
         right = f"   (right: {question.answer})" if question.answer and not question.box else ""
         typer.echo(f"{question.text}{right}")
-        for reply in shown.replies:
-            if reply.question == question:
-                answer = tables.printable(reply.run.answer)
-                typer.echo(f"    {reply.method}: {answer}   {_verdict(reply.grade)}".rstrip())
+        for one in shown.answers:
+            if one.question == question:
+                text = tables.printable(one.answer.text)
+                typer.echo(f"    {one.method}: {text}   {_verdict(one.grade)}".rstrip())
     typer.echo()
     table = tables.table("cost", "tokens per layer", "prefill FLOPs", "first token")
     for name in shown.pictures:
-        first, *_ = replies = [reply for reply in shown.replies if reply.method == name]
-        seconds = median(reply.run.first_token for reply in replies)
+        first, *_ = answers = [one for one in shown.answers if one.method == name]
+        seconds = median(one.answer.first_token_seconds or 0 for one in answers)
         facts = first.to_dict()
         tokens = "all" if facts["average_tokens"] is None else f"{facts['average_tokens']:.0f}"
         table.add_row(name, tokens, f"{facts['flops_ratio']:.0%}", f"{seconds * 1e3:.1f} ms")
@@ -86,16 +85,16 @@ def _print(shown: "Show", files: list[Path]) -> None:
     if shown.benchmarks:
         typer.echo()
         _print_benchmarks(shown.benchmarks)
-    if not shown.wish.model:
+    if not shown.request.model:
         typer.echo("\nA model this small spends little time on visual tokens; `run` shows what a real one saves.")
     typer.echo("\nLook at the pictures: bright patches are what the model still sees after each stage.")
-    if any(reply.question.box for reply in shown.replies):
+    if any(one.question.box for one in shown.answers):
         typer.echo("The true box is green, the predicted one red. Is the object that was asked about still there?")
     for path in files:
         typer.echo(f"    {path}")
 
 
-def _print_benchmarks(results: "list[Result]") -> None:
+def _print_benchmarks(results: "list[BenchmarkResult]") -> None:
     n = results[0].n
     table = tables.table("accuracy", *(result.method for result in results))
     for name, task in results[0].tasks.items():
@@ -111,7 +110,8 @@ def _print_benchmarks(results: "list[Result]") -> None:
     typer.echo(f"{n} questions per task, the same for every method; 95 % intervals.{more}")
 
 
-def _verdict(grade: "Grade | None") -> str:
+def _verdict(grade: tuple[bool, float | None] | None) -> str:
     if grade is None:
         return ""
-    return ("right" if grade.correct else "wrong") + ("" if grade.iou is None else f", IoU {grade.iou:.2f}")
+    correct, overlap = grade
+    return ("right" if correct else "wrong") + ("" if overlap is None else f", IoU {overlap:.2f}")

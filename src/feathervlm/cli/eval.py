@@ -23,15 +23,19 @@ from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:
-    from feathervlm.evaluation.estimates import Estimate
     from feathervlm.evaluation.results import Row
+    from feathervlm.evaluation.statistics import Estimate
 
 
 def evaluate(
     method: Methods = None,
     load: Load = None,
     tasks: Annotated[
-        str, typer.Option(metavar="LIST", help="embedded, feather_suite (all twelve), or names with commas.")
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="embedded, feather_suite (all twelve), names or files (docs/study-data.md), with commas.",
+        ),
     ] = "embedded",
     model: Model = SHIPPED,
     data: Annotated[
@@ -77,9 +81,9 @@ def evaluate(
         from feathervlm.evaluation.metrics import PROTOCOLS
         from feathervlm.evaluation.paper import compare
         from feathervlm.evaluation.results import rows
-        from feathervlm.evaluation.run import Request, run
+        from feathervlm.evaluation.run import EvalRequest, run
         from feathervlm.evaluation.shard import Shard
-        from feathervlm.inference.model_spec import UNPRUNED, Wanted
+        from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
         from feathervlm.methods import get
         from feathervlm.utils import files
     files.make_directory(out, "--out")
@@ -87,8 +91,8 @@ def evaluate(
         raise PruningError(f"There is no protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}.")
     chosen = tuple(spec if spec == UNPRUNED else str(get(spec)) for spec in specs)
     shard = Shard.of(os.environ)
-    wanted = Wanted(model, device, dtype, attention, None, batch)
-    request = Request(wanted, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
+    model_spec = ModelSpec(model, device, dtype, attention, None, batch)
+    request = EvalRequest(model_spec, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
     try:
         with progress.bar("questions", shard.rank == 0) as step:
             done = run(request, step)
@@ -98,7 +102,7 @@ def evaluate(
     if done.missing:
         typer.echo(f"process {shard.rank} is done; {done.missing} answers of others are missing", err=True)
         return
-    found = rows(done.samples, seed)
+    found = rows(done.samples, seed, done.tasks)
     document: dict[str, Any] = {"about": done.about, "rows": [row.to_dict() for row in found]}
     if compare_paper:
         document["paper"] = compare(found, done.about)

@@ -11,7 +11,7 @@ from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:
-    from feathervlm.inference.compare import Outcome
+    from feathervlm.inference.compare import RunResult
 
 
 def run(
@@ -55,9 +55,9 @@ def run(
     spec = read_method(method, "feather", "run")
     with progress.spinner("importing transformers") as say:
         from feathervlm.core.errors import PruningError
-        from feathervlm.inference.compare import Request
+        from feathervlm.inference.compare import RunRequest
         from feathervlm.inference.compare import run as run_request
-        from feathervlm.inference.model_spec import UNPRUNED, Wanted
+        from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
         from feathervlm.methods import get
         from feathervlm.utils import files
 
@@ -67,9 +67,8 @@ def run(
         chosen = None if spec == UNPRUNED else get(spec)
         if overlay is not None:
             _check_overlay(overlay, spec != UNPRUNED)
-        request = Request(
-            Wanted(model).place, tuple(image), prompt, chosen, max_new_tokens, repeats, dtype, device, attention, strict
-        )
+        model_spec = ModelSpec(model, device, dtype, attention, max_new_tokens)
+        request = RunRequest(model_spec, tuple(image), prompt, chosen, repeats, strict)
         outcome = run_request(request, draw=overlay is not None, say=say)
     if as_json:
         console.print_json(outcome.to_dict())
@@ -97,23 +96,21 @@ def _check_overlay(path: Path, pruned: bool) -> None:
     files.check_target(path, "--overlay")
 
 
-def _print(outcome: "Outcome") -> None:
+def _print(outcome: "RunResult") -> None:
     unpruned, pruned = outcome.unpruned, outcome.pruned
-    typer.echo(f"unpruned: {tables.printable(unpruned.answer)}")
+    typer.echo(f"unpruned: {tables.printable(unpruned.text)}")
     if pruned is not None:
-        typer.echo(f"pruned:   {tables.printable(pruned.answer)}\n\n{outcome.report}")
+        typer.echo(f"pruned:   {tables.printable(pruned.text)}\n\n{outcome.report}")
     table = tables.table("", "unpruned", *(["pruned", "ratio"] if pruned else []))
-    for name, before, after in (
-        ("first token", unpruned.first_token, pruned and pruned.first_token),
-        ("whole answer", unpruned.total, pruned and pruned.total),
-    ):
+    for name, key in (("first token", "first_token_seconds"), ("whole answer", "seconds")):
+        before, after = (one and getattr(one, key) for one in (unpruned, pruned))
         table.add_row(name, f"{before:.3f} s", *([f"{after:.3f} s", f"{after / before:.0%}"] if after else []))
-    table.add_row("new tokens", str(unpruned.new_tokens), *([str(pruned.new_tokens)] if pruned else []))
+    table.add_row("new tokens", str(unpruned.tokens), *([str(pruned.tokens)] if pruned else []))
     typer.echo()
     tables.show(table)
     if pruned is not None and not outcome.gain:
         typer.echo(
-            f"\nThere was no gain: the first token took {pruned.first_token:.3f} s pruned and "
-            f"{unpruned.first_token:.3f} s unpruned. Pruning pays where prefill is the work: many visual tokens, "
+            f"\nThere was no gain: the first token took {pruned.first_token_seconds:.3f} s pruned and "
+            f"{unpruned.first_token_seconds:.3f} s unpruned. Pruning pays where prefill is the work: many visual tokens, "
             "a large model, a large batch."
         )

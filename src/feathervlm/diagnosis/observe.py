@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from PIL import Image
 
-from feathervlm.api import prune
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import Attention
 from feathervlm.diagnosis.rope_prior import Floats, NoPrior, heard_tables, prior_layer, prior_map
 from feathervlm.diagnosis.summary import Seen
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.report import Report
-from feathervlm.inference import prompts
+from feathervlm.inference.answerer import Answerer
+from feathervlm.inference.prompts import Prompt
 from feathervlm.methods import Method
 
 
 class Patient:
     """A model under a method, shown one picture after the other."""
 
-    def __init__(self, model: Any, processor: Any, method: Method | Schedule, schedule: Schedule, prompt: str) -> None:
-        self.model, self.processor, self.method, self.prompt = model, processor, method, prompt
-        decoder = DecoderView(model)
+    def __init__(self, answerer: Answerer, method: Method | Schedule, schedule: Schedule, prompt: str) -> None:
+        self.answerer, self.model, self.method, self.prompt = answerer, answerer.model, method, prompt
+        decoder = DecoderView(self.model)
         self.layers = schedule.at_layers(len(decoder.layers))
         self.why_no_prior: list[str | None] = []
         self.scoring: list[int | None] = []
@@ -48,17 +48,14 @@ class Patient:
         Raises:
             PruningError: if the model or the picture cannot be pruned.
         """
-        inputs = prompts.prepare(self.processor, self.prompt, [picture])
-        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         layers = [layer for layer in self.scoring if layer is not None]
-        with prune(self.model, self.method) as pruning, heard_tables(self.model, layers) as tables:
-            self.model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1)
-        report = pruning.report
+        with heard_tables(self.model, layers) as tables:
+            report = self.answerer.look([Prompt(self.prompt, (picture,))], self.method)
         stages = range(len(self.layers))
         priors = [self._prior(report, tables, stage) for stage in stages]
         overlay = None
         if draw and report.stages:
-            overlay = report.overlay(picture, processor=self.processor)
+            overlay = report.overlay(picture, processor=self.answerer.processor)
         seen = Seen(
             name=name,
             masks=[report.grid(stage=stage).numpy() for stage in stages],

@@ -26,11 +26,14 @@ from feathervlm.embedded.vocabulary import check_words
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.evaluation.samples import pack
 from feathervlm.inference import loading
-from feathervlm.inference.compare import Say, warn_of_missing
-from feathervlm.inference.model_spec import Wanted, is_embedded
+from feathervlm.inference.answerer import Answerer
+from feathervlm.inference.loading import LoadedModel
+from feathervlm.inference.model_spec import ModelSpec, is_embedded
 from feathervlm.methods import Method, get
 from feathervlm.utils import files
+from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
+from feathervlm.utils.quiet import quiet
 
 SHOWN = 6
 """Pictures that are drawn."""
@@ -174,10 +177,9 @@ def diagnose(
         say(f"looking at {name} ({number + 1} of {len(sources)})")
         picture = open_picture()
         hashes.add(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest())
-    with loading.quiet():
-        model, processor = _load(request, method, say)
-        prompt = _prompt(request, processor)
-        patient = Patient(model, processor, method, schedule, prompt)
+    with quiet():
+        loaded = _load(request, method, say)
+        patient = Patient(Answerer(loaded), method, schedule, _prompt(request, loaded.processor))
         begun = time.perf_counter()
         seen, notes = [], dict[str, None]()
         for number, (name, open_picture) in enumerate(sources):
@@ -200,22 +202,17 @@ def diagnose(
     )
 
 
-def _load(request: Request, method: Method | Schedule, say: Say) -> tuple[Any, Any]:
+def _load(request: Request, method: Method | Schedule, say: Say) -> LoadedModel:
     """The model and its processor; what does not fit is said before the weights are read."""
     if not isinstance(request.model, str):
         if request.processor is None:
             raise PruningError("A loaded model needs its processor, too; give processor=...")
         prune(request.model, method).remove()
-        return request.model, request.processor
-    wanted = Wanted(request.model, request.device, request.dtype)
+        return LoadedModel.of(request.model, request.processor)
     say(f"loading {request.model}")
-    prune(loading.empty_model(loading.load_config(wanted.place), wanted.attention), method).remove()
-    processor = loading.load_processor(wanted.place)
-    device, dtype, *_ = wanted.settled(is_embedded(processor))
-    _prompt(request, processor)
-    model, missing = loading.load_model(wanted.place, dtype, wanted.attention)
-    warn_of_missing(request.model, missing)
-    return model.to(device), processor
+    checked = loading.check(ModelSpec(request.model, request.device, request.dtype), [method])
+    _prompt(request, checked.processor)
+    return checked.load()
 
 
 def _prompt(request: Request, processor: Any) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from feathervlm.diagnosis import mask_statistics as kept
 from feathervlm.diagnosis.mask_statistics import Floats, Mask
 from feathervlm.diagnosis.rope_prior import prior_overlap, prior_rank_correlation
-from feathervlm.evaluation.estimates import Bootstrap
+from feathervlm.evaluation.statistics import Bootstrap
 
 DRAWS = 16
 """Random masks per picture and stage, to know what tokens that nobody chose would cover."""

@@ -1,7 +1,7 @@
 """The small trained VLM that ships with the package, its scenes, its tasks and its benchmark.
 
-`load` gives the model and its processor, `benchmark` measures a method on it. How the weights were made and what they
-can and cannot show: `weights/README.md`, the model card.
+`load` returns the model and its processor, `benchmark` measures a method on it. `weights/README.md` describes how the
+weights were made and what they can and cannot show.
 """
 
 from importlib import import_module
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feathervlm.embedded.model import load
-    from feathervlm.evaluation.embedded_benchmark import benchmark
 
+# The benchmark is named by a string, because this package imports the core alone.
 _LATE = {"benchmark": "feathervlm.evaluation.embedded_benchmark", "load": "feathervlm.embedded.model"}
 
 __all__ = ["benchmark", "load"]

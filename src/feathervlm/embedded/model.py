@@ -3,17 +3,18 @@
 from typing import Any
 
 import torch
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from feathervlm.embedded.assets import WEIGHTS
-from feathervlm.inference import loading
+from feathervlm.utils.quiet import quiet
 
 
 def load(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """The embedded `LlavaForConditionalGeneration`, ready to answer, and its processor; no network is used.
+    """Load the embedded `LlavaForConditionalGeneration`, ready to answer, and its processor; no network is used.
 
     Args:
-        dtype: to run in; the weights are stored in bfloat16.
+        dtype: Torch type to run in; the weights are stored in bfloat16.
     """
-    with loading.quiet():
-        model, _ = loading.load_model(str(WEIGHTS), dtype, "sdpa")
-        return model, loading.load_processor(str(WEIGHTS))
+    with quiet():
+        model = LlavaForConditionalGeneration.from_pretrained(str(WEIGHTS), dtype=dtype, attn_implementation="sdpa")
+        return model.eval(), AutoProcessor.from_pretrained(str(WEIGHTS))

@@ -2,8 +2,8 @@
 
 Everything follows from a seed, is drawn with NumPy alone (no fonts, no anti-aliasing, hence the same pixels on every
 machine) and is placed uniformly among the places where it fits: no shape or colour prefers a part of the picture, and
-no rule tells top from bottom or left from right. Half of the objects are copies of an earlier one with one attribute
-changed, so that a reference has to be read to its end. What is asked about a scene is the business of `tasks`.
+no rule distinguishes top from bottom or left from right. Half of the objects are copies of an earlier one with one
+attribute changed, so that a reference has to be read to its end.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Item:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """The middle of the box: (x, y) in pixels."""
+        """The middle of the box, (x, y) in pixels."""
         left, top, right, bottom = self.box
         return (left + right) / 2, (top + bottom) / 2
 
@@ -63,10 +63,10 @@ class World:
     """What scenes may contain.
 
     Attributes:
-        counts: how many objects, drawn alike.
-        small: pixels that "small" spans, both ends inclusive.
-        large: pixels that "large" spans.
-        share_of_large: of the objects that are drawn; fewer are placed, since they fit less often.
+        counts: Possible numbers of objects, equally likely.
+        small: Range in pixels of "small", both ends inclusive.
+        large: Range in pixels of "large", both ends inclusive.
+        share_of_large: Share of large objects among the drawn ones; fewer are placed, because they fit less often.
     """
 
     counts: Sequence[int]
@@ -87,7 +87,7 @@ UNSEEN = World(counts=(9, 13), small=(21, 23), large=(38, 42), share_of_large=0.
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn scene: its objects in the order in which they were placed, the background, the pixels (SIDE, SIDE, 3)."""
+    """A drawn scene: its objects in the order of placing, the background, and the pixels of shape (SIDE, SIDE, 3)."""
 
     items: tuple[Item, ...]
     background: str
@@ -100,7 +100,7 @@ class Scene:
 
 
 def draw(rng: np.random.Generator, world: World = SEEN) -> Scene:
-    """A random scene of `world`; the same generator state gives the same scene."""
+    """Draw a random scene of `world`; the same generator state gives the same scene."""
     background, items = arrange(rng, world)
     canvas = _background(rng, background)
     for item in items:
@@ -110,20 +110,20 @@ def draw(rng: np.random.Generator, world: World = SEEN) -> Scene:
 
 
 def arrange(rng: np.random.Generator, world: World = SEEN) -> tuple[str, list[Item]]:
-    """The background and the objects of a scene that is not drawn, for texts about scenes."""
+    """Return the background and the objects of a scene without drawing it, for texts about scenes."""
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    wanted = world.counts[int(rng.integers(len(world.counts)))]
-    while len(items := _place(rng, world, wanted)) < wanted:
-        pass  # no room was left for one of them: begin anew, so that the number is as drawn
+    count = world.counts[int(rng.integers(len(world.counts)))]
+    while len(items := _place(rng, world, count)) < count:
+        pass  # there was no room for one of them; start again, so that the number is as drawn
     return background, items
 
 
-def _place(rng: np.random.Generator, world: World, wanted: int) -> list[Item]:
-    """As many objects as are wanted, or fewer if the picture is full."""
+def _place(rng: np.random.Generator, world: World, count: int) -> list[Item]:
+    """Place `count` objects, or fewer if the picture is full."""
     items: list[Item] = []
     taken: set[tuple[str, str, str]] = set()
-    for _ in range(40 * wanted):
-        if len(items) == wanted:
+    for _ in range(40 * count):
+        if len(items) == count:
             break
         shape, colour, size = looks = _looks(rng, items, world)
         box = _box(rng, world, shape, size)
@@ -161,7 +161,7 @@ def _touch(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> 
 
 
 def _background(rng: np.random.Generator, kind: str) -> NDArray[np.float32]:
-    """Muted tones, so that every object colour stands out from every background."""
+    """Paint muted tones, so that every object colour stands out from every background."""
     tone = {"sky": (125, 142, 160), "grass": (98, 118, 92), "bricks": (132, 104, 94), "tiles": (128, 126, 122)}[kind]
     canvas = np.empty((SIDE, SIDE, 3), np.float32)
     canvas[:] = np.array(tone) + rng.integers(-14, 15) + rng.integers(-6, 7, 3)
@@ -195,7 +195,7 @@ def _paint(canvas: NDArray[np.float32], item: Item, rng: np.random.Generator) ->
 
 
 def _mask(shape: str, height: int, width: int) -> NDArray[np.bool_]:
-    """Which pixels of its box a shape covers; every shape touches all four sides of its box."""
+    """Return the pixels of its box that a shape covers; every shape touches all four sides of its box."""
     y = (np.arange(height)[:, None] + 0.5) / height * 2 - 1
     x = (np.arange(width)[None] + 0.5) / width * 2 - 1
     if shape == "circle":

@@ -1,4 +1,4 @@
-"""Questions about scenes: what is asked, and what is right.
+"""Questions about scenes with their right answers.
 
 Ten tasks mirror, by kind, the benchmarks of the paper (arXiv 2412.13180): localization in four forms (by attributes, by
 relation, by place, in clutter), reading, attributes, counting, existence, a true-or-false relation, and a coarse
@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.questions import BOXES, Question, write_box
+from feathervlm.embedded.questions import BOXES, SceneQuestion, write_box
 from feathervlm.embedded.scenes import (
     BACKGROUNDS,
     CLUTTERED,
@@ -30,14 +30,14 @@ from feathervlm.embedded.scenes import (
 )
 
 HELD_OUT = 1_000_000
-"""The benchmark's seeds start here, so that a user's own `sample(task, seed, i)` does not meet its questions."""
+"""First seed of the benchmark, so that `sample(task, seed, i)` of a user does not repeat its questions."""
 
 
 T = TypeVar("T")
 
 
 Reference = tuple[str, ...]
-"""Which attributes of an object are named, in the order in which they are spoken."""
+"""The attributes of an object that are named, in the order of the words."""
 
 
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses", "sign": "signs"}
@@ -53,19 +53,19 @@ PARTIAL: list[Reference] = [("colour", "shape"), ("size", "shape"), ("size", "co
 
 
 STREAM = 1000
-"""Sets these random numbers apart from those of training."""
+"""Number that separates these random numbers from those of training."""
 
 
 CLEAR = 8
-"""Pixels by which two centres must differ before one object is left of, or above, the other."""
+"""Pixels by which two centres must differ for one object to be left of, or above, the other."""
 
 
-Ask = Callable[[Scene, np.random.Generator], Question | None]
+Ask = Callable[[Scene, np.random.Generator], SceneQuestion | None]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A kind of question: `ask` returns None for a scene about which it has nothing to ask."""
+class SceneTask:
+    """A kind of question; `ask` returns None for a scene that does not allow such a question."""
 
     name: str
     ask: Ask
@@ -73,17 +73,18 @@ class Task:
     localizes: bool = False
 
 
-def sample(task: str, seed: int, index: int, *, unseen: bool = False) -> tuple[Scene, Question]:
-    """Question number `index` of a task and its scene; the same seed and index always give the same.
+def sample(task: str, seed: int, index: int, *, unseen: bool = False) -> tuple[Scene, SceneQuestion]:
+    """Return question number `index` of a task and its scene; the same seed and index always give the same.
 
     Args:
-        task: a name in `TASKS`.
-        seed: the split. Training draws other random numbers (see `training/`), so that no seed repeats its scenes.
-        index: the number of the question within the split.
-        unseen: draw object sizes and counts which do not occur in training.
+        task: Name of a task in `TASKS`.
+        seed: Seed of the split. Training draws other random numbers (see `training/`), so that no seed repeats its
+            scenes.
+        index: Number of the question within the split.
+        unseen: Whether to draw object sizes and counts that do not occur in training.
 
     Raises:
-        PruningError: there is no such task.
+        PruningError: There is no such task.
     """
     chosen = get(task)
     rng = np.random.default_rng([seed, list(TASKS).index(task), index, int(unseen), STREAM])
@@ -94,11 +95,11 @@ def sample(task: str, seed: int, index: int, *, unseen: bool = False) -> tuple[S
             return scene, question
 
 
-def get(task: str) -> Task:
-    """The task of that name.
+def get(task: str) -> SceneTask:
+    """Return the task of that name.
 
     Raises:
-        PruningError: there is no such task.
+        PruningError: There is no such task.
     """
     if task not in TASKS:
         raise PruningError(f"there is no task {task!r}; the tasks are {', '.join(TASKS)}")
@@ -119,32 +120,32 @@ def _shuffled(rng: np.random.Generator, values: Sequence[T]) -> list[T]:
 
 
 def _unique(rng: np.random.Generator, scene: Scene, item: Item, options: Sequence[Reference]) -> Reference | None:
-    """A reference that only this item answers to."""
+    """Return a reference that fits only this item."""
     return next((ref for ref in _shuffled(rng, options) if len(_matches(scene.items, item, ref)) == 1), None)
 
 
 def _holds(relation: str, one: Item, other: Item) -> float:
-    """By how many pixels the relation holds between two centres (negative: by how many its opposite holds)."""
+    """Return by how many pixels the relation holds between two centres; negative where its opposite holds."""
     (x, y), (a, b) = one.centre, other.centre
     return {"left of": a - x, "right of": x - a, "above": b - y, "below": y - b}[relation]
 
 
-def _where(task: str, phrase: str, item: Item, kind: str = "") -> Question:
-    return Question(task, BOXES.ask(phrase), write_box(item.box), item.box, kind)
+def _where(task: str, phrase: str, item: Item, kind: str = "") -> SceneQuestion:
+    return SceneQuestion(task, BOXES.ask(phrase), write_box(item.box), item.box, kind)
 
 
-def _locate(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _locate(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     item = scene.items[rng.integers(len(scene.items))]
     partial = _unique(rng, scene, item, PARTIAL) if rng.random() < 0.5 else None
     return _where("locate", _phrase(item, partial or FULL), item)
 
 
-def _cluttered(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _cluttered(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     item = scene.items[rng.integers(len(scene.items))]
     return _where("cluttered", _phrase(item, FULL), item)
 
 
-def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _relation(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     item = scene.items[rng.integers(len(scene.items))]
     for reference in _shuffled(rng, [("shape",), ("colour",), ()]):
         rivals = [other for other in _matches(scene.items, item, reference) if other is not item]
@@ -161,7 +162,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
     return None
 
 
-def _place(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _place(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     item = scene.items[rng.integers(len(scene.items))]
     x, y = item.centre
     vertical, horizontal = "top" if y < SIDE / 2 else "bottom", "left" if x < SIDE / 2 else "right"
@@ -180,15 +181,15 @@ def _place(scene: Scene, rng: np.random.Generator) -> Question | None:
     return None
 
 
-def _reading(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _reading(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     signs = [item for item in scene.items if item.digit is not None]
     for item in _shuffled(rng, signs):
         reference = _unique(rng, scene, item, [("colour", "shape"), ("shape",)]) or FULL
-        return Question("reading", f"which digit is on the {_phrase(item, reference)} ?", str(item.digit))
+        return SceneQuestion("reading", f"which digit is on the {_phrase(item, reference)} ?", str(item.digit))
     return None
 
 
-def _attribute(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _attribute(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     for item in _shuffled(rng, scene.items):
         for asked, options in _shuffled(
             rng,
@@ -197,36 +198,36 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> Question | None:
             reference = _unique(rng, scene, item, options)
             if reference:
                 text = f"what {asked} is the {_phrase(item, reference)} ?"
-                return Question("attribute", text, getattr(item, asked), kind=asked)
+                return SceneQuestion("attribute", text, getattr(item, asked), kind=asked)
     return None
 
 
-def _counting(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _counting(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     counts = Counter[str]({f"{colour} things": 0 for colour in COLOURS} | {PLURALS[shape]: 0 for shape in SHAPES})
     for item in scene.items:
         counts.update([f"{item.colour} things", PLURALS[item.shape]])
-    # First the number, then the kind: else nearly every answer would be nought or one.
+    # First the number, then the kind; otherwise nearly every answer would be 0 or 1.
     values = sorted({count for count in counts.values() if count <= 9})
     value = values[rng.integers(len(values))]
     kinds = [kind for kind, count in counts.items() if count == value]
-    return Question("counting", f"how many {kinds[rng.integers(len(kinds))]} are there ?", str(value))
+    return SceneQuestion("counting", f"how many {kinds[rng.integers(len(kinds))]} are there ?", str(value))
 
 
-def _existence(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _existence(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     item = scene.items[rng.integers(len(scene.items))]
     reference = FULL if rng.random() < 0.5 else FULL[1:]
     if rng.random() < 0.5:
-        return Question("existence", f"is there a {_phrase(item, reference)} ?", "yes")
-    # Colour and shape are uniform over scenes, so that a changed one betrays nothing; a changed size would.
+        return SceneQuestion("existence", f"is there a {_phrase(item, reference)} ?", "yes")
+    # Colour and shape are uniform over scenes, so that a changed one is no hint; a changed size would be one.
     key, values = _shuffled(rng, [("colour", tuple(COLOURS)), ("shape", SHAPES)])[0]
     for value in _shuffled(rng, values):
         absent = replace(item, colour=value) if key == "colour" else replace(item, shape=value)
         if not _matches(scene.items, absent, reference):
-            return Question("existence", f"is there a {_phrase(absent, reference)} ?", "no")
+            return SceneQuestion("existence", f"is there a {_phrase(absent, reference)} ?", "no")
     return None
 
 
-def _spatial(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _spatial(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
     named = [item for item in scene.items if len(_matches(scene.items, item, FULL[1:])) == 1]
     if len(named) < 2:
         return None
@@ -235,34 +236,34 @@ def _spatial(scene: Scene, rng: np.random.Generator) -> Question | None:
         if abs(_holds(relation, one, other)) >= CLEAR:
             answer = "yes" if _holds(relation, one, other) > 0 else "no"
             text = f"is the {_phrase(one, FULL[1:])} {relation} the {_phrase(other, FULL[1:])} ?"
-            return Question("spatial", text, answer)
+            return SceneQuestion("spatial", text, answer)
     return None
 
 
-def _background(scene: Scene, rng: np.random.Generator) -> Question | None:
-    return Question("background", "what is the background ?", scene.background)
+def _background(scene: Scene, rng: np.random.Generator) -> SceneQuestion | None:
+    return SceneQuestion("background", "what is the background ?", scene.background)
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("locate", _locate, localizes=True),
-        Task("relation", _relation, localizes=True),
-        Task("place", _place, localizes=True),
-        Task("cluttered", _cluttered, CLUTTERED, localizes=True),
-        Task("reading", _reading),
-        Task("attribute", _attribute),
-        Task("counting", _counting),
-        Task("existence", _existence),
-        Task("spatial", _spatial),
-        Task("background", _background),
+        SceneTask("locate", _locate, localizes=True),
+        SceneTask("relation", _relation, localizes=True),
+        SceneTask("place", _place, localizes=True),
+        SceneTask("cluttered", _cluttered, CLUTTERED, localizes=True),
+        SceneTask("reading", _reading),
+        SceneTask("attribute", _attribute),
+        SceneTask("counting", _counting),
+        SceneTask("existence", _existence),
+        SceneTask("spatial", _spatial),
+        SceneTask("background", _background),
     )
 }
 """All tasks by name."""
 
 
 LOCALIZATION = tuple(name for name, task in TASKS.items() if task.localizes)
-"""The tasks which are answered with a box."""
+"""The tasks that are answered with a box."""
 
 
 _ANSWERS = (*COLOURS, *SHAPES, *BACKGROUNDS, "yes", "no", *map(str, range(10)))
@@ -273,4 +274,4 @@ WORDS = (
     "bottom", "where", "which", "what", "how", "many", "is", "are", "there", "the", "a", "on", "at", "in", "and",
     "digit", "colour", "shape", "background", "?", ".", ",", ":", "assistant:",
 )  # fmt: skip
-"""Every word that questions and answers use."""
+"""Every word in questions and answers."""

@@ -1,4 +1,4 @@
-"""Which words the embedded model knows: few, so that a question with others is refused rather than asked as `<unk>`."""
+"""The few words of the embedded model; a question with other words is refused instead of being asked as `<unk>`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,18 +8,18 @@ from feathervlm.embedded.tasks import WORDS
 
 
 def check_words(processor: Any, texts: Iterable[str]) -> None:
-    """Let only questions pass that the embedded model can read.
+    """Refuse questions with words that the embedded model does not have.
 
     Args:
-        processor: of the embedded model, or of one from another training run.
-        texts: the questions.
+        processor: Processor of the embedded model, or of one from another training run.
+        texts: Texts of the questions.
 
     Raises:
-        PruningError: if one has other words.
+        PruningError: A question has other words.
     """
     for text in texts:
-        found = processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        encoded = processor.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         unknown = [text[a:b] for token, (a, b) in pairs if token == processor.tokenizer.unk_token_id]
         if unknown:
             known = " ".join(word for word in WORDS if word.isalpha())

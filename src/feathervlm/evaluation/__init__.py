@@ -1,5 +1,5 @@
-"""Benchmarks under several methods: tasks over local files, their scores, and the runner behind `feathervlm eval`.
+"""Questions, scores, and one runner: benchmarks over local files, the embedded benchmark, the demo.
 
-`scoring` knows neither tasks nor models; `tasks` know their files and scores; `running` asks, `results` adds up, and
-`paper` holds the numbers to compare with.
+`tasks` read questions and grade answers, `runner` asks them under methods, `store` keeps the answers, `statistics` and
+`results` add them up, and `paper` holds the numbers of the paper.
 """

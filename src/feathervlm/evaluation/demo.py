@@ -1,7 +1,7 @@
 """The demo: one picture, a few questions, no pruning against FastV and FEATHER; pictures, a table, a small benchmark.
 
-By default the embedded model looks at one of its own scenes. Another picture, prompt or model may be given; then there
-is no true box to compare with, and no benchmark. Knows nothing of the terminal.
+By default the embedded model is asked about one of its own scenes. The picture, the prompt and the model can be given;
+then there is no true box to compare with, and no benchmark. `feathervlm demo`.
 """
 
 from dataclasses import dataclass
@@ -12,35 +12,45 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from feathervlm.api import prune
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.assets import WEIGHTS
-from feathervlm.embedded.questions import Grade, Question, grade, read_box
+from feathervlm.core.layout import Box
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.embedded.questions import SceneQuestion, grade, read_box
 from feathervlm.embedded.scenes import SIDE
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
 from feathervlm.embedded.vocabulary import check_words
 from feathervlm.engine.report.overlay import stack
 from feathervlm.engine.report.report import Report
-from feathervlm.evaluation.embedded_benchmark import Progress, benchmark
-from feathervlm.evaluation.embedded_result import Result
-from feathervlm.inference import loading, prompts
-from feathervlm.inference.compare import Run, Say, generate, warn_of_missing
+from feathervlm.evaluation.embedded_benchmark import benchmark
+from feathervlm.evaluation.embedded_result import BenchmarkResult
+from feathervlm.inference import loading
+from feathervlm.inference.answerer import Answer, Answerer
+from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
+from feathervlm.inference.prompts import Prompt, open_picture
+from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 
 ANYWHERE = ("fastv", "feather")
 METHODS = ("fastv:layer=2", "feather:layers=4+9")
-"""FEATHER's second stage waits for layer 9 of 16, since the scores before layer 8, its default, mislead in the embedded
-model; found on other questions than those shown here (docs/results/study.md)."""
+"""Methods for the embedded model. The second stage of FEATHER is at layer 9 of 16, because the scores before layer 8,
+its default, mislead in this model; found on other questions than those of the demo (docs/study.md)."""
 ASKED = ("locate", "attribute", "existence")
 PANEL = 384
 TRUE, PREDICTED = "#00c853", "#ff1744"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What to show. Without an image, scene number `seed` is drawn; without a prompt, its questions are asked.
+class DemoRequest:
+    """What to show.
 
-    Without `methods`, FastV and FEATHER are compared.
+    Args:
+        image: File of a picture; None draws scene number `seed`.
+        prompt: Question; None asks the questions about the scene.
+        model: Directory or hub id of a model; None for the embedded one.
+        methods: Specs; empty compares FastV and FEATHER.
+        seed: Number of the scene, and seed of the benchmark.
+        n: Questions per task of the benchmark; 0 for no benchmark.
+        max_new_tokens: Maximum length of an answer.
     """
 
     image: Path | None = None
@@ -53,51 +63,61 @@ class Wish:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The methods asked for, or those that suit the model."""
+        """The requested methods, or those that suit the model."""
         return tuple(dict.fromkeys(self.methods or (ANYWHERE if self.model else METHODS)))
 
 
 @dataclass(frozen=True)
-class Reply:
-    """One answer to one question under one method; `report` is None if nothing was to be pruned."""
+class DemoAnswer:
+    """The answer to one question under one method."""
 
     method: str
-    question: Question
-    run: Run
-    report: Report | None
+    question: SceneQuestion
+    answer: Answer
 
     @property
-    def grade(self) -> Grade | None:
-        """How the answer did; None if no right answer is known."""
-        return grade(self.question, self.run.answer) if self.question.answer else None
+    def report(self) -> Report | None:
+        """The report; None if nothing was pruned."""
+        report = self.answer.report
+        return report if report is not None and report.pruned else None
+
+    @property
+    def grade(self) -> tuple[bool, float | None] | None:
+        """Whether the answer is right, and its IoU; None if no right answer is known."""
+        return grade(self.question, self.answer.text) if self.question.answer else None
+
+    @property
+    def box(self) -> Box | None:
+        """The box that the answer names, in pixels of a scene."""
+        return read_box(self.answer.text)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        report, found = self.report, self.grade
-        pruned = report is not None and report.pruned
+        """Return plain values, ready for JSON."""
+        report, seconds = self.report, self.answer.first_token_seconds
+        correct, overlap = self.grade or (None, None)
         return {
             "method": self.method,
             "prompt": self.question.text,
-            "answer": self.run.answer,
+            "answer": self.answer.text,
             "right_answer": self.question.answer or None,
-            "correct": found and found.correct,
-            "iou": found and found.iou,
-            "average_tokens": round(report.average_tokens, 2) if report and pruned else None,
-            "flops_ratio": round(report.flops_ratio, 4) if report and pruned else 1.0,
-            "kept": [stage.kept[0].tolist() for stage in report.stages] if report and pruned else [],
-            "first_token_seconds": round(self.run.first_token, 5),
+            "correct": correct,
+            "iou": overlap,
+            "average_tokens": round(report.average_tokens, 2) if report else None,
+            "flops_ratio": round(report.flops_ratio, 4) if report else 1.0,
+            "kept": [stage.kept[0].tolist() for stage in report.stages] if report else [],
+            "first_token_seconds": None if seconds is None else round(seconds, 5),
         }
 
 
 @dataclass(frozen=True)
-class Show:
-    """What came out: all replies, method by method, a picture for each method, and the benchmark if there is one."""
+class DemoResult:
+    """All answers, method by method, a picture for each method, and the benchmark if there is one."""
 
-    wish: Wish
+    request: DemoRequest
     picture: Image.Image
-    replies: list[Reply]
+    answers: list[DemoAnswer]
     pictures: dict[str, Image.Image]
-    benchmarks: list[Result]
+    benchmarks: list[BenchmarkResult]
 
     @property
     def overview(self) -> Image.Image:
@@ -105,97 +125,83 @@ class Show:
         return stack(list(self.pictures.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {
-            "model": self.wish.model or "embedded",
-            "seed": self.wish.seed,
+            "model": self.request.model or SHIPPED,
+            "seed": self.request.seed,
             "versions": versions(),
             "threads": torch.get_num_threads(),
-            "replies": [reply.to_dict() for reply in self.replies],
+            "replies": [answer.to_dict() for answer in self.answers],
             "benchmarks": [result.to_dict() for result in self.benchmarks],
         }
 
 
-def show(wish: Wish, say: Say = lambda now: None) -> Show:
+def show(request: DemoRequest, say: Say = lambda now: None) -> DemoResult:
     """Ask, prune, draw and measure.
 
     Args:
-        wish: what to show.
-        say: is told what happens now.
+        request: What to show.
+        say: Callback, called with what happens now.
 
     Raises:
-        PruningError: on whatever the user can put right.
+        PruningError: An input does not fit; the message says which, and the remedy.
     """
-    name = wish.model or str(WEIGHTS)
-    methods = (None, *wish.chosen)
-    picture, questions = _subject(wish)
-    with loading.quiet():
-        say(f"loading {wish.model or 'the embedded model'}")
-        empty = loading.empty_model(loading.load_config(name), "sdpa")
-        for spec in wish.chosen:
-            prune(empty, spec).remove()  # what does not fit is said before the weights are read
-        processor = loading.load_processor(name)
-        model, missing = loading.load_model(name, "auto" if wish.model else torch.float32, "sdpa")
-        warn_of_missing(name, missing)
-        model.to(loading.choose_device("auto" if wish.model else "cpu"))
-        if not wish.model:
-            check_words(processor, [question.text for question in questions])
-        replies = []
-        for method in methods:
-            for question in questions:
-                say(f"{method or 'unpruned'}: {question.text}")
-                replies.append(_ask(model, processor, picture, question, method, wish.max_new_tokens))
+    picture, questions = _picture_and_questions(request)
+    say(f"loading {request.model or 'the embedded model'}")
+    spec = ModelSpec(request.model or SHIPPED, max_new_tokens=request.max_new_tokens).as_stored()
+    checked = loading.check(spec, request.chosen)
+    if not request.model:
+        check_words(checked.processor, [question.text for question in questions])
+    answerer = Answerer(checked.load())
+    answers = []
+    for method in (UNPRUNED, *request.chosen):
+        for question in questions:
+            say(f"{method}: {question.text}")
+            batch = answerer.prepare([Prompt(question.text, (picture,))])
+            answerer.answer(batch, method)  # warms up
+            answers.append(DemoAnswer(method, question, answerer.answer(batch, method, timed=True)[0]))
     pictures = {
-        method: _draw(picture, [reply for reply in replies if reply.method == method], processor)
-        for method in dict.fromkeys(reply.method for reply in replies)
+        method: _draw(picture, next(one for one in answers if one.method == method), answerer.processor)
+        for method in dict.fromkeys(one.method for one in answers)
     }
-    benchmarks: list[Result] = []
-    if wish.model is None and wish.image is None and wish.n:
-        benchmarks = [benchmark(method, n=wish.n, seed=wish.seed, progress=_counting(say)) for method in methods]
-    return Show(wish, picture, replies, pictures, benchmarks)
+    benchmarks = []
+    if request.model is None and request.image is None and request.n:
+        benchmarks = [
+            benchmark(
+                method,
+                n=request.n,
+                seed=request.seed,
+                progress=lambda what, done, total: say(f"benchmark of {what}: {done} of {total} questions"),
+            )
+            for method in (None, *request.chosen)
+        ]
+    return DemoResult(request, picture, answers, pictures, benchmarks)
 
 
-def _counting(say: Say) -> Progress:
-    return lambda what, done, total: say(f"benchmark of {what}: {done} of {total} questions")
-
-
-def _subject(wish: Wish) -> tuple[Image.Image, list[Question]]:
-    """The picture and the questions; only the embedded model's own questions about its own scene can be graded."""
-    if wish.image is not None:
-        if not wish.prompt:
-            raise PruningError(f"--image {wish.image} needs a question: give --prompt too.")
-        return prompts.open_picture(wish.image), [Question("yours", wish.prompt, "")]
-    scene, first = sample(ASKED[0], HELD_OUT + wish.seed, 0)
-    if wish.prompt:
-        return scene.image, [Question("yours", wish.prompt, "")]
-    rng = np.random.default_rng([HELD_OUT + wish.seed, len(TASKS)])
+def _picture_and_questions(request: DemoRequest) -> tuple[Image.Image, list[SceneQuestion]]:
+    """Return the picture and the questions; only questions of the embedded model about its own scene have answers."""
+    if request.image is not None:
+        if not request.prompt:
+            raise PruningError(f"--image {request.image} needs a question: give --prompt too.")
+        return open_picture(request.image), [SceneQuestion("yours", request.prompt, "")]
+    scene, first = sample(ASKED[0], HELD_OUT + request.seed, 0)
+    if request.prompt:
+        return scene.image, [SceneQuestion("yours", request.prompt, "")]
+    rng = np.random.default_rng([HELD_OUT + request.seed, len(TASKS)])
     others = [TASKS[task].ask(scene, rng) for task in ASKED[1:]]
     questions = [first, *(question for question in others if question is not None)]
-    if wish.model:
-        questions = [Question("yours", question.text, "") for question in questions]
+    if request.model:
+        questions = [SceneQuestion("yours", question.text, "") for question in questions]
     return scene.image, questions
 
 
-def _ask(
-    model: Any, processor: Any, picture: Image.Image, question: Question, method: str | None, length: int
-) -> Reply:
-    inputs = prompts.prepare(processor, question.text, [picture]).to(model.device, dtype=model.dtype)
-    if method is None:
-        generate(model, processor, inputs, length)  # the first run warms up
-        return Reply("unpruned", question, generate(model, processor, inputs, length), None)
-    with prune(model, method) as pruning:
-        generate(model, processor, inputs, length)
-        return Reply(method, question, generate(model, processor, inputs, length), pruning.report)
-
-
-def _draw(picture: Image.Image, replies: list[Reply], processor: Any) -> Image.Image:
-    """The picture with the boxes of the first question, and beside it what each stage kept when it was asked."""
-    reply = replies[0]
+def _draw(picture: Image.Image, answer: DemoAnswer, processor: Any) -> Image.Image:
+    """Draw the picture with the true and the predicted box, and beside it the patches that each stage kept."""
     scale = PANEL / max(picture.size)
     width, height = (max(round(side * scale), 1) for side in picture.size)
     view = picture.resize((width, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(view)
-    for box, colour in ((reply.question.box, TRUE), (read_box(reply.run.answer), PREDICTED)):
+    for box, colour in ((answer.question.box, TRUE), (answer.box, PREDICTED)):
         if box:
             left, right = (x * width / SIDE for x in box[::2])
             top, bottom = (y * height / SIDE for y in box[1::2])
@@ -203,10 +209,10 @@ def _draw(picture: Image.Image, replies: list[Reply], processor: Any) -> Image.I
     caption = 24
     panel = Image.new("RGB", (view.width, view.height + caption), "white")
     panel.paste(view, (0, caption))
-    ImageDraw.Draw(panel).text((2, 4), reply.method, fill="black", font=ImageFont.load_default(14))
-    if reply.report is None or not reply.report.pruned:
+    ImageDraw.Draw(panel).text((2, 4), answer.method, fill="black", font=ImageFont.load_default(14))
+    if answer.report is None:
         return panel
-    kept = reply.report.overlay(picture, processor=processor, size=PANEL)
+    kept = answer.report.overlay(picture, processor=processor, size=PANEL)
     canvas = Image.new("RGB", (panel.width + 12 + kept.width, max(panel.height, kept.height)), "white")
     canvas.paste(panel, (0, 0))
     canvas.paste(kept, (panel.width + 12, 0))

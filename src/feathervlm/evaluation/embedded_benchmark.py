@@ -1,18 +1,13 @@
-"""The embedded model's benchmark: what a method costs on every task, on the same questions as the unpruned run.
+"""The benchmark of the embedded model: what a method costs on every task, compared in pairs with the unpruned model."""
 
-Answers are generated greedily in batches. The result keeps every single answer's fate, so that any two runs over the
-same questions can be compared in pairs. It knows nothing of files or the terminal, but for a progress bar.
-"""
-
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from feathervlm.api import prune
 from feathervlm.core.errors import PruningError
@@ -20,12 +15,18 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.embedded.model import load
 from feathervlm.embedded.tasks import TASKS, get
-from feathervlm.evaluation.embedded_result import Measured, Result
-from feathervlm.evaluation.embedded_run import Exam, Pruned, Step, Subject, run_task
+from feathervlm.evaluation.embedded_result import BenchmarkResult, TaskResult
+from feathervlm.evaluation.runner import Asker
+from feathervlm.evaluation.tasks.base import QuestionSet
+from feathervlm.evaluation.tasks.embedded import Embedded
+from feathervlm.inference.answerer import AnyMethod
+from feathervlm.inference.loading import LoadedModel
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Method
+from feathervlm.utils.progress import Progress, bar
 
-Progress = Callable[[str, int, int], None]
-"""Told what is measured, how many questions are answered, and how many there are."""
+Step = Callable[[str, int], None]
+"""Called with what is measured and the number of new answers."""
 
 
 def benchmark(
@@ -39,29 +40,29 @@ def benchmark(
     progress: bool | Progress = True,
     model: Any = None,
     processor: Any = None,
-    unpruned: Result | None = None,
-) -> Result:
+    unpruned: BenchmarkResult | None = None,
+) -> BenchmarkResult:
     """Measure a method on the embedded model.
 
     Args:
-        method: what to prune with, as for `prune`; None measures the unpruned model alone.
-        tasks: names of tasks, default all ten (see `tasks.TASKS`).
-        n: questions per task, each about a scene of its own.
-        seed: of the held-out questions; another seed gives other questions.
-        unseen: ask about object sizes and counts which do not occur in training.
-        batch: questions per forward.
-        progress: show a bar on stderr, if that is a terminal; or a function that is told what is measured, how many
-            questions are answered, and how many there are.
-        model: a model of another training run instead of the one that ships; with its `processor`.
-        processor: see `model`.
-        unpruned: an earlier unpruned result of the same model on the same questions, to spare that run. The shipped
-            model's is remembered within a process.
+        method: Method to prune with, as for `prune`; None measures the unpruned model alone.
+        tasks: Names of tasks; the default is all ten (see `embedded.tasks.TASKS`).
+        n: Questions per task, each about a scene of its own.
+        seed: Seed of the held-out questions; another seed gives other questions.
+        unseen: Whether to ask about object sizes and counts that do not occur in training.
+        batch: Questions per forward.
+        progress: Whether to show a bar on stderr, if that is a terminal; or a callback, called with what is measured,
+            the number of answers and the number of questions.
+        model: A model of another training run instead of the one that ships; it needs its `processor`.
+        processor: Processor of `model`.
+        unpruned: A previous unpruned result of the same model on the same questions, which saves that run. The result
+            of the shipped model is remembered within a process.
 
     Returns:
-        Accuracy per task with intervals, differences to the unpruned run on the same questions, what was kept.
+        Accuracy per task with intervals, differences to the unpruned run on the same questions, and what was kept.
 
     Raises:
-        PruningError: if a task or the method is unknown, n or batch is below 1, or `unpruned` does not answer these
+        PruningError: A task or the method is unknown, n or batch is below 1, or `unpruned` does not answer these
             questions or comes from another model.
 
     >>> print(benchmark("uniform:layer=3", ["existence"], n=4, progress=False).tasks["existence"].n)
@@ -74,69 +75,81 @@ def benchmark(
         raise PruningError(f"n={n}, batch={batch}, tasks={names} asks nothing; give positive numbers and a task.")
     if (model is None) != (processor is None):
         raise PruningError("A model needs its processor and the other way round; give both or neither.")
-    shipped = model is None
-    subject = Subject(*_own(), SHIPPED) if shipped else Subject(model, processor, str(model.name_or_path))
-    exam = Exam(n, seed, unseen, batch)
+    loaded = _shipped() if model is None else LoadedModel.of(model, processor)
+    loaded = replace(loaded, settings=replace(loaded.settings, batch=batch))
     if method is not None:
-        prune(subject.model, method).remove()  # a misspelt method should not wait for the unpruned run
+        prune(loaded.model, method).remove()  # refuses an unknown method before the unpruned run
+    empty = BenchmarkResult(UNPRUNED, SHIPPED if model is None else str(model.name_or_path), n, seed, unseen, {})
     if unpruned is not None:
-        _check(unpruned, names, exam, subject)
-    with _told(progress, n * len(names)) as step:
+        _check(unpruned, names, empty)
+    asker = Asker(loaded)
+    with _steps(progress, n * len(names)) as step:
         if unpruned is None:
-            run = _remembered if shipped else run_task
-            found = {name: run(subject, exam, name, step) for name in names}
-            unpruned = Result.of("unpruned", subject.name, n, seed, unseen, found)
+            unpruned = replace(empty, tasks={name: _measure(asker, empty, name, step) for name in names})
         if method is None:
             return unpruned
-        label = method if isinstance(method, str) else str(method)
-        with prune(subject.model, method) as pruning:
-            pruned = Pruned(label, pruning, unpruned)
-            found = {name: run_task(subject, exam, name, step, pruned) for name in names}
-    return Result.of(label, subject.name, n, seed, unseen, found)
+        label = str(method)
+        pruned = replace(empty, method=label)
+        found = {name: _measure(asker, pruned, name, step, method, unpruned.tasks[name]) for name in names}
+    return replace(pruned, tasks=found)
 
 
 @lru_cache(maxsize=1)
-def _own() -> tuple[Any, Any]:
-    return load()
+def _shipped() -> LoadedModel:
+    return LoadedModel.of(*load())
 
 
-def _check(unpruned: Result, names: Sequence[str], exam: Exam, subject: Subject) -> None:
-    if unpruned.method != "unpruned" or unpruned.model != subject.name:
+def _check(unpruned: BenchmarkResult, names: Sequence[str], empty: BenchmarkResult) -> None:
+    if unpruned.method != UNPRUNED or unpruned.model != empty.model:
         raise PruningError(
             f"The result to compare with is of {unpruned.method!r} on {unpruned.model!r}; give an unpruned one of "
-            f"{subject.name!r}."
+            f"{empty.model!r}."
         )
-    asked = (unpruned.n, unpruned.seed, unpruned.unseen)
-    if asked != (exam.n, exam.seed, exam.unseen) or not set(names) <= set(unpruned.tasks):
+    same = (unpruned.n, unpruned.seed, unpruned.unseen) == (empty.n, empty.seed, empty.unseen)
+    if not same or not set(names) <= set(unpruned.tasks):
         raise PruningError("The unpruned result answers other tasks, n, seed or sizes; measure it with the same ones.")
 
 
+_remembered: dict[tuple[Any, ...], TaskResult] = {}
+"""Unpruned results of the shipped model, by questions and batch size."""
+
+
+def _measure(
+    asker: Asker,
+    result: BenchmarkResult,
+    name: str,
+    step: Step,
+    method: AnyMethod = None,
+    unpruned: TaskResult | None = None,
+) -> TaskResult:
+    """Answer the questions of a task in batches; unpruned results of the shipped model are remembered."""
+    key = (name, result.n, result.seed, result.unseen, asker.answerer.batch)
+    if method is None and result.model == SHIPPED and key in _remembered:
+        step(UNPRUNED, result.n)
+        return _remembered[key]
+    task = Embedded(Path(), result.n, result.seed, unseen=result.unseen, splits=(name,))
+    questions = QuestionSet(task, task.questions(None))
+    samples, begun, batch = [], time.perf_counter(), asker.answerer.batch
+    for start in range(0, result.n, batch):
+        numbers = range(start, min(start + batch, result.n))
+        samples += asker.answer(questions, numbers, {result.method: method})[result.method]
+        step(result.method, len(numbers))
+    seconds = time.perf_counter() - begun
+    measured = TaskResult(name, questions.questions, samples, seconds, None if unpruned is None else unpruned.right)
+    if method is None and result.model == SHIPPED:
+        _remembered[key] = measured
+    return measured
+
+
 @contextmanager
-def _told(progress: bool | Progress, total: int) -> Iterator[Step]:
+def _steps(progress: bool | Progress, total: int) -> Iterator[Step]:
+    """Yield a callback that counts answers and passes the counts on."""
     done: Counter[str] = Counter()
-    shown: dict[str, TaskID] = {}
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, disable=progress is not True or not console.is_terminal) as bar:
 
-        def step(what: str, more: int) -> None:
-            done[what] += more
-            if callable(progress):
-                progress(what, done[what], total)
-                return
-            if what not in shown:
-                shown[what] = bar.add_task(what, total=total)
-            bar.advance(shown[what], more)
+    def step(what: str, more: int) -> None:
+        done[what] += more
+        callback(what, done[what], total)
 
+    given: Progress = progress if callable(progress) else lambda what, done, total: None
+    with bar("questions") if progress is True else nullcontext(given) as callback:
         yield step
-
-
-_memory: dict[tuple[Exam, str], Measured] = {}
-
-
-def _remembered(subject: Subject, exam: Exam, task: str, step: Step) -> Measured:
-    if (exam, task) in _memory:
-        step("unpruned", exam.n)
-    else:
-        _memory[exam, task] = run_task(subject, exam, task, step)
-    return _memory[exam, task]

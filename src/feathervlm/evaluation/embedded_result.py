@@ -1,39 +1,78 @@
-"""What a benchmark run found: per task and in all, with intervals, as a table and as plain numbers.
+"""The result of a benchmark run: per task and in all, with intervals, as a table and as plain numbers."""
 
-Knows answers that are right or wrong; knows no model and no scene.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feathervlm.evaluation.statistics import Bools, Interval, paired, wilson
+from feathervlm.embedded.questions import best_blind
+from feathervlm.evaluation.samples import Sample
+from feathervlm.evaluation.statistics import Bools, Interval, average, paired, wilson
+from feathervlm.evaluation.tasks.base import Question
 
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """One task's answers.
+    """The answers to one task, in the order of its questions.
 
     Attributes:
-        name: of the task.
-        right: (n,) which answers are right; boxes from IoU 0.5 on.
-        unpruned: (n,) the same of the unpruned run on the same questions; None if this is that run.
-        iou: (n,) IoU with the true box, 0 for invalid boxes; None unless the task localizes.
-        top: (n,) whether the target's centre lies in the top half of the picture; None unless the task localizes.
-        answers: as written.
-        blind: the share that the best fixed answer to each wording gets right.
+        name: Name of the task.
+        questions: The questions.
+        samples: The graded answers.
+        seconds: Time spent on answering.
+        unpruned: Which answers of the unpruned run are right, of shape (n,); None if this is that run.
     """
 
     name: str
-    right: Bools
-    unpruned: Bools | None
-    iou: NDArray[np.float64] | None
-    top: Bools | None
-    answers: list[str] = field(repr=False)
-    blind: float
+    questions: Sequence[Question] = field(repr=False)
+    samples: Sequence[Sample] = field(repr=False)
+    seconds: float
+    unpruned: Bools | None = None
+
+    @property
+    def answers(self) -> list[str]:
+        """The answers as they were written."""
+        return [sample.answer for sample in self.samples]
+
+    @cached_property
+    def right(self) -> Bools:
+        """Which answers are right, of shape (n,); boxes from an IoU of 0.5 on."""
+        return np.array([sample.right for sample in self.samples])
+
+    @property
+    def iou(self) -> NDArray[np.float64] | None:
+        """IoU with the true box, 0 for invalid boxes, of shape (n,); None unless the task localizes."""
+        return np.array([sample.iou for sample in self.samples]) if self.questions[0].box else None
+
+    @property
+    def top(self) -> Bools | None:
+        """Whether the target's center lies in the top half, of shape (n,); None unless the task localizes."""
+        return np.array([sample.top for sample in self.samples]) if self.questions[0].box else None
+
+    @cached_property
+    def blind(self) -> float:
+        """The share that the best fixed answer to each wording gets right."""
+        return best_blind([question.target for question in self.questions])
+
+    @property
+    def average_tokens(self) -> float | None:
+        """Visual tokens per layer, averaged over layers and questions; None if nothing was pruned."""
+        return average([sample.tokens for sample in self.samples])
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """FLOPs of the prefill over those of the unpruned one, averaged over questions; None if nothing was pruned."""
+        return average([sample.flops for sample in self.samples])
+
+    @property
+    def kept_rows(self) -> list[list[float]]:
+        """For each stage the share of the kept tokens in each row of the grid."""
+        masks = [sample.masks() for sample in self.samples if sample.shape is not None]
+        counts = [np.sum([mask.sum((0, 2)) for mask in stage], 0) for stage in zip(*masks, strict=True)]
+        return [(count / max(count.sum(), 1)).tolist() for count in counts]
 
     @property
     def n(self) -> int:
@@ -51,55 +90,40 @@ class TaskResult:
         return None if self.unpruned is None else paired([(self.right, self.unpruned)])
 
     def accuracy_at(self, threshold: float) -> Interval | None:
-        """The share of boxes with at least this IoU; None unless the task localizes."""
+        """Return the share of boxes with at least this IoU; None unless the task localizes."""
         return None if self.iou is None else wilson(self.iou >= threshold)
 
     def half(self, top: bool) -> Interval | None:
-        """The accuracy on targets in the top, or the bottom, half of the picture."""
-        if self.top is None or not (mine := self.top == top).any():
+        """Return the accuracy on targets in the top, or the bottom, half of the picture."""
+        if self.top is None or not (part := self.top == top).any():
             return None
-        return wilson(self.right[mine])
+        return wilson(self.right[part])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON."""
-        found = {
+        """Return plain numbers, ready for JSON."""
+        intervals = {
             "accuracy": self.accuracy,
             "difference": self.difference,
             "accuracy_at_0.25": self.accuracy_at(0.25),
             "top_half": self.half(True),
             "bottom_half": self.half(False),
         }
-        numbers = {key: value.to_dict() for key, value in found.items() if value is not None}
+        numbers = {key: value.to_dict() for key, value in intervals.items() if value is not None}
         mean_iou = {} if self.iou is None else {"mean_iou": round(float(self.iou.mean()), 4)}
         return {"n": self.n, **numbers, **mean_iou, "best_blind": round(self.blind, 4)}
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """A task's answers, and what the reports said meanwhile; see `Result`."""
-
-    task: TaskResult
-    average_tokens: float | None
-    flops_ratio: float | None
-    kept_rows: list[list[float]]
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A method's run over the tasks.
+class BenchmarkResult:
+    """The run of a method over the tasks.
 
     Attributes:
-        method: its spec, or `unpruned`.
-        model: which model answered.
-        n: questions per task.
-        seed: of the questions.
-        unseen: whether sizes and counts were those not seen in training.
-        tasks: results by task.
-        average_tokens: visual tokens per layer, averaged over layers and questions; None if nothing was pruned.
-        flops_ratio: FLOPs of the decoder's prefill over those of the unpruned one; None if nothing was pruned.
-        kept_rows: for each stage the share of the kept tokens that lies in each row of the grid.
-        seconds: spent on answering.
+        method: Spec of the method, or `unpruned`.
+        model: Name of the model.
+        n: Questions per task.
+        seed: Seed of the questions.
+        unseen: Whether sizes and counts are those that do not occur in training.
+        tasks: Results by task.
     """
 
     method: str
@@ -108,50 +132,49 @@ class Result:
     seed: int
     unseen: bool
     tasks: dict[str, TaskResult]
-    average_tokens: float | None
-    flops_ratio: float | None
-    kept_rows: list[list[float]]
-    seconds: float
 
     @classmethod
-    def of(cls, method: str, model: str, n: int, seed: int, unseen: bool, found: Mapping[str, Measured]) -> "Result":
-        """The result over several tasks."""
-        measured = list(found.values())
-        tokens = [one.average_tokens for one in measured if one.average_tokens is not None]
-        ratios = [one.flops_ratio for one in measured if one.flops_ratio is not None]
-        return cls(
-            method,
-            model,
-            n,
-            seed,
-            unseen,
-            {name: one.task for name, one in found.items()},
-            float(np.mean(tokens)) if tokens else None,
-            float(np.mean(ratios)) if ratios else None,
-            np.mean([one.kept_rows for one in measured], 0).tolist(),
-            sum(one.seconds for one in measured),
-        )
-
-    @classmethod
-    def join(cls, results: "Sequence[Result]") -> "Result":
-        """One result over the tasks of several, which must be of the same method, model and questions.
+    def join(cls, results: "Sequence[BenchmarkResult]") -> "BenchmarkResult":
+        """Return one result over the tasks of several of the same method, model and questions.
 
         Raises:
-            ValueError: they are not.
+            ValueError: The results are of different runs.
         """
         first = results[0]
         if len({(one.method, one.model, one.n, one.seed, one.unseen) for one in results}) > 1:
             raise ValueError("results of different runs cannot be joined")
-        found = {
-            name: Measured(task, one.average_tokens, one.flops_ratio, one.kept_rows, one.seconds / len(one.tasks))
-            for one in results
-            for name, task in one.tasks.items()
-        }
-        return cls.of(first.method, first.model, first.n, first.seed, first.unseen, found)
+        tasks = {name: task for one in results for name, task in one.tasks.items()}
+        return cls(first.method, first.model, first.n, first.seed, first.unseen, tasks)
+
+    @property
+    def average_tokens(self) -> float | None:
+        """Visual tokens per layer, averaged over layers and tasks; None if nothing was pruned."""
+        return average([task.average_tokens for task in self.tasks.values()])
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """FLOPs of the decoder's prefill over those of the unpruned one; None if nothing was pruned."""
+        return average([task.flops_ratio for task in self.tasks.values()])
+
+    @property
+    def kept_rows(self) -> list[list[float]]:
+        """For each stage the share of the kept tokens in each row of the grid, averaged over tasks."""
+        rows: list[list[float]] = np.mean([task.kept_rows for task in self.tasks.values()], 0).tolist()
+        return rows
+
+    @property
+    def kept_bottom_third(self) -> list[float]:
+        """For each stage the share of the kept tokens in the bottom third of the rows; a third if evenly spread."""
+        return [_bottom_third(rows) for rows in self.kept_rows]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on answering."""
+        return sum(task.seconds for task in self.tasks.values())
 
     @property
     def localization(self) -> Interval | None:
-        """Mean difference to the unpruned run over the localization tasks; None without one or the other."""
+        """Mean difference to the unpruned run over the localization tasks; None if one of the two is missing."""
         return self._difference([task for task in self.tasks.values() if task.iou is not None])
 
     @property
@@ -159,17 +182,12 @@ class Result:
         """Mean difference to the unpruned run over all other tasks."""
         return self._difference([task for task in self.tasks.values() if task.iou is None])
 
-    @property
-    def kept_bottom_third(self) -> list[float]:
-        """For each stage the share of the kept tokens in the bottom third of the rows; a third if evenly spread."""
-        return [_bottom_third(rows) for rows in self.kept_rows]
-
     def _difference(self, tasks: list[TaskResult]) -> Interval | None:
         pairs = [(task.right, task.unpruned) for task in tasks if task.unpruned is not None]
         return paired(pairs) if pairs else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON."""
+        """Return plain numbers, ready for JSON."""
         means = {"localization": self.localization, "others": self.others}
         return {
             "method": self.method,
@@ -199,6 +217,6 @@ class Result:
 
 
 def _bottom_third(rows: list[float]) -> float:
-    """The share of what lies in the lower third of the rows; a row that the border cuts counts in part."""
+    """Return the share in the lower third of the rows; a row that the border cuts counts in part."""
     edge = len(rows) * 2 / 3
     return sum(share * min(max(row + 1 - edge, 0.0), 1.0) for row, share in enumerate(rows))

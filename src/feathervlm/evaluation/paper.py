@@ -1,7 +1,7 @@
-"""The paper's printed numbers, and how a run compares with them.
+"""The printed numbers of the paper, and their comparison with a run.
 
-A row of the paper belongs to a run's method if both are the same at every parameter, with layers of a model of 32.
-Knows results; what a run has to be like to be comparable is said, not enforced.
+A row of the paper belongs to the method of a run if both have the same parameters, with layers of a model of 32. What
+sets a run apart from the paper is reported and not refused.
 """
 
 import json
@@ -18,9 +18,9 @@ from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Method, get
 
 DEPTH = 32
-"""Decoder layers of the paper's model."""
+"""Number of decoder layers of the model of the paper."""
 MODEL = "prism-siglip-controlled+7b"
-"""Whose numbers most are: those compared with."""
+"""Model of the rows that runs are compared with."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Printed:
     """A row of the paper.
 
     Attributes:
-        method: the same as a spec, `none` for the unpruned model.
-        label: how the paper calls it.
-        source: the table.
-        settings: as the paper gives them; it says so where they are inferred.
-        model: which answered.
-        flops_reduction: in percent, as printed; None if it is not.
-        scores: in percent, by task, and the averages that are printed.
+        method: Method as a spec, `none` for the unpruned model.
+        label: Name of the method in the paper.
+        source: Table of the paper.
+        settings: Settings as the paper gives them, with a note where they are inferred.
+        model: Model that answered.
+        flops_reduction: Printed reduction in percent; None if it is not printed.
+        scores: Scores in percent by task, and the printed averages.
     """
 
     method: str
@@ -48,32 +48,32 @@ class Printed:
 
 @cache
 def printed() -> tuple[Printed, ...]:
-    """All rows."""
+    """Return all rows."""
     return tuple(Printed(**row) for row in _document()["rows"])
 
 
 @cache
 def _document() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
-    return found
+    document: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
+    return document
 
 
 def tolerance() -> float:
-    """Points by which a rerun may be off: the authors' own was, by up to so many."""
+    """Return the points by which a rerun may differ, which is the largest difference of a rerun of the authors."""
     return float(_document()["tolerance"])
 
 
-def settled(spec: str) -> Method | None:
-    """A method with the layers it would have in the paper's model; None for the unpruned model."""
-    return None if spec in ("none", UNPRUNED) else _settled(get(spec))
+def resolved(spec: str) -> Method | None:
+    """Return a method with the layers that it has in the model of the paper; None for the unpruned model."""
+    return None if spec in ("none", UNPRUNED) else _resolved(get(spec))
 
 
-def _settled(method: Method) -> Method:
+def _resolved(method: Method) -> Method:
     changes: dict[str, Any] = {}
     for field in fields(method):
         value = getattr(method, field.name)
         if isinstance(value, Method):
-            changes[field.name] = _settled(value)
+            changes[field.name] = _resolved(value)
         elif field.name == "layer":
             changes[field.name] = layer_index(value, DEPTH)
         elif field.name == "layers":
@@ -82,15 +82,15 @@ def _settled(method: Method) -> Method:
 
 
 def compare(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The paper's numbers beside those of a run.
+    """Compare the numbers of the paper with those of a run.
 
     Args:
-        rows: of the run.
-        about: as `running` writes it.
+        rows: Rows of the run.
+        about: Description of the run, see `run.Evaluation`.
 
     Returns:
-        Ready for JSON: `differs`, what sets the run apart from the paper's; and `rows`, each a task of the run under a
-        method of the paper, in percent, with the difference in points and whether it is within the tolerance.
+        A document ready for JSON: `differs`, what sets the run apart from the paper; and `rows`, each a task of the run
+        under a method of the paper, in percent, with the difference in points and whether it is within the tolerance.
     """
     found = []
     for one in printed():
@@ -117,13 +117,13 @@ def compare(rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _same(spec: str, other: str) -> bool:
     try:
-        return settled(spec) == settled(other)
+        return resolved(spec) == resolved(other)
     except PruningError:  # a layer that a model of 32 does not have
         return False
 
 
 def differences(about: Mapping[str, Any]) -> list[str]:
-    """What of a run is known to be another configuration than the paper's."""
+    """Return in which settings a run is known to differ from the paper."""
     model, found = about["model"], []
     if (model["model_type"], model["depth"]) != ("llava", DEPTH):
         found.append(f"the model is a {model['model_type']} of {model['depth']} layers")

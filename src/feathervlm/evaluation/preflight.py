@@ -1,81 +1,91 @@
-"""Whether a model, tasks, methods and settings fit together, asked before anything large is read.
+"""Whether a model, questions, methods and settings fit together, checked before weights are read."""
 
-Knows configs, processors and families; of questions only what choices they give.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import torch
-
-from feathervlm.api import prune
-from feathervlm.core.boxes import BoxFormat
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.questions import BOXES
-from feathervlm.evaluation.asking import choice_tokens
+from feathervlm.embedded.vocabulary import check_words
 from feathervlm.evaluation.metrics import Protocol
-from feathervlm.evaluation.tasks.base import Question, Task
+from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.evaluation.tasks.embedded import Embedded
-from feathervlm.families import family_of
 from feathervlm.inference import loading
-from feathervlm.inference.model_spec import UNPRUNED, Wanted, is_embedded
+from feathervlm.inference.choices import choice_tokens
+from feathervlm.inference.loading import CheckedModel
+from feathervlm.inference.model_spec import ModelSpec
+from feathervlm.inference.prompts import Prompt, check_markers, has_template
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What is known of a model before its weights are read.
-
-    Attributes:
-        device: to run on; without a number where none is wanted.
-        boxes: how it writes boxes; None if that is not known, and need not be.
-    """
-
-    device: torch.device
-    boxes: BoxFormat | None
-
-
-def check(wanted: Wanted, asked: Mapping[Task, Sequence[Question]], methods: Sequence[str], protocol: Protocol) -> Fit:
-    """Refuse what cannot work, before weights are read.
+def check(
+    spec: ModelSpec, sets: Sequence[QuestionSet], methods: Sequence[str], protocol: Protocol = "symmetric"
+) -> CheckedModel:
+    """Refuse what cannot work before weights are read.
 
     Args:
-        wanted: who is to answer.
-        asked: tasks with their questions.
-        methods: specs, or `UNPRUNED`.
-        protocol: see `scoring`.
+        spec: Which model is to answer.
+        sets: Questions that are to be asked.
+        methods: Specs, or `UNPRUNED`.
+        protocol: Rules of scoring, see `evaluation.metrics`.
 
     Raises:
-        PruningError: if model, tasks, methods or settings do not fit together; it says which.
+        PruningError: Model, questions, methods or settings do not fit together; the message says which.
     """
-    with loading.quiet():
-        model = loading.empty_model(loading.load_config(wanted.place), wanted.attention)
-        processor = loading.load_processor(wanted.place)
-    embedded = is_embedded(processor)
-    device, _, _, batch = wanted.settled(embedded)
-    if not getattr(processor, "chat_template", None):
-        raise PruningError(f"{wanted.model} has no chat template, which tells how a question is put; add one.")
-    if batch > 1 and processor.tokenizer.pad_token is None:
-        raise PruningError(f"batch={batch} needs a padding token, which {wanted.model} lacks; leave it at 1.")
-    for task in asked:
-        if isinstance(task, Embedded) and not embedded:
-            raise PruningError(
-                f"The task embedded is answered in location tokens, which {wanted.model} does not have; leave it out."
-            )
-        if embedded and not isinstance(task, Embedded):
-            raise PruningError(
-                f"{wanted.model} knows only the few words of the task embedded; give another --model for {task.name}."
-            )
-    for questions in asked.values():
-        if questions[0].choices:
-            choice_tokens(processor, questions[0].prompt, questions[0].choices)
-    for spec in methods:
-        if spec != UNPRUNED:
-            prune(model, spec).remove()
-    # The embedded kind is a LLaVA by its classes, but was not trained to write boxes as LLaVA does.
-    boxes = BOXES if embedded else family_of(model).boxes
-    if boxes is None and protocol != "paper" and any(task.localizes for task in asked):
-        names = ", ".join(task.name for task in asked if task.localizes)
+    checked = loading.check(spec, methods)
+    _check_batch(checked)
+    for questions in sets:
+        _check_questions(checked, questions)
+    _check_boxes(checked, sets, protocol)
+    return checked
+
+
+def _check_batch(checked: CheckedModel) -> None:
+    name, batch = checked.spec.model, checked.settings.batch
+    if batch > 1 and not has_template(checked.processor):
+        raise PruningError(f"batch={batch} needs a chat template, which {name} lacks; leave it at 1.")
+    if batch > 1 and checked.processor.tokenizer.pad_token is None:
+        raise PruningError(f"batch={batch} needs a padding token, which {name} lacks; leave it at 1.")
+
+
+def _check_questions(checked: CheckedModel, questions: QuestionSet) -> None:
+    task, model, processor = questions.task, checked.spec.model, checked.processor
+    if isinstance(task, Embedded) and not checked.embedded:
         raise PruningError(
-            f"It is not documented how a {model.config.model_type} writes boxes; leave {names} out, or ask and read as "
-            "the paper does with --protocol paper."
+            f"The embedded questions are answered in <loc00> to <loc31> tokens, location tokens which {model} does not "
+            "have; ask others (`eval --tasks`), or give --data FILE.jsonl (`study`)."
         )
-    return Fit(device, boxes)
+    if task.needs_template and not has_template(processor):
+        raise PruningError(f"{model} has no chat template, which tells how a question is put; add one.")
+    if not task.needs_template:
+        _check_prompts(checked, questions)
+    elif checked.embedded and not isinstance(task, Embedded):
+        raise PruningError(
+            f"{model} knows only the few words of the task embedded; give another --model for {task.name}."
+        )
+    first = questions.questions[0]
+    if first.choices:
+        choice_tokens(processor, Prompt(first.prompt), first.choices)
+
+
+def _check_prompts(checked: CheckedModel, questions: QuestionSet) -> None:
+    """Refuse prompts with other image placeholders than the model takes, or words that the embedded model lacks."""
+    for question in questions.questions:
+        try:
+            check_markers(checked.processor, Prompt(question.prompt, (None,)))
+            if checked.embedded:
+                check_words(checked.processor, [question.prompt])
+        except PruningError as error:
+            raise PruningError(f"Question {question.id!r} of {questions.name}: {error}") from None
+
+
+def _check_boxes(checked: CheckedModel, sets: Sequence[QuestionSet], protocol: Protocol) -> None:
+    names = [questions.name for questions in sets if "localization" in questions.kinds.values()]
+    own = any(not questions.task.needs_template for questions in sets if questions.name in names)
+    if checked.boxes is not None or not names or (protocol == "paper" and not own):
+        return
+    remedy = (
+        "leave questions with a box out, or choose a family with a box format (`feathervlm models`)"
+        if own
+        else f"leave {', '.join(names)} out, or ask and read as the paper does with --protocol paper"
+    )
+    raise PruningError(
+        f"It is not documented how a {checked.model.config.model_type} writes boxes, so {', '.join(names)} cannot be "
+        f"graded; {remedy}."
+    )

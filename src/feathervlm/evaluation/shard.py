@@ -1,6 +1,6 @@
-"""Which of several processes this is, and which part of the work and which accelerator is its own.
+"""The index of this process among several, which sets its part of the work and its accelerator.
 
-Read from the environment, as launchers set it. Knows nothing of the work.
+Launchers set it in the environment.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from feathervlm.core.errors import PruningError
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the work is this process's.
+    """The part of the work that this process does.
 
     Attributes:
-        rank: its number.
-        world: how many there are.
-        local: its number on this machine, and of its accelerator.
+        rank: Index of the process.
+        world: Number of processes.
+        local: Index of the process on this machine, and of its accelerator.
     """
 
     rank: int = 0
@@ -27,26 +27,26 @@ class Shard:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Shard":
-        """As `accelerate launch` and `torchrun` tell their processes.
+        """Read the variables that `accelerate launch` and `torchrun` set.
 
         Raises:
-            PruningError: if what they tell is not what it should be.
+            PruningError: The variables are not numbers, or contradict each other.
         """
-        told = {name: environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
-        told["LOCAL_RANK"] = environment.get("LOCAL_RANK", told["RANK"])
-        if not all(value.isdecimal() for value in told.values()) or int(told["RANK"]) >= int(told["WORLD_SIZE"]):
+        values = {name: environment.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+        values["LOCAL_RANK"] = environment.get("LOCAL_RANK", values["RANK"])
+        if not all(value.isdecimal() for value in values.values()) or int(values["RANK"]) >= int(values["WORLD_SIZE"]):
             raise PruningError(
-                f"{', '.join(f'{name}={value}' for name, value in told.items())} do not say which process this is; "
+                f"{', '.join(f'{name}={value}' for name, value in values.items())} do not say which process this is; "
                 "start several with `torchrun` or `accelerate launch`, or leave these variables out."
             )
-        return cls(*map(int, told.values()))
+        return cls(*map(int, values.values()))
 
-    def device(self, wanted: torch.device) -> str:
-        """The accelerator of this process, where there are several processes and no number is wanted."""
-        if self.world == 1 or wanted.type == "cpu" or wanted.index is not None:
-            return str(wanted)
-        return f"{wanted.type}:{self.local % torch.accelerator.device_count()}"
+    def device(self, device: torch.device) -> str:
+        """Return the accelerator of this process if there are several processes and the device has no index."""
+        if self.world == 1 or device.type == "cpu" or device.index is not None:
+            return str(device)
+        return f"{device.type}:{self.local % torch.accelerator.device_count()}"
 
 
 ALONE = Shard()
-"""One process does it all."""
+"""The shard of a single process, which does all the work."""

@@ -1,8 +1,8 @@
-"""What has been answered so far, on disk: files of JSON lines, one per run, written as the answers come.
+"""Stored answers: one file of JSON lines per set of questions and method, written as the answers come.
 
-Questions are answered in chunks, and a chunk's lines are written at once; after a kill, whatever is not a whole chunk
-counts for nothing and is asked again, so that nothing is lost or counted twice. Several processes may share a folder:
-each writes to files of its own and reads all. Knows nothing of what the answers mean.
+Questions are answered in chunks, and the lines of a chunk are written at once. A chunk that is incomplete after a kill
+is asked again, so that no answer is lost or counted twice. Several processes may share a folder: each writes to files
+of its own and reads all files.
 """
 
 import hashlib
@@ -10,122 +10,119 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
+from feathervlm.core import spec
 from feathervlm.core.errors import PruningError
+from feathervlm.evaluation.samples import Sample
+from feathervlm.evaluation.tasks.base import QuestionSet
+from feathervlm.inference.model_spec import UNPRUNED
+from feathervlm.methods import get
 
 
-class Numbered(Protocol):
-    """A dataclass that says which question it answers."""
-
-    @property
-    def question(self) -> int:
-        """Its number."""
-        ...
-
-
-R = TypeVar("R", bound=Numbered)
-
-
-class Journal(Generic[R]):
-    """The answers of several runs, in `folder`.
+class AnswerStore:
+    """The answers to sets of questions under methods, in a folder.
 
     Args:
-        folder: is made if need be.
-        key: what all answers depend on but the run: model, data, settings. A folder with another key is refused.
-        kind: the dataclass of one answer.
-        begun: what else is worth knowing of the time when the first answer was given; kept from then on.
-        part: the number of this process among those that write to the folder.
-        holds: what to call the answers of a folder with another key.
+        folder: Directory of the files; it is made if there is none.
+        key: What the answers depend on besides questions and method: model, protocol, settings. A folder with another
+            key is refused.
+        begun: What else to note at the time of the first answer.
+        part: Index of this process among those that write to the folder.
+        holds: What the folder holds, for the message about another key.
 
     Raises:
-        PruningError: the folder holds answers of something else.
+        PruningError: The folder holds answers with another key.
     """
 
     def __init__(
         self,
         folder: Path,
         key: Mapping[str, Any],
-        kind: type[R],
         begun: Mapping[str, Any] | None = None,
         *,
         part: int = 0,
         holds: str = "a study",
     ) -> None:
-        self.folder, self.kind, self.part = folder, kind, part
+        self.folder, self.part = folder, part
         folder.mkdir(parents=True, exist_ok=True)
-        known, mine = folder / "key.json", json.dumps(key, indent=1, sort_keys=True) + "\n"
-        if not known.exists():
+        path, own = folder / "key.json", json.dumps(key, indent=1, sort_keys=True) + "\n"
+        if not path.exists():
             _write(folder / "begun.json", json.dumps(begun or {}) + "\n")
-            _write(known, mine)
-        elif (found := known.read_text()) != mine:
-            changed = ", ".join(_differences(json.loads(found), json.loads(mine)))
+            _write(path, own)
+        elif (present := path.read_text()) != own:
+            changed = ", ".join(_differences(json.loads(present), json.loads(own)))
             raise PruningError(
                 f"{folder.parent} holds {holds} of something else ({changed}); give another --out, or delete that one."
             )
 
     @property
     def begun(self) -> dict[str, Any]:
-        """What was noted when the first answer was given."""
-        found: dict[str, Any] = json.loads((self.folder / "begun.json").read_text())
-        return found
+        """What was noted at the time of the first answer."""
+        noted: dict[str, Any] = json.loads((self.folder / "begun.json").read_text())
+        return noted
 
-    def read(self, run: str, chunks: Sequence[Sequence[int]]) -> dict[int, R]:
-        """The answers of a run that are complete, by question.
+    def read(self, questions: QuestionSet, method: str) -> dict[int, Sample]:
+        """Return the complete chunks of answers to a set of questions under a method, by index of the question.
 
-        Args:
-            run: its name.
-            chunks: the questions that belong together; a chunk with one missing in a file does not count there, and
-                is dropped from the file that this process writes.
+        An incomplete chunk does not count, and is dropped from the file that this process writes.
         """
-        answered: dict[int, R] = {}
-        own = self._path(run)
-        for path in sorted({own, *self.folder.glob(f"{stem(run)}*.jsonl")}):
+        answered: dict[int, Sample] = {}
+        own = self._path(questions, method)
+        for path in sorted({own, *self.folder.glob(f"{run_name(questions, method)}*.jsonl")}):
             content = path.read_text() if path.exists() else ""
-            found = {record.question: record for record in self._records(content)}
-            whole = {question for chunk in chunks if all(number in found for number in chunk) for question in chunk}
-            kept = {question: found[question] for question in found if question in whole}
+            samples = {sample.question: sample for sample in _samples(content)}
+            complete = [chunk for chunk in questions.chunks if all(number in samples for number in chunk)]
+            whole = {number for chunk in complete for number in chunk}
+            kept = {number: sample for number, sample in samples.items() if number in whole}
             if path == own and content != (expected := "".join(map(line, kept.values()))):
                 _write(path, expected)
             answered |= kept
         return answered
 
-    def append(self, run: str, records: Sequence[R]) -> None:
-        """Write a whole chunk."""
-        with self._path(run).open("a") as file:
-            file.write("".join(map(line, records)))
+    def append(self, questions: QuestionSet, method: str, samples: Sequence[Sample]) -> None:
+        """Write the answers to a whole chunk."""
+        with self._path(questions, method).open("a") as file:
+            file.write("".join(map(line, samples)))
 
-    def _path(self, run: str) -> Path:
-        return self.folder / f"{stem(run)}{f'.part{self.part}' if self.part else ''}.jsonl"
-
-    def _records(self, content: str) -> list[R]:
-        """The records of a file; a last line that was cut off is left out."""
-        found: list[dict[str, Any]] = [json.loads(text) for text in content.split("\n")[:-1]]
-        return [self.kind(**{key: _frozen(value) for key, value in fields.items()}) for fields in found]
+    def _path(self, questions: QuestionSet, method: str) -> Path:
+        part = f".part{self.part}" if self.part else ""
+        return self.folder / f"{run_name(questions, method)}{part}.jsonl"
 
 
-def stem(run: str) -> str:
-    """A file name that no other run has."""
-    words = re.sub(r"[^a-z0-9.+=-]+", "_", run)[:60].strip("_")
-    return f"{words}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
+def method_fingerprint(method: str) -> str:
+    """Return a hash of all that a method does, so that a changed method does not meet old answers."""
+    schedule = UNPRUNED if method == UNPRUNED else spec.to_json(get(method).schedule())
+    return hashlib.sha256(schedule.encode()).hexdigest()
 
 
-def line(record: Any) -> str:
-    """A dataclass as a line of JSON."""
-    return json.dumps(asdict(record)) + "\n"
+def run_name(questions: QuestionSet, method: str) -> str:
+    """Return a file name for the answers to exactly these questions under exactly this method."""
+    return stem(f"{questions.name} {questions.fingerprint[:8]} {method}", method_fingerprint(method))
+
+
+def stem(name: str, *more: str) -> str:
+    """Return a file name that starts with the words of a name and that no other name, or `more`, has."""
+    words = re.sub(r"[^a-z0-9.+=-]+", "_", name)[:60].strip("_")
+    return f"{words}-{hashlib.sha256(' '.join((name, *more)).encode()).hexdigest()[:8]}"
+
+
+def line(sample: Sample) -> str:
+    """Return a sample as a line of JSON."""
+    return json.dumps(sample.to_dict()) + "\n"
+
+
+def _samples(content: str) -> list[Sample]:
+    """Return the samples of a file without an incomplete last line."""
+    return [Sample.of(json.loads(text)) for text in content.split("\n")[:-1]]
 
 
 def _write(path: Path, content: str) -> None:
-    """Write a file whole, also beside other processes that do the same."""
+    """Write a file whole, also while other processes do the same."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
     draft.write_text(content)
     draft.replace(path)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -1,225 +1,198 @@
-"""Who answers a study's questions: a model with its processor, and how its answers are read.
+"""The one way to ask a model, pruned or not: greedily or by choices, in batches, with times and reports."""
 
-Knows how to ask and to read boxes, and what fits together; knows nothing of experiments, or of what a method does.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from feathervlm.api import prune
-from feathervlm.core.boxes import BoxFormat, Size
-from feathervlm.core.errors import PruningError
-from feathervlm.core.layout import Box
-from feathervlm.embedded.questions import BOXES
-from feathervlm.embedded.vocabulary import check_words
-from feathervlm.engine.decoder import DecoderView
-from feathervlm.engine.family import Family
-from feathervlm.evaluation.tasks.jsonl import JsonlData
-from feathervlm.evaluation.tasks.study_data import Data, EmbeddedData, Item
-from feathervlm.families import family_of
-from feathervlm.inference import loading, prompts
-from feathervlm.inference.compare import warn_of_missing
-from feathervlm.inference.model_spec import UNPRUNED, Wanted, fingerprint, is_embedded
-from feathervlm.utils.provenance import versions
+from feathervlm.core.schedule import Schedule
+from feathervlm.engine.report.report import Report
+from feathervlm.inference.choices import choice_tokens, choose
+from feathervlm.inference.loading import LoadedModel
+from feathervlm.inference.model_spec import UNPRUNED
+from feathervlm.inference.prompts import Prompt, has_template, prepare
+from feathervlm.methods import Method
+from feathervlm.utils.quiet import quiet
+
+AnyMethod = str | Method | Schedule | None
+"""A spec, a method or a schedule; None and `UNPRUNED` prune nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A model that answers and whose answers can be graded.
+class Answer:
+    """The answer to one prompt.
 
     Attributes:
-        model: ready to answer.
-        processor: its own.
-        boxes: how it writes boxes; None if it is asked for none.
-        max_new_tokens: per answer.
-        batch: how many questions are best asked at once.
+        written: The answer as the model wrote it, or the choice.
+        tokens: Number of new tokens, with the one that ends the answer.
+        prompt_tokens: Number of tokens of the prompt.
+        seconds: Time from the prepared inputs to the end of the batch.
+        first_token_seconds: Time to the first new token; None if the answer was not timed.
+        report: Report of the batch; None if no method was given or the batch has no picture.
+        place: Index of the prompt in its batch.
     """
 
-    model: Any
-    processor: Any
-    boxes: BoxFormat | None
-    max_new_tokens: int
-    batch: int = 1
-    _resized: dict[Size, Size] = field(default_factory=dict, repr=False)
+    written: str
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    first_token_seconds: float | None = None
+    report: Report | None = None
+    place: int = 0
 
     @property
-    def family(self) -> type[Family]:
-        """That of the model."""
-        return family_of(self.model)
-
-    def answer(self, items: Sequence[Item]) -> list[str]:
-        """What the model answers, greedily: all at once where it has a chat template, else one by one.
-
-        Raises:
-            PruningError: if a prompt's image placeholders do not match its one picture.
-        """
-        with loading.quiet():
-            if len(items) > 1 and getattr(self.processor, "chat_template", None):
-                return self.generate(
-                    prompts.prepare_all(self.processor, [(item.picture, item.prompt) for item in items])
-                )
-            inputs = (prompts.prepare(self.processor, item.prompt, [item.picture]) for item in items)
-            return [text for one in inputs for text in self.generate(one)]
-
-    def generate(self, inputs: Any) -> list[str]:
-        """What the model answers to prepared inputs."""
-        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
-        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
-
-    def read(self, item: Item, answer: str) -> Box | None:
-        """The box that an answer to a question names, in pixels of its picture; None if it is invalid.
-
-        Raises:
-            PruningError: if it is not known how the model writes boxes.
-        """
-        if self.boxes is None:
-            raise PruningError(f"It is not known how {self.family.title} writes boxes, as question {item.id!r} needs.")
-        size = item.picture.size
-        shown = self.resized(size) if self.boxes.scale is None else None
-        # Said even where it is the whole picture: else a square format would take a squeezed picture for a padded one.
-        return self.boxes.read(answer, size, shown, self.family.shown(self.processor, size))
-
-    def grade(self, item: Item, answer: str) -> tuple[bool, float | None]:
-        """Whether an answer is right and, for localization, its IoU with the true box."""
-        return item.grade(answer, lambda text: self.read(item, text))
-
-    def resized(self, size: Size) -> Size:
-        """(width, height) of a picture of that size as the image processor passes it on.
-
-        Raises:
-            PruningError: if the processor does not tell.
-        """
-        if size not in self._resized:
-            images = self.processor.image_processor
-            grid = images(images=[Image.new("RGB", size)], return_tensors="pt").get("image_grid_thw")
-            if grid is None:
-                raise PruningError(
-                    f"{type(images).__name__} does not tell how it resizes pictures, in whose pixels "
-                    f"{self.family.title} counts; leave questions with a box out."
-                )
-            _, rows, cols = grid[0].tolist()
-            self._resized[size] = cols * images.patch_size, rows * images.patch_size
-        return self._resized[size]
+    def text(self) -> str:
+        """The answer without white space around it."""
+        return self.written.strip()
 
 
-def load(wanted: Wanted, data: Data) -> Subject:
-    """The model, ready to answer the questions of a data set.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts of one forward with the inputs that the model takes for them."""
 
-    Raises:
-        PruningError: if it cannot be loaded, or it is not known how it writes the boxes that are asked for.
-    """
-    found = load_for(wanted)
-    return replace(found, boxes=_boxes(data, found.model, is_embedded(found.processor)))
+    prompts: Sequence[Prompt]
+    inputs: Any
 
 
-def load_for(wanted: Wanted) -> Subject:
-    """The model, ready to answer anything but where something is.
-
-    Raises:
-        PruningError: if it cannot be loaded.
-    """
-    with loading.quiet():
-        processor = loading.load_processor(wanted.place)
-        device, dtype, longest, batch = wanted.settled(is_embedded(processor))
-        model, missing = loading.load_model(wanted.place, dtype, wanted.attention)
-    warn_of_missing(wanted.model, missing)
-    return Subject(model.to(device), processor, None, longest, batch)
-
-
-def check(wanted: Wanted, data: Data, methods: Sequence[str]) -> None:
-    """Refuse what cannot work before weights are read.
+class Answerer:
+    """A loaded model that is asked.
 
     Args:
-        wanted: who is to answer.
-        data: what is to be asked.
-        methods: specs, or `UNPRUNED`.
-
-    Raises:
-        PruningError: if model, data, methods or settings do not fit together; it says which.
+        loaded: The model with its processor.
+        strict: Refuse what cannot be pruned, as `prune` does.
     """
-    with loading.quiet():
-        model = loading.empty_model(loading.load_config(wanted.place), wanted.attention)
-        processor = loading.load_processor(wanted.place)
-    embedded = is_embedded(processor)
-    *_, batch = wanted.settled(embedded)
-    if isinstance(data, EmbeddedData) and not embedded:
-        raise PruningError(
-            f"The embedded questions are answered in <loc00> to <loc31> tokens, which {wanted.model} does not have; "
-            "give --data FILE.jsonl."
-        )
-    if batch > 1 and not getattr(processor, "chat_template", None):
-        raise PruningError(f"batch={batch} needs a chat template, which {wanted.model} lacks; leave it at 1.")
-    if batch > 1 and processor.tokenizer.pad_token is None:
-        raise PruningError(f"batch={batch} needs a padding token, which {wanted.model} lacks; leave it at 1.")
-    _boxes(data, model, embedded)
-    if isinstance(data, JsonlData):
-        _check_prompts(data, processor, embedded)
-    for spec in methods:
-        if spec != UNPRUNED:
-            prune(model, spec).remove()
+
+    def __init__(self, loaded: LoadedModel, *, strict: bool = True) -> None:
+        self.loaded, self.strict = loaded, strict
+        self.model, self.processor = loaded.model, loaded.processor
+        self._tokens: dict[tuple[str, ...], list[int]] = {}
+
+    @property
+    def batch(self) -> int:
+        """Prompts per forward; 1 without a chat template."""
+        return self.loaded.settings.batch if has_template(self.processor) else 1
+
+    def ask(
+        self,
+        prompts: Sequence[Prompt],
+        method: AnyMethod = None,
+        *,
+        choices: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+    ) -> list[Answer]:
+        """Answer prompts in batches.
+
+        Args:
+            prompts: The prompts.
+            method: Method that prunes them.
+            choices: Answers to choose from by their first token; without any the answer is written greedily.
+            max_new_tokens: Maximum length of an answer. The default is that of the model.
+
+        Raises:
+            PruningError: Placeholders do not match pictures, the method does not fit, or a choice is not one token.
+        """
+        return [
+            answer
+            for batch in self.batches(prompts)
+            for answer in self.answer(batch, method, choices=choices, max_new_tokens=max_new_tokens)
+        ]
+
+    def look(self, prompts: Sequence[Prompt], method: AnyMethod) -> Report:
+        """Prune prompts in one forward and return the report; the answers are dropped."""
+        report = self.answer(self.prepare(prompts), method, max_new_tokens=1)[0].report
+        assert report is not None, "there is a method and a picture"
+        return report
+
+    def batches(self, prompts: Sequence[Prompt]) -> Iterator[Batch]:
+        """Yield the prepared batches of prompts."""
+        for start in range(0, len(prompts), self.batch):
+            yield self.prepare(prompts[start : start + self.batch])
+
+    def prepare(self, prompts: Sequence[Prompt]) -> Batch:
+        """Prepare prompts for one forward.
+
+        Raises:
+            PruningError: Image placeholders do not match the pictures.
+        """
+        with quiet():
+            inputs = prepare(self.processor, prompts)
+        return Batch(prompts, inputs.to(self.model.device, dtype=self.model.dtype))
+
+    def answer(
+        self,
+        batch: Batch,
+        method: AnyMethod = None,
+        *,
+        choices: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        timed: bool = False,
+    ) -> list[Answer]:
+        """Answer a prepared batch; `timed` measures the time to the first token, see `ask`."""
+        pruned = method is not None and method != UNPRUNED
+        tokens = self._choice_tokens(batch.prompts[0], choices) if choices else None
+        context = prune(self.model, method, strict=self.strict) if pruned else nullcontext()  # type: ignore[arg-type]
+        with quiet(), torch.inference_mode(), context as pruning:
+            if timed and self.model.device.type != "cpu":
+                torch.accelerator.synchronize()
+            timer = FirstTokenTimer()
+            output = self.model.generate(
+                **batch.inputs,
+                max_new_tokens=1 if choices else max_new_tokens or self.loaded.settings.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                streamer=timer if timed else None,
+                return_dict_in_generate=True,
+                output_logits=bool(choices),
+            )
+            seconds = time.perf_counter() - timer.start
+        # A forward without pictures is not recorded, so that there may be no report.
+        report = pruning.report if pruning is not None and any(one.images for one in batch.prompts) else None
+        if tokens is not None:
+            texts = [choices[number] for number in choose(output.logits[0], tokens)]
+            lengths = [1] * len(texts)
+        else:
+            new = output.sequences[:, batch.inputs["input_ids"].shape[1] :]
+            texts = self.processor.batch_decode(new, skip_special_tokens=True)
+            lengths = self._lengths(new)
+        read = batch.inputs["attention_mask"].sum(1).tolist()
+        first = timer.seconds if timed else None
+        return [
+            Answer(text, length, count, seconds, first, report, place)
+            for place, (text, length, count) in enumerate(zip(texts, lengths, read, strict=True))
+        ]
+
+    def _choice_tokens(self, prompt: Prompt, choices: Sequence[str]) -> list[int]:
+        key = tuple(choices)
+        if key not in self._tokens:
+            self._tokens[key] = choice_tokens(self.processor, prompt, choices)
+        return self._tokens[key]
+
+    def _lengths(self, new: Tensor) -> list[int]:
+        """Count the tokens of each answer with the one that ends it, without the padding after it."""
+        ends = self.model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        return [
+            next((number for number, token in enumerate(row, 1) if token in ends), len(row)) for row in new.tolist()
+        ]
 
 
-def _boxes(data: Data, model: PreTrainedModel, embedded: bool) -> BoxFormat | None:
-    """How a model answers the localization questions of a data set; None if there are none."""
-    if "localization" not in data.kinds.values():
-        return None
-    # The embedded kind is a LLaVA by its classes, but was not trained to write boxes as LLaVA does.
-    boxes = data.boxes or (BOXES if embedded else family_of(model).boxes)
-    if boxes is None:
-        raise PruningError(
-            f"It is not documented how a {model.config.model_type} writes boxes, so {data.name} cannot be graded; "
-            "leave questions with a box out, or choose a family with a box format (`feathervlm models`)."
-        )
-    return boxes
+class FirstTokenTimer(BaseStreamer):
+    """A streamer that measures when the first new token is on the host. On MPS transformers streams one token late."""
 
+    def __init__(self) -> None:
+        self.start, self.calls, self.seconds = time.perf_counter(), 0, 0.0
 
-def _check_prompts(data: JsonlData, processor: Any, embedded: bool) -> None:
-    """Whether the model's processor takes every prompt, and the embedded model knows its words."""
-    marker = str(getattr(processor, "image_token", None) or "<image>")
-    expected = 0 if getattr(processor, "chat_template", None) else 1
-    for row in data.rows:
-        try:
-            if row.prompt.count(marker) != expected:
-                prompts.prepare(processor, row.prompt, [Image.new("RGB", (8, 8))])
-            if embedded:
-                check_words(processor, [row.prompt])
-        except PruningError as error:
-            raise PruningError(f"Question {row.id!r} of {data.name}: {error}") from None
+    def put(self, value: Tensor) -> None:
+        """Count the calls: the prompt comes first, then one token after the other."""
+        self.calls += 1
+        if self.calls == 2:
+            self.seconds = time.perf_counter() - self.start
 
-
-def describe(wanted: Wanted) -> dict[str, Any]:
-    """What answers depend on besides questions and methods, as plain values: for provenance, and to tell runs apart.
-
-    Raises:
-        PruningError: if there is no such model, or what it holds cannot be told.
-    """
-    with loading.quiet():
-        config = loading.load_config(wanted.place)
-        embedded = is_embedded(loading.load_processor(wanted.place))
-        depth = len(DecoderView(loading.empty_model(config, wanted.attention)).layers)
-    device, dtype, longest, batch = wanted.settled(embedded)
-    return {
-        "name": wanted.model,
-        "fingerprint": fingerprint(wanted.place),
-        "model_type": config.model_type,
-        "embedded": embedded,
-        "depth": depth,
-        "device": str(device),
-        "dtype": str(_stored(config) if dtype == "auto" else dtype).removeprefix("torch."),
-        "attention": wanted.attention,
-        "max_new_tokens": longest,
-        "batch": batch,
-        "versions": versions(),
-    }
-
-
-def _stored(config: PreTrainedConfig) -> torch.dtype | str:
-    """The type that a config says its weights are stored in; transformers looks at them where it says nothing."""
-    return config.dtype or "as stored"
+    def end(self) -> None:
+        """Do nothing at the end of the answer."""

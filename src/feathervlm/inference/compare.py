@@ -1,89 +1,82 @@
-"""One prompt, unpruned and pruned: answers, times, report.
+"""One prompt, unpruned and pruned: answers, times and report; `feathervlm run`.
 
-Everything that can be refused cheaply is refused before the weights are read. Knows nothing of the terminal.
+What can be refused is refused before the weights are read.
 """
 
-import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.generation.streamers import BaseStreamer
 
-from feathervlm.api import prune
 from feathervlm.engine.report.overlay import stack
 from feathervlm.engine.report.report import Report
-from feathervlm.inference import loading, prompts
+from feathervlm.inference import loading
+from feathervlm.inference.answerer import Answer, Answerer, Batch
+from feathervlm.inference.model_spec import ModelSpec
+from feathervlm.inference.prompts import Prompt, check_markers, open_picture
 from feathervlm.methods import Method
+from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 
-Say = Callable[[str], None]
-
 GAIN = 0.95
-"""The pruned first token must take no more than this share of the unpruned time to count as a gain."""
+"""Largest share of the unpruned time to the first token that counts as a gain."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to run: a prompt about pictures on a model, with a method (None: unpruned only)."""
+class RunRequest:
+    """A prompt about pictures for a model, and the method to run it with.
 
-    model: str
+    Args:
+        spec: Which model answers; `max_new_tokens` is the length of the answer.
+        images: Files of the pictures.
+        prompt: The question.
+        method: Method to prune with; None runs unpruned only.
+        repeats: Timed runs of each kind.
+        strict: Refuse what cannot be pruned.
+    """
+
+    spec: ModelSpec
     images: tuple[Path, ...]
     prompt: str
     method: Method | None
-    max_new_tokens: int = 64
     repeats: int = 2
-    dtype: str = "auto"
-    device: str = "auto"
-    attention: str = "sdpa"
     strict: bool = True
 
 
 @dataclass(frozen=True)
-class Run:
-    """An answer, and the seconds to its first token and to its end."""
+class RunResult:
+    """The answers with median times; `pruned` and `report` are None without a method."""
 
-    answer: str
-    new_tokens: int
-    first_token: float
-    total: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came out; `pruned` and `report` are None if there was no method."""
-
-    request: Request
+    request: RunRequest
     settings: dict[str, Any]
-    unpruned: Run
-    pruned: Run | None
+    unpruned: Answer
+    pruned: Answer | None
     report: Report | None
     overlay: Image.Image | None = None
 
     @property
     def gain(self) -> bool | None:
         """Whether the first token came sooner by a margin that counts; None if nothing was pruned."""
-        return None if self.pruned is None else self.pruned.first_token <= GAIN * self.unpruned.first_token
+        if self.pruned is None:
+            return None
+        return _first(self.pruned) <= GAIN * _first(self.unpruned)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, ready for JSON."""
-        runs = {"unpruned": self.unpruned, "pruned": self.pruned}
-        times = {name: run and {"first_token": run.first_token, "total": run.total} for name, run in runs.items()}
+        """Return plain values, ready for JSON."""
+        answers = {"unpruned": self.unpruned, "pruned": self.pruned}
         return {
-            "model": self.request.model,
+            "model": self.request.spec.model,
             "method": str(self.request.method or "none"),
             "prompt": self.request.prompt,
             "images": [str(path) for path in self.request.images],
-            "answers": {name: run and run.answer for name, run in runs.items()},
-            "new_tokens": {name: run and run.new_tokens for name, run in runs.items()},
-            "seconds": times,
+            "answers": {name: one and one.text for name, one in answers.items()},
+            "new_tokens": {name: one and one.tokens for name, one in answers.items()},
+            "seconds": {
+                name: one and {"first_token": one.first_token_seconds, "total": one.seconds}
+                for name, one in answers.items()
+            },
             "gain": self.gain,
             "report": self.report and self.report.to_dict(),
             "settings": self.settings,
@@ -91,122 +84,68 @@ class Outcome:
         }
 
 
-def run(request: Request, *, draw: bool = False, say: Say = lambda now: None) -> Outcome:
-    """Answer the prompt unpruned and pruned.
+def run(request: RunRequest, *, draw: bool = False, say: Say = lambda now: None) -> RunResult:
+    """Answer a prompt unpruned and pruned.
 
     Args:
-        request: what to run.
-        draw: make a picture of what was kept, too.
-        say: is told what happens now.
+        request: What to run.
+        draw: Whether to draw the kept patches.
+        say: Callback, called with what happens now.
 
     Raises:
-        PruningError: on whatever the user can put right.
+        PruningError: An input does not fit; the message says which, and the remedy.
     """
-    pictures = [prompts.open_picture(path) for path in request.images]
-    device, dtype = loading.choose_device(request.device), loading.choose_dtype(request.dtype)
-    with loading.quiet():
-        say(f"looking at {request.model}")
-        check(request, loading.load_config(request.model))
-        processor = loading.load_processor(request.model)
-        inputs = prompts.prepare(processor, request.prompt, pictures)
-        say(f"loading {request.model}")
-        model, missing = loading.load_model(request.model, dtype, request.attention)
-        warn_of_missing(request.model, missing)
-        model.to(device)
-        unpruned, pruned, report = compare(model, processor, inputs.to(device, dtype=model.dtype), request, say)
+    prompt = Prompt(request.prompt, tuple(map(open_picture, request.images)))
+    name = request.spec.model
+    say(f"looking at {name}")
+    checked = loading.check(request.spec.as_stored(), [request.method], strict=request.strict)
+    check_markers(checked.processor, prompt)
+    say(f"loading {name}")
+    answerer = Answerer(checked.load(), strict=request.strict)
+    unpruned, pruned, report = _compare(answerer, answerer.prepare([prompt]), request, say)
     settings = {
-        "device": str(device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": request.attention,
-        "max_new_tokens": request.max_new_tokens,
+        "device": str(checked.device),
+        "dtype": str(answerer.model.dtype).removeprefix("torch."),
+        "attention": request.spec.attention,
+        "max_new_tokens": checked.settings.max_new_tokens,
         "repeats": request.repeats,
     }
-    overlay = None
-    if draw and report is not None and report.pruned:
-        overlay = draw_overlay(report, processor, pictures)
-    return Outcome(request, settings, unpruned, pruned, report, overlay)
+    overlay = _draw(report, answerer, prompt.images) if draw and report is not None and report.pruned else None
+    return RunResult(request, settings, unpruned, pruned, report, overlay)
 
 
-def warn_of_missing(model: str, missing: list[str]) -> None:
-    """Warn if the checkpoint of a model lacks weights."""
-    if missing:
-        warnings.warn(
-            f"feathervlm found no weights for {len(missing)} tensors of {model}, such as {missing[0]}; "
-            "they are random and the answers are noise.",
-            stacklevel=3,
-        )
-
-
-def check(request: Request, config: PreTrainedConfig) -> None:
-    """Try method and attention on the model without weights.
-
-    Raises:
-        PruningError: if they do not fit.
-    """
-    model = loading.empty_model(config, request.attention)
-    if request.method is None:
-        return
-    prune(model, request.method, strict=request.strict).remove()
-
-
-def compare(
-    model: Any, processor: Any, inputs: Any, request: Request, say: Say
-) -> tuple[Run, Run | None, Report | None]:
-    """Median unpruned and pruned runs, taken in turns after one discarded round, and the last report."""
-    rounds: list[tuple[Run, Run | None]] = []
-    report = None
+def _compare(
+    answerer: Answerer, batch: Batch, request: RunRequest, say: Say
+) -> tuple[Answer, Answer | None, Report | None]:
+    """Return median unpruned and pruned answers, taken in turns after one discarded round, and the last report."""
+    rounds: dict[str, list[Answer]] = {"unpruned": [], "pruned": []}
     for number in range(request.repeats + 1):
         which = f"{number} of {request.repeats}" if number else "(warm-up)"
-        say(f"unpruned run {which}")
-        unpruned, pruned = generate(model, processor, inputs, request.max_new_tokens), None
-        if request.method is not None:
-            say(f"pruned run {which}")
-            with prune(model, request.method, strict=request.strict) as pruning:
-                pruned = generate(model, processor, inputs, request.max_new_tokens)
-            report = pruning.report
-        rounds.append((unpruned, pruned))
-    timed = rounds[1:]
-    both = [run for _, run in timed if run is not None]
-    return middle([run for run, _ in timed]), middle(both) if both else None, report
+        for kind, method in (("unpruned", None), ("pruned", request.method)):
+            if kind == "unpruned" or method is not None:
+                say(f"{kind} run {which}")
+                rounds[kind] += answerer.answer(batch, method, timed=True)
+    unpruned, pruned = (_middle(answers[1:]) if answers else None for answers in rounds.values())
+    assert unpruned is not None, "there is at least one unpruned run"
+    return unpruned, pruned, rounds["pruned"][-1].report if pruned else None
 
 
-def middle(runs: list[Run]) -> Run:
-    """The first answer (greedy decoding repeats itself) with median times."""
-    first = runs[0]
-    return Run(
-        first.answer, first.new_tokens, median(run.first_token for run in runs), median(run.total for run in runs)
+def _middle(answers: list[Answer]) -> Answer:
+    """Return the first answer, which greedy decoding repeats, with median times."""
+    return replace(
+        answers[0],
+        first_token_seconds=median(map(_first, answers)),
+        seconds=median(answer.seconds for answer in answers),
     )
 
 
-class FirstToken(BaseStreamer):
-    """Notes when the first generated token is on the host. On MPS transformers streams one token late."""
-
-    def __init__(self) -> None:
-        self.start, self.calls, self.seconds = time.perf_counter(), 0, 0.0
-
-    def put(self, value: Tensor) -> None:
-        """The prompt comes first, then one token after the other."""
-        self.calls += 1
-        if self.calls == 2:
-            self.seconds = time.perf_counter() - self.start
-
-    def end(self) -> None:
-        """Nothing to do."""
+def _first(answer: Answer) -> float:
+    assert answer.first_token_seconds is not None, "the answer was timed"
+    return answer.first_token_seconds
 
 
-def generate(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Run:
-    """One greedy answer, timed from the prepared inputs on."""
-    if model.device.type != "cpu":
-        torch.accelerator.synchronize()
-    clock = FirstToken()
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, streamer=clock)
-    total = time.perf_counter() - clock.start
-    new = output[0, inputs["input_ids"].shape[1] :]
-    return Run(processor.decode(new, skip_special_tokens=True).strip(), len(new), clock.seconds, total)
-
-
-def draw_overlay(report: Report, processor: Any, pictures: list[Image.Image]) -> Image.Image:
-    """What was kept of every picture, one row each."""
+def _draw(report: Report, answerer: Answerer, pictures: tuple[Image.Image, ...]) -> Image.Image:
+    """Draw the kept patches of every picture, one row for each."""
     return stack(
-        [report.overlay(picture, processor=processor, image=number) for number, picture in enumerate(pictures)]
+        [report.overlay(picture, processor=answerer.processor, image=number) for number, picture in enumerate(pictures)]
     )

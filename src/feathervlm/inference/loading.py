@@ -1,54 +1,156 @@
-"""From what a user types to a model, its processor and inputs; whatever does not fit is refused in one sentence.
+"""The one sequence that loads a model: config, a model without weights, processor, weights, device.
 
-Knows transformers' auto classes; knows no method, and nothing of the terminal.
+`check` refuses what cannot work before weights are read; the `CheckedModel` that it returns loads the weights.
 """
 
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from feathervlm.api import prune
+from feathervlm.core.boxes import BoxFormat
 from feathervlm.core.errors import PruningError
+from feathervlm.core.schedule import Schedule
+from feathervlm.embedded.questions import BOXES
+from feathervlm.engine.decoder import DecoderView
+from feathervlm.families import family_of
+from feathervlm.inference.model_spec import UNPRUNED, ModelSettings, ModelSpec, is_embedded
+from feathervlm.methods import Method
+from feathervlm.utils.provenance import versions
+from feathervlm.utils.quiet import quiet
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
 EXAMPLE_ID = "llava-hf/llava-1.5-7b-hf"
+DTYPES = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
 
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model that is ready to answer.
+
+    Attributes:
+        model: The model on its device, in evaluation mode.
+        processor: Its processor.
+        settings: Device, dtype, maximum answer length and batch size.
+        embedded: Whether it is the embedded model, or one of another training run of it.
+    """
+
+    model: Any
+    processor: Any
+    settings: ModelSettings
+    embedded: bool
+
+    @classmethod
+    def of(cls, model: Any, processor: Any) -> Self:
+        """Wrap a model that the caller has loaded, with the default settings."""
+        embedded = is_embedded(processor)
+        return cls(model, processor, ModelSpec().resolve(embedded), embedded)
+
+    @property
+    def boxes(self) -> BoxFormat | None:
+        """The format in which the model writes boxes; None if it is not known.
+
+        An embedded model is a LLaVA by its classes, but writes boxes in its own format.
+        """
+        return BOXES if self.embedded else family_of(self.model).boxes
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers and the hub client from writing logs and progress bars; what matters we say ourselves."""
-    library, hub = transformers.utils.logging, logging.getLogger("huggingface_hub")
-    levels, bars = (library.get_verbosity(), hub.level), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    library.disable_progress_bar()
-    hub.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        library.set_verbosity(levels[0])
-        hub.setLevel(levels[1])
-        if bars:
-            library.enable_progress_bar()
+@dataclass(frozen=True, eq=False)
+class CheckedModel(LoadedModel):
+    """A model without weights, whose config, processor and methods were checked.
+
+    Attributes:
+        spec: Which model it is.
+        device: The torch device to run on.
+        dtype: The torch type to load, or "auto".
+    """
+
+    spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype | str
+
+    def load(self) -> LoadedModel:
+        """Read the weights.
+
+        Raises:
+            PruningError: The weights cannot be read.
+        """
+        model = load_model(self.spec.path, self.dtype, self.spec.attention, name=self.spec.model)
+        return LoadedModel(model.to(self.device), self.processor, self.settings, self.embedded)
+
+
+def check(
+    spec: ModelSpec, methods: Iterable[str | Method | Schedule | None] = (), *, strict: bool = True
+) -> CheckedModel:
+    """Load everything but the weights, and try the methods on the model without weights.
+
+    Args:
+        spec: Which model to load.
+        methods: Methods that are to prune it; None and `UNPRUNED` prune nothing.
+        strict: Refuse a model that cannot be pruned, as `prune` does.
+
+    Raises:
+        PruningError: There is no such model, device or dtype, or a method does not fit the model.
+    """
+    choose_device(spec.device), choose_dtype(spec.dtype)
+    with quiet():
+        model = empty_model(load_config(spec.path), spec.attention)
+        for method in methods:
+            if method is not None and method != UNPRUNED:
+                prune(model, method, strict=strict).remove()
+        processor = load_processor(spec.path)
+    embedded = is_embedded(processor)
+    settings = spec.resolve(embedded)
+    device, dtype = choose_device(settings.device), choose_dtype(settings.dtype)
+    return CheckedModel(model, processor, settings, embedded, spec, device, dtype)
+
+
+def load(spec: ModelSpec) -> LoadedModel:
+    """Load a model.
+
+    Raises:
+        PruningError: As `check`, or the weights cannot be read.
+    """
+    return check(spec).load()
+
+
+def describe(checked: CheckedModel) -> dict[str, Any]:
+    """Return what the answers of a model depend on, as plain values.
+
+    Raises:
+        PruningError: The files of the model cannot be identified.
+    """
+    config, settings, spec = checked.model.config, checked.settings, checked.spec
+    # A config may not name the stored type; transformers then reads it from the weights.
+    dtype = (config.dtype or "as stored") if checked.dtype == "auto" else checked.dtype
+    return {
+        "name": spec.model,
+        "fingerprint": spec.fingerprint(),
+        "model_type": config.model_type,
+        "embedded": checked.embedded,
+        "depth": len(DecoderView(checked.model).layers),
+        "device": str(checked.device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": spec.attention,
+        "max_new_tokens": settings.max_new_tokens,
+        "batch": settings.batch,
+        "versions": versions(),
+    }
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the accelerator if there is one.
+    """Return the device of that name; `auto` is the accelerator if there is one.
 
     Raises:
-        PruningError: if there is no such device here.
+        PruningError: There is no such device on this machine.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
@@ -62,21 +164,21 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str) -> torch.dtype | str:
-    """The torch type of that name, or `auto`, the type that the weights are stored in.
+    """Return the torch type of that name; `auto`, which transformers reads as the stored type, for `auto` and `stored`.
 
     Raises:
-        PruningError: if it is none that models run in.
+        PruningError: Models do not run in a type of that name.
     """
     if name not in DTYPES:
         raise PruningError(f"There is no dtype {name!r}; choose one of {', '.join(DTYPES)}.")
-    return name if name == "auto" else getattr(torch, name)
+    return "auto" if name in ("auto", "stored") else getattr(torch, name)
 
 
 def load_config(name: str) -> PreTrainedConfig:
-    """The config of a vision-language model, from a directory or the hub.
+    """Load the config of a vision-language model from a directory or the hub.
 
     Raises:
-        PruningError: if there is none, or the model takes no images.
+        PruningError: There is no such model, or it takes no images.
     """
     local = bool(name) and Path(name).is_dir()
     if not local and not HUB_ID.fullmatch(name):
@@ -96,10 +198,10 @@ def load_config(name: str) -> PreTrainedConfig:
 
 
 def empty_model(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    """The model without weights, to ask whether it can be had and pruned before gigabytes are read.
+    """Build the model without weights, to check what can be done with it before gigabytes are read.
 
     Raises:
-        PruningError: if it does not work with that attention.
+        PruningError: The model does not work with that attention implementation.
     """
     try:
         with torch.device("meta"):
@@ -109,10 +211,10 @@ def empty_model(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
 
 
 def load_processor(name: str) -> Any:
-    """The processor of a model.
+    """Load the processor of a model.
 
     Raises:
-        PruningError: if it cannot be loaded or takes no images.
+        PruningError: The processor cannot be loaded or takes no images.
     """
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
@@ -125,23 +227,36 @@ def load_processor(name: str) -> Any:
     return processor
 
 
-def load_model(name: str, dtype: torch.dtype | str, attention: str) -> tuple[Any, list[str]]:
-    """The model, and the names of weights that the checkpoint lacks.
+def load_model(path: str, dtype: torch.dtype | str, attention: str, *, name: str | None = None) -> Any:
+    """Load a model with its weights, and warn if the checkpoint lacks some of them.
+
+    Args:
+        path: Directory of the model, or its id on the hub.
+        dtype: Torch type to load, or "auto".
+        attention: Name of an attention implementation of transformers.
+        name: Name of the model in the warning. The default is its path.
 
     Raises:
-        PruningError: if the weights cannot be read.
+        PruningError: The weights cannot be read.
     """
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
-        )
+        with quiet():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, SafetensorError) as error:
-        raise PruningError(f"The weights of {name!r} cannot be loaded ({brief(error)}); get them again.") from error
+        raise PruningError(f"The weights of {path!r} cannot be loaded ({brief(error)}); get them again.") from error
     model, info = loaded
-    return model.eval(), sorted(info["missing_keys"])
+    if missing := sorted(info["missing_keys"]):
+        warnings.warn(
+            f"feathervlm found no weights for {len(missing)} tensors of {name or path}, such as {missing[0]}; "
+            "they are random and the answers are noise.",
+            stacklevel=3,
+        )
+    return model.eval()
 
 
 def brief(error: BaseException) -> str:
-    """The first sentence of an error, without its full stop."""
+    """Return the first sentence of an error without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[.!?])\s", text)[0].rstrip(".")

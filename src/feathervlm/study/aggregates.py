@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from feathervlm.diagnosis.mask_statistics import bottom_third, heat_map
-from feathervlm.evaluation.estimates import Bootstrap, Estimate, mean
-from feathervlm.evaluation.samples import Record, unpack
-from feathervlm.evaluation.tasks.study_data import KINDS, Item, Kind
+from feathervlm.evaluation.samples import Sample, unpack
+from feathervlm.evaluation.statistics import Bootstrap, Estimate, mean
+from feathervlm.evaluation.tasks.base import KINDS, Kind, Question
 from feathervlm.inference.model_spec import UNPRUNED
 
 HEATS = 400
@@ -27,7 +28,7 @@ Mask = NDArray[np.bool_]
 class Answers:
     """One method on one task, question by question."""
 
-    records: Sequence[Record]
+    records: Sequence[Sample]
 
     @cached_property
     def right(self) -> NDArray[np.bool_]:
@@ -86,7 +87,7 @@ class Results:
         kinds: every task with its kind.
         tasks: the task of every question.
         runs: for each method its records by question.
-        item: opens a question.
+        item: returns a question with its picture.
         prior: what RoPE alone says of every cell of the grid, (frames, rows, cols); None if there is none.
         no_prior: why, if so.
         seed: of the bootstrap and of whatever else is drawn.
@@ -96,8 +97,8 @@ class Results:
         self,
         kinds: Mapping[str, Kind],
         tasks: Sequence[str],
-        runs: Mapping[str, Mapping[int, Record]],
-        item: Callable[[int], Item],
+        runs: Mapping[str, Mapping[int, Sample]],
+        item: Callable[[int], tuple[Question, Image.Image]],
         prior: NDArray[np.float64] | None = None,
         no_prior: str = "",
         seed: int = 0,
@@ -114,7 +115,7 @@ class Results:
             for method, records in runs.items()
         }
 
-    def record(self, method: str, number: int) -> Record:
+    def record(self, method: str, number: int) -> Sample:
         """The answer to one question."""
         return self._records[method][number]
 

@@ -9,8 +9,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from feathervlm.evaluation.estimates import Estimate
-from feathervlm.evaluation.tasks.study_data import Kind
+from feathervlm.evaluation.statistics import Estimate
+from feathervlm.evaluation.tasks.base import Kind
 
 KINDS: dict[Kind, tuple[str, str]] = {"localization": ("localization", "#c2410c"), "other": ("other tasks", "#1d4ed8")}
 """What each kind is called, and its colour."""

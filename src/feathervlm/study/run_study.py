@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from feathervlm.evaluation import study_runner
-from feathervlm.evaluation.samples import Ledger, Record
-from feathervlm.evaluation.tasks.study_data import Data
-from feathervlm.inference import answerer, loading
-from feathervlm.inference.answerer import Wanted
+from feathervlm.evaluation import runner
+from feathervlm.evaluation.preflight import check
+from feathervlm.evaluation.runner import Work, by_method, open_work
+from feathervlm.evaluation.samples import Sample
+from feathervlm.evaluation.store import AnswerStore
+from feathervlm.evaluation.tasks.base import CHUNK, QuestionSet, Task
+from feathervlm.inference.loading import describe
+from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.study import report
 from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments import EXPERIMENTS, Experiment
@@ -26,9 +29,8 @@ from feathervlm.study.model_probe import Look, look_at
 from feathervlm.study.plan import Plan
 from feathervlm.utils import files as utils_files
 from feathervlm.utils.provenance import command, commit, machine, versions
+from feathervlm.utils.quiet import quiet
 
-CHUNK = 40
-"""Questions of one piece of work, answered at once by models of the embedded kind."""
 Told = Callable[[str, int, int], None]
 """Told what is being done, how many answers there are, and how many there will be."""
 
@@ -38,8 +40,8 @@ class Request:
     """What to study.
 
     Attributes:
-        wanted: who answers.
-        data: what is asked.
+        spec: who answers.
+        task: what is asked.
         out: where everything is written.
         quick: fewer layers and budgets.
         processes: how many work side by side, one thread each; None: one per core, and 1 on an accelerator.
@@ -48,8 +50,8 @@ class Request:
         experiments: to run.
     """
 
-    wanted: Wanted
-    data: Data
+    spec: ModelSpec
+    task: Task
     out: Path
     quick: bool = False
     processes: int | None = None
@@ -91,21 +93,22 @@ def run(request: Request, told: Told = lambda what, done, total: None) -> Study:
         PruningError: on whatever the user can put right.
     """
     others = [report.read_findings(folder) for folder in request.beside]
-    with loading.quiet():
+    questions = QuestionSet(request.task, request.task.questions(None))
+    with quiet():
         told("looking at the model", 0, 0)
-        answerer.check(request.wanted, request.data, [])
-        model = answerer.describe(request.wanted)
-        look = look_at(request.wanted, request.data)
+        model = describe(check(request.spec, [questions], []))
+        look = look_at(request.spec, questions)
         plan = Plan(look.depth, look.shape, request.quick)
         needed = {experiment.name: experiment.methods(plan) for experiment in request.experiments}
         methods = list(dict.fromkeys(method for found in needed.values() for method in found))
-        answerer.check(request.wanted, request.data, methods)
-        about = _about(request, model, plan)
-        key = {"model": model, "data": request.data.fingerprint, "chunk": CHUNK}
-        ledger = Ledger(request.out / "answers", key, {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")})
-        about["begun"] = ledger.begun
+        check(request.spec, [questions], methods)
+        about = _about(request, questions, model, plan)
+        key = {"model": model, "data": questions.fingerprint, "chunk": CHUNK}
+        begun = {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+        store = AnswerStore(request.out / "answers", key, begun)
+        about["begun"] = store.begun
         done = Study(request, about)
-        _Progress(request, plan, look, ledger, done, needed, told).run(methods)
+        _Progress(request, questions, plan, look, store, done, needed, told).run(methods)
         done.experiments.sort(key=lambda one: [e.name for e in request.experiments].index(one["name"]))
         done.files += report.write(done.request.out, done.about, done.experiments, others)
     return done
@@ -117,33 +120,43 @@ class _Progress:
     def __init__(
         self,
         request: Request,
+        questions: QuestionSet,
         plan: Plan,
         look: Look,
-        ledger: Ledger,
+        store: AnswerStore,
         done: Study,
         needed: dict[str, list[str]],
         told: Told,
     ) -> None:
-        self.request, self.plan, self.look, self.ledger = request, plan, look, ledger
+        self.request, self.questions, self.plan, self.look, self.store = request, questions, plan, look, store
         self.done, self.told = done, told
         self.waiting = {experiment: needed[experiment.name] for experiment in request.experiments}
         self.answered: Counter[str] = Counter()
-        self.questions = len(request.data.tasks())
-        self.chunks = study_runner.chunks_of(request.data, CHUNK)
-        self.records: dict[str, dict[int, Record]] = {}
+        self.records: dict[str, dict[int, Sample]] = {}
 
     def run(self, methods: list[str]) -> None:
-        total = len(methods) * self.questions
+        asked = len(self.questions.questions)
+        total = len(methods) * asked
 
         def step(method: str, more: int) -> None:
             self.answered[method] += more
             self.told(method, self.answered.total(), total)
             for experiment in list(self.waiting):
-                if all(self.answered[spec] == self.questions for spec in self.waiting[experiment]):
+                if all(self.answered[spec] == asked for spec in self.waiting[experiment]):
                     self._evaluate(experiment)
 
         request = self.request
-        study_runner.run(request.wanted, request.data, methods, self.ledger, CHUNK, self.done.about["processes"], step)
+        work = open_work([self.questions], methods, self.store)
+        for method in methods:
+            step(method, asked - sum(len(piece.chunk) for piece in work if method in piece.methods))
+
+        def stored(piece: Work) -> None:
+            step(piece.methods[0], len(piece.chunk))
+
+        processes = self.done.about["processes"]
+        runner.run(
+            request.spec, [self.questions], by_method(work, methods), self.store, processes=processes, done=stored
+        )
         results = self._results(methods)
         path = request.out / "runs.json"
         utils_files.write_json(path, {"about": self.done.about, "runs": [results.row(method) for method in methods]})
@@ -174,12 +187,12 @@ class _Progress:
     def _results(self, methods: list[str]) -> Results:
         for method in methods:
             if method not in self.records:
-                self.records[method] = self.ledger.read(method, self.chunks)
+                self.records[method] = self.store.read(self.questions, method)
         return Results(
-            self.request.data.kinds,
-            self.request.data.tasks(),
+            self.questions.kinds,
+            self.questions.splits,
             {method: self.records[method] for method in methods},
-            self.request.data.item,
+            self.questions.item,
             self.look.prior,
             self.look.no_prior,
             self.request.seed,
@@ -198,11 +211,11 @@ class _Progress:
         return figures
 
 
-def _about(request: Request, model: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    counts = Counter(request.data.tasks())
+def _about(request: Request, questions: QuestionSet, model: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    counts = Counter(questions.splits)
     return {
         "model": model,
-        "data": {"name": request.data.name, "fingerprint": request.data.fingerprint, "questions": dict(counts)},
+        "data": {"name": questions.name, "fingerprint": questions.fingerprint, "questions": dict(counts)},
         "grid": plan.shape,
         "depth": plan.depth,
         "quick": request.quick,

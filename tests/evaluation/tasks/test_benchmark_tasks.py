@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_every_question_has_its_picture_and_an_answer_that_is_right(data, name):
         elif name == "gqa":
             right = question.target
         elif task.localizes:
-            right = str([end / side for end, side in zip(question.target, size * 2, strict=True)])
+            right = str([end / side for end, side in zip(question.box, size * 2, strict=True)])
         protocol = "symmetric" if name == "gqa" else "paper"
         assert task.grade(question, right, reading(protocol, size)).score > 0.5, question
         assert task.grade(question, "", reading("paper", size)).score == 0
@@ -55,12 +56,12 @@ def test_every_question_has_its_picture_and_an_answer_that_is_right(data, name):
 def test_the_suite_is_all_but_the_embedded_one():
     assert sorted(GROUPS["feather_suite"]) == FILES
     assert sum(TASKS[name].count for name in ("refcoco", "refcoco+", "refcocog")) == 26488
-    assert [task.name for task in chosen(["vsr", "feather_suite", "vsr"])][:2] == ["vsr", "ocid-ref"]
+    assert [task.name for task in chosen(["vsr", "feather_suite", "vsr"], Path())][:2] == ["vsr", "ocid-ref"]
     assert {name for name, task in TASKS.items() if task.localizes} == set(SUITE["localization"])
     with pytest.raises(PruningError, match="no task 'vqa'"):
-        chosen(["vqa"])
+        chosen(["vqa"], Path())
     with pytest.raises(PruningError, match="No task"):
-        chosen([])
+        chosen([], Path())
 
 
 def test_vsr(data):
@@ -99,7 +100,7 @@ def test_ocid_ref(data):
     found = by_id(data, "ocid-ref")
     assert [found[str(key)].split for key in range(7, 12)] == ["minimum", "minimum", "medium", "medium", "maximum"]
     one = found["7"]
-    assert one.target == (64, 48, 320, 240)
+    assert one.box == (64, 48, 320, 240)
     assert TASKS["ocid-ref"](data).prompt(one, "paper", None).endswith('describes: "the bowl behind the box"')
     asked = TASKS["ocid-ref"](data).prompt(one, "symmetric", FRACTIONS_OF_SQUARE)
     assert asked == FRACTIONS_OF_SQUARE.ask("the bowl behind the box")
@@ -119,7 +120,7 @@ def test_ocid_ref(data):
     ],
 )
 def test_boxes_by_hand_as_in_the_paper(data, answer, expected, valid):
-    question = Question("1", "x", "", (0.0, 0.0, 320.0, 240.0))
+    question = Question("1", "x", "", box=(0.0, 0.0, 320.0, 240.0))
     found = TASKS["ocid-ref"](data).grade(question, answer, reading("paper"))
     assert (found.score, found.valid) == (expected, valid)
     assert found.iou is not None
@@ -127,7 +128,7 @@ def test_boxes_by_hand_as_in_the_paper(data, answer, expected, valid):
 
 
 def test_boxes_in_the_model_s_own_format(data):
-    question = Question("1", "x", "", (100.0, 100.0, 200.0, 200.0))
+    question = Question("1", "x", "", box=(100.0, 100.0, 200.0, 200.0))
     task = TASKS["refcoco"](data)
     boxes = {"half": (100.0, 100.0, 200.0, 150.0), "less": (100.0, 100.0, 200.0, 149.0)}
     graded = {text: task.grade(question, text, reading("symmetric", box=boxes.get)) for text in ("half", "less", "?")}
@@ -182,7 +183,7 @@ def test_refcoco_reads_the_validation_split_and_turns_boxes(data):
     found = by_id(data, "refcocog")
     assert sorted(found) == ["000001-000000", "000001-000001"]
     assert found["000001-000001"].prompt == "person 1"
-    assert found["000001-000001"].target == (20, 10, 120, 60)
+    assert found["000001-000001"].box == (20, 10, 120, 60)
 
 
 def test_a_pickle_that_would_run_code_is_refused(data, tmp_path):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from feathervlm import PruningError
-from feathervlm.evaluation.tasks.jsonl import JsonlData
+from feathervlm.evaluation.tasks.base import QuestionSet, Reading
+from feathervlm.evaluation.tasks.jsonl import Jsonl
 from feathervlm.evaluation.tasks.jsonl_schema import parse
 from feathervlm.families import FAMILIES
 from feathervlm.inference import prompts
@@ -35,7 +36,12 @@ def write(folder, *lines):
 
 
 def read(folder, *lines):
-    return JsonlData.read(write(folder, *lines))
+    return questions_of(write(folder, *lines))
+
+
+def questions_of(path):
+    task = Jsonl(path)
+    return QuestionSet(task, task.questions(None))
 
 
 def refusal(folder, *lines):
@@ -55,28 +61,37 @@ def test_questions_in_the_order_of_the_file(folder):
     ]
     data = read(folder, *lines)
     assert data.name == "mine.jsonl"
-    assert data.tasks() == ["other", "localization", "existence", "localization"]
+    assert data.splits == ["other", "localization", "existence", "localization"]
     assert data.kinds == {"other": "other", "localization": "localization", "existence": "other"}
-    assert data.boxes is None
-    items = [data.item(number) for number in range(4)]
-    assert [item.id for item in items] == ["x", "3", "7", "6"]
-    assert [item.task for item in items] == data.tasks()
-    assert [item.answers for item in items] == [("cat", "a cat"), (), ("yes",), ()]
-    assert [item.box for item in items] == [None, (0, 0, 20, 50), None, (1, 2, 30, 20)]
-    assert [item.picture.size for item in items] == [(40, 30), (20, 50), (20, 50), (40, 30)]
-    assert all(item.picture.mode == "RGB" for item in items)
-    assert [item.in_top_half for item in items] == [None, False, None, True]
+    assert data.task.localizes
+    assert [question.id for question in data.questions] == ["x", "3", "7", "6"]
+    assert [question.target for question in data.questions] == [("cat", "a cat"), None, ("yes",), None]
+    assert [question.box for question in data.questions] == [None, (0, 0, 20, 50), None, (1, 2, 30, 20)]
+    pictures = [data.item(number)[1] for number in range(4)]
+    assert [picture.size for picture in pictures] == [(40, 30), (20, 50), (20, 50), (40, 30)]
+    assert all(picture.mode == "RGB" for picture in pictures)
+    assert [question.id for question in data.task.questions(1)] == ["7", "3", "x"], "split after split"
+
+
+def test_answers_are_compared_without_case_and_full_stop(folder):
+    data = read(folder, OTHER, GOOD)
+    task, (other, where) = data.task, data.questions
+    boxes = {"right": (1.0, 2.0, 30.0, 20.0), "half": (1.0, 2.0, 30.0, 11.0)}
+    reading = Reading("symmetric", (40, 30), boxes.get)
+    assert [task.grade(other, answer, reading).score for answer in (" A cat. ", "Cat", "dog")] == [1, 1, 0]
+    graded = [task.grade(where, answer, reading) for answer in ("right", "half", "none")]
+    assert [(one.score, one.valid, one.iou) for one in graded] == [(1, True, 1), (1, True, 0.5), (0, False, 0)]
 
 
 def test_it_can_be_sent_to_another_process(folder, monkeypatch, tmp_path_factory):
     monkeypatch.chdir(folder)
     write(folder, GOOD, OTHER)
-    data = JsonlData.read(Path("mine.jsonl"))
+    data = questions_of(Path("mine.jsonl"))
     sent = pickle.loads(pickle.dumps(data))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert sent == data
-    assert (sent.kinds, sent.tasks(), sent.fingerprint) == (data.kinds, data.tasks(), data.fingerprint)
-    assert sent.item(1).picture.size == (40, 30)
+    assert sent.questions == data.questions
+    assert (sent.kinds, sent.splits, sent.fingerprint) == (data.kinds, data.splits, data.fingerprint)
+    assert sent.item(1)[1].size == (40, 30)
 
 
 def test_pictures_are_not_decoded_before_they_are_asked_about(folder, monkeypatch):
@@ -95,8 +110,8 @@ def test_a_turned_picture_is_measured_upright(folder, name, turn):
     exif[0x0112] = turn
     picture.save(folder / name, exif=exif)
     data = read(folder, GOOD | {"image": name, "box": [0, 0, 30, 30]})
-    assert data.item(0).picture.size == data.rows[0].size
-    assert (data.rows[0].size == (30, 40)) == (turn > 4)
+    assert data.item(0)[1].size == data.task.sizes[name]
+    assert (data.task.sizes[name] == (30, 40)) == (turn > 4)
 
 
 def test_the_fingerprint_follows_questions_and_pictures_only(folder, tmp_path_factory):
@@ -177,7 +192,7 @@ def test_the_first_broken_lines_are_told_and_the_others_counted(folder):
 
 
 def test_rounding_may_stick_out(folder):
-    assert read(folder, GOOD | {"box": [-1e-9, 0, 40.000001, 30]}).rows[0].box == (-1e-9, 0, 40.000001, 30)
+    assert read(folder, GOOD | {"box": [-1e-9, 0, 40.000001, 30]}).questions[0].box == (-1e-9, 0, 40.000001, 30)
 
 
 def test_a_file_that_is_none(folder):
@@ -188,16 +203,16 @@ def test_a_file_that_is_none(folder):
         (folder / "a.png", "is not UTF-8 (line 1); save it as UTF-8"),
     ]:
         with pytest.raises(PruningError, match=re.escape(said)):
-            JsonlData.read(path)
+            Jsonl(path)
     assert "holds no question" in refusal(folder, "", "  ")
 
 
 def test_a_mark_of_utf_8_and_other_line_ends_are_taken(folder):
     line = json.dumps(OTHER | {"prompt": "a\u2028b\x85c"}, ensure_ascii=False)
     (folder / "mine.jsonl").write_bytes(f"\ufeff{line}\r\n\r\n{line}\r\n".encode())
-    data = JsonlData.read(folder / "mine.jsonl")
-    assert [row.id for row in data.rows] == ["1", "3"]
-    assert data.rows[0].prompt == "a\u2028b\x85c"
+    data = questions_of(folder / "mine.jsonl")
+    assert [question.id for question in data.questions] == ["1", "3"]
+    assert data.questions[0].prompt == "a\u2028b\x85c"
 
 
 def test_a_picture_that_goes_or_changes_later(folder):
@@ -250,10 +265,11 @@ def test_whatever_bytes_a_file_and_a_picture_hold(folder, content):
 
 def _read_or_refuse(path):
     try:
-        data = JsonlData.read(path)
+        data = questions_of(path)
     except PruningError:
         return
-    assert len(data.tasks()) == len(data.rows) > 0
-    assert set(data.tasks()) == set(data.kinds)
-    assert len({row.id for row in data.rows}) == len(data.rows)
-    assert pickle.loads(pickle.dumps(data)) == data
+    assert len(data.splits) == len(data.questions) > 0
+    assert set(data.splits) == set(data.kinds)
+    assert len({question.id for question in data.questions}) == len(data.questions)
+    assert len(data.fingerprint) == 64
+    assert pickle.loads(pickle.dumps(data)).questions == data.questions

@@ -15,7 +15,7 @@ from feathervlm.embedded import benchmark, load
 from feathervlm.embedded.questions import BOXES, SIDE, read_box
 from feathervlm.embedded.tasks import TASKS, sample
 from feathervlm.evaluation.metrics.grounding import literal_box
-from feathervlm.inference import prompts
+from feathervlm.inference.prompts import Prompt, prepare
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; see tests/integrations/lmms_eval/requirements.txt")
 
@@ -86,7 +86,7 @@ def test_samples_tell_what_was_pruned(found):
         assert counts["kept_tokens"] == [12]
         assert counts["average_tokens"] == pytest.approx((3 * 256 + 13 * 12) / 16)
         assert 0 < counts["selection_seconds"] < 10
-        inputs = prompts.prepare(processor, question.text, [scene.image])
+        inputs = prepare(processor, [Prompt(question.text, (scene.image,))])
         assert counts["input_tokens"] == inputs["input_ids"].shape[1]
         assert counts["output_tokens"] == min(len(one["filtered_resps"][0].split()) + 1, 5)  # and the end token
     assert found[METHOD]["throughput"]["avg_average_tokens"] == pytest.approx((3 * 256 + 13 * 12) / 16)
@@ -173,7 +173,7 @@ def test_a_choice_is_that_of_the_first_logits(requests_for):
     model, processor = load()
     for text, (scene, question) in zip(found, scenes, strict=True):
         with torch.inference_mode():
-            logits = model(**prompts.prepare(processor, question.text, [scene.image])).logits[0, -1]
+            logits = model(**prepare(processor, [Prompt(question.text, (scene.image,))])).logits[0, -1]
         ids = [processor.tokenizer.convert_tokens_to_ids(choice) for choice in choices]
         assert text == choices[int(logits[ids].argmax())]
     assert set(found) == set(choices)
@@ -221,15 +221,13 @@ def test_boxes_are_asked_and_read_as_the_family_does(requests_for, method):
 
 def test_fractions_are_of_the_whole_picture(demo):
     """The random LLaVA is shown the middle square of a wide picture; its fractions are of that."""
-    from feathervlm.inference.model_spec import Wanted
-    from feathervlm.integrations.lmms_eval.answering import NO_BOX, Writer
+    from feathervlm.integrations.lmms_eval.model import NO_BOX, FeatherVLM
 
-    writer = Writer.load(Wanted(str(demo)), None, 1)
-    picture = Image.new("RGB", (200, 100))
-    chat = writer.chat("it", ask("asked otherwise", picture), [picture], "the cup")
-    assert chat.messages[0]["content"][1]["text"] == REGION + "the cup"
-    assert literal_box(writer.place(chat.item, "[0.25, 0.50, 0.50, 0.75]")) == pytest.approx((0.375, 0.5, 0.5, 0.75))
-    assert writer.place(chat.item, "nowhere") == NO_BOX
+    model = FeatherVLM(str(demo))
+    asked = model.box_prompt("it", [Image.new("RGB", (200, 100))], "the cup")
+    assert asked.prompt.text == REGION + "the cup"
+    assert literal_box(model.place("[0.25, 0.50, 0.50, 0.75]", asked.size)) == pytest.approx((0.375, 0.5, 0.5, 0.75))
+    assert model.place("nowhere", asked.size) == NO_BOX
 
 
 def test_boxes_can_be_asked_in_the_words_of_the_task(requests_for):
@@ -254,7 +252,7 @@ def test_an_error_of_the_model_ends_the_evaluation(evaluate, monkeypatch):
     def fail(**inputs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model.writer.model, "generate", fail)
+    monkeypatch.setattr(model.answerer.model, "generate", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate(model, [EMBEDDED], limit=2)
 
@@ -317,7 +315,7 @@ def test_arguments_are_checked(requests_for, arguments, reason):
 def test_the_model_is_let_go(evaluate):
     model = make(method="feather")
     assert evaluate(model, [EMBEDDED], limit=1)["results"]
-    assert not hasattr(model, "writer")
+    assert not hasattr(model, "answerer")
 
 
 def test_the_entry_point_names_the_model():

@@ -15,7 +15,7 @@ from feathervlm.embedded.questions import BOXES, SIDE, read_box
 from feathervlm.embedded.tasks import sample
 from feathervlm.evaluation.metrics.grounding import literal_box
 from feathervlm.evaluation.tasks.tallyqa import TallyQA
-from feathervlm.integrations.lmms_eval.tasks_adapter import FOLDER, Local
+from feathervlm.integrations.lmms_eval.tasks_adapter import FOLDER, TaskAdapter
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; see tests/integrations/lmms_eval/requirements.txt")
 
@@ -140,7 +140,7 @@ class Rows(list):
 
 
 def test_files_that_are_not_there_are_named(data, monkeypatch):
-    tallyqa = Local(TallyQA)
+    tallyqa = TaskAdapter(TallyQA)
     assert sorted(row["id"] for row in tallyqa.questions(Rows())) == ["0", "1", "2"]
     for name in ("visual-genome/VG_100K/1.jpg", "tallyqa/test.json"):
         (data / name).unlink()

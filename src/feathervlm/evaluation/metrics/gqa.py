@@ -1,4 +1,4 @@
-"""GQA: an answer is right if it is the right one, word for word. Knows texts only."""
+"""GQA: an answer is right if it equals the right one, word for word."""
 
 import string
 
@@ -8,7 +8,7 @@ _MARKS = str.maketrans("", "", string.punctuation)
 
 
 def normal_gqa(text: str) -> str:
-    """Lower case without ASCII punctuation.
+    """Return a text in lower case without ASCII punctuation.
 
     >>> normal_gqa("T-shirt.")
     'tshirt'
@@ -17,8 +17,8 @@ def normal_gqa(text: str) -> str:
 
 
 def score_gqa(answer: str, right: str, protocol: Protocol) -> float:
-    """1 if the answer is right, else 0.
+    """Return 1 if the answer is right, else 0.
 
-    `paper` does not normalize the right answer, so that one with a hyphen can never be met.
+    `paper` does not normalize the right answer, so that an answer with a hyphen is never right.
     """
     return float(normal_gqa(answer.strip()) == (right if protocol == "paper" else normal_gqa(right)))

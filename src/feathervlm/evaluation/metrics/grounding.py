@@ -1,7 +1,6 @@
-"""Boxes as the paper's harness reads and scores them: a Python list of four fractions of the picture, or nothing.
+"""Boxes as the harness of the paper reads and scores them: a Python list of four fractions of the picture.
 
-How a family writes boxes is for `core.boxes` to say; this is the one reading that the paper's numbers stand on. Source:
-TRI-ML/vlm-evaluation, the harnesses of RefCOCO and OCID-Ref.
+The box formats of families are in `core.boxes`. Source: TRI-ML/vlm-evaluation, the harnesses of RefCOCO and OCID-Ref.
 """
 
 from ast import literal_eval
@@ -11,39 +10,39 @@ from feathervlm.core.boxes import REGION, Size
 from feathervlm.core.layout import Box
 
 PROMPT = REGION + '"{object}"'
-"""How the paper's harness asks; the quotation marks are its own."""
+"""Prompt of the harness of the paper, with its quotation marks."""
 
 
 def ask(description: str) -> str:
-    """The question for the box of what is described."""
+    """Return the question for the box of what is described."""
     return PROMPT.replace("{object}", description)
 
 
 def literal_box(answer: str) -> Box | None:
-    """The box that an answer is, in fractions of the picture; None unless it is a list of four numbers that make one.
+    """Return the box that an answer is, in fractions of the picture; None unless it is a list of four numbers.
 
-    Nothing may stand around the list, all numbers lie in [0, 1], and left < right, top < bottom.
+    There is no text around the list, all numbers lie in [0, 1], and left < right, top < bottom.
 
     >>> literal_box("[0.1, 0.2, 0.3, 0.4]")
     (0.1, 0.2, 0.3, 0.4)
     >>> literal_box("[0.1, 0.2, 0.3, 0.4].")
     """
     try:
-        found = literal_eval(answer)
+        value = literal_eval(answer)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    if not isinstance(found, list) or len(found) != 4:
+    if not isinstance(value, list) or len(value) != 4:
         return None
-    if not all(isinstance(number, int | float) and 0 <= number <= 1 for number in found):
+    if not all(isinstance(number, int | float) and 0 <= number <= 1 for number in value):
         return None
-    left, top, right, bottom = map(float, found)
+    left, top, right, bottom = map(float, value)
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def rounded(box: Sequence[float], size: Size) -> Box:
-    """A true box in pixels as fractions of the picture with two decimals, which is part of the paper's metric.
+    """Return a true box in pixels as fractions of the picture with two decimals, as the metric of the paper does.
 
-    A small box may become empty: no answer overlaps it.
+    A small box may become empty; no answer overlaps it.
     """
     width, height = size
     left, top, right, bottom = (
@@ -53,7 +52,7 @@ def rounded(box: Sequence[float], size: Size) -> Box:
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes, 0 if the other is empty."""
+    """Return the intersection over union of two boxes, 0 if the other is empty."""
     width = max(min(one[2], other[2]) - max(one[0], other[0]), 0.0)
     height = max(min(one[3], other[3]) - max(one[1], other[1]), 0.0)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))

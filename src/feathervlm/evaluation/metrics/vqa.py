@@ -1,8 +1,8 @@
 """VQA soft accuracy with the three normalizations that are in use: of VQAv2, of VizWiz, and EvalAI's of TextVQA.
 
-All three are made of two steps: `strip_marks` for punctuation and `plain_words` for numbers, articles and contractions.
-They differ in what comes before, and in what the right answers go through. Facts: the public scorers of VQAv2, VizWiz
-and TextVQA, as TRI-ML/vlm-evaluation runs them.
+All three consist of two steps: `strip_marks` for punctuation and `plain_words` for numbers, articles and contractions.
+They differ in the steps before, and in how the right answers are normalized. Source: the public scorers of VQAv2,
+VizWiz and TextVQA, as TRI-ML/vlm-evaluation runs them.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from feathervlm.evaluation.metrics import Protocol
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-"""The 21 punctuation marks; full stops are a case of their own, and apostrophes and colons stay."""
+"""The 21 punctuation marks; full stops are handled separately, and apostrophes and colons stay."""
 NUMBERS = {
     word: str(number)
     for number, words in enumerate(
@@ -34,10 +34,10 @@ _CONTRACTED = (
 
 
 def _contractions(apostrophe: str) -> dict[str, str]:
-    """Every spelling that lacks one apostrophe, to the one that has it.
+    """Return a table from every spelling that lacks one apostrophe to the spelling with it.
 
-    The public table also has an entry the wrong way round, kept here; and entries in capital letters or that change
-    nothing, left out here, since they can never have an effect.
+    The public table has one reversed entry, which is kept; its entries in capital letters and those that change nothing
+    never have an effect and are left out.
     """
     table = {"somebody'd": "somebodyd"}
     for word in _CONTRACTED.split():
@@ -46,14 +46,14 @@ def _contractions(apostrophe: str) -> dict[str, str]:
 
 
 CONTRACTIONS = {apostrophe: _contractions(apostrophe) for apostrophe in "'`"}
-"""By the apostrophe that is written: VizWiz's table has backticks."""
+"""Tables by apostrophe; that of VizWiz has backticks."""
 
 
 def strip_marks(text: str) -> str:
-    """The text without punctuation (stage P).
+    """Return the text without punctuation (stage P).
 
-    A mark leaves nothing behind if it stands next to a space anywhere in the text, or if a comma stands between two
-    digits somewhere; else a space. Full stops that no digit follows leave nothing.
+    A mark is removed if it stands next to a space anywhere in the text, or if a comma stands between two digits
+    somewhere; otherwise a space replaces it. Full stops without a digit after them are removed.
     """
     grouped = re.search(r"\d,\d", text) is not None
     stripped = text
@@ -64,7 +64,7 @@ def strip_marks(text: str) -> str:
 
 
 def plain_words(text: str, apostrophe: str = "'") -> str:
-    """Lower-case words with digits for numbers, apostrophes in contractions, and no articles (stage D)."""
+    """Return lower-case words with digits for numbers, apostrophes in contractions, and no articles (stage D)."""
     words = [NUMBERS.get(word, word) for word in text.lower().split()]
     contractions = CONTRACTIONS[apostrophe]
     return " ".join(contractions.get(word, word) for word in words if word not in ARTICLES)
@@ -75,7 +75,7 @@ def _one_line(text: str) -> str:
 
 
 def normal_vqa(text: str) -> str:
-    """What VQAv2 makes of a prediction.
+    """Normalize a prediction as VQAv2 does.
 
     >>> normal_vqa("The Two dogs.")
     '2 dogs'
@@ -84,7 +84,7 @@ def normal_vqa(text: str) -> str:
 
 
 def normal_vizwiz(text: str) -> str:
-    """What VizWiz makes of a prediction.
+    """Normalize a prediction as VizWiz does.
 
     >>> normal_vizwiz("isnt")
     'isn`t'
@@ -93,19 +93,19 @@ def normal_vizwiz(text: str) -> str:
 
 
 def normal_evalai(text: str) -> str:
-    """What TextVQA makes of predictions and right answers.
+    """Normalize predictions and right answers as TextVQA does.
 
     >>> normal_evalai("Bob's cafe")
     "bob 's cafe"
     """
-    told = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return plain_words(strip_marks(_one_line(told)))
+    spaced = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    return plain_words(strip_marks(_one_line(spaced)))
 
 
 def soft_accuracy(answer: str, people: Sequence[str]) -> float:
-    """How far an answer agrees with what people (ten, usually) said: the mean over leaving each of them out.
+    """Return how far an answer agrees with the answers of people (usually ten).
 
-    For each person, a third of the number of the others who said the same, 1 at most.
+    This is the mean over the people of a third of the number of other people with the same answer, 1 at most.
 
     >>> round(soft_accuracy("cat", ["cat"] * 3 + ["dog"] * 7), 3)
     0.9
@@ -115,18 +115,18 @@ def soft_accuracy(answer: str, people: Sequence[str]) -> float:
 
 
 def score_vqav2(answer: str, people: Sequence[str], protocol: Protocol) -> float:
-    """VQAv2: `paper` strips marks of the right answers and does no more with them."""
+    """Score an answer to VQAv2; `paper` only strips marks from the right answers."""
     gold = strip_marks if protocol == "paper" else normal_vqa
     return soft_accuracy(normal_vqa(answer), [gold(one) for one in people])
 
 
 def score_vizwiz(answer: str, people: Sequence[str], protocol: Protocol) -> float:
-    """VizWiz: `paper` takes the right answers as they are; `symmetric` does with both what VQAv2 does."""
+    """Score an answer to VizWiz; `paper` does not normalize the right answers, `symmetric` normalizes as VQAv2."""
     if protocol == "paper":
         return soft_accuracy(normal_vizwiz(answer), people)
     return soft_accuracy(normal_vqa(answer), [normal_vqa(one) for one in people])
 
 
 def score_textvqa(answer: str, people: Sequence[str]) -> float:
-    """TextVQA: both sides alike, in either protocol."""
+    """Score an answer to TextVQA; both protocols normalize both sides."""
     return soft_accuracy(normal_evalai(answer), [normal_evalai(one) for one in people])

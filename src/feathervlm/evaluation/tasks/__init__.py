@@ -1,18 +1,20 @@
-"""The tasks, each in one short file that is found by itself; and the groups in which they are asked for."""
+"""The tasks by name, each in one file of this package, and the groups of them."""
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from feathervlm.core.errors import PruningError
 from feathervlm.evaluation.tasks.base import Task
+from feathervlm.evaluation.tasks.jsonl import Jsonl
 
 SUITE = {
     "localization": ("ocid-ref", "refcocog", "refcoco+", "refcoco"),
     "open-ended": ("textvqa", "gqa", "vqav2", "vizwiz"),
     "challenge": ("pope", "tallyqa", "vsr", "ai2d"),
 }
-"""The paper's three averages, in the order of its columns."""
+"""The tasks of the three averages of the paper, in the order of its columns."""
 GROUPS = {"feather_suite": tuple(name for names in SUITE.values() for name in names)}
 
 
@@ -29,19 +31,23 @@ TASKS = _discover()
 """All tasks by name."""
 
 
-def chosen(names: Sequence[str]) -> list[type[Task]]:
-    """The tasks of these names, groups spelled out, each once.
+def chosen(names: Sequence[str], data: Path) -> list[Task]:
+    """Return the tasks of these names, with groups spelled out, each once.
+
+    Args:
+        names: Names of tasks or groups, or paths of JSONL files.
+        data: Directory of the data sets.
 
     Raises:
-        PruningError: if there is no such task, or none is named.
+        PruningError: There is no such task, or no name is given.
     """
-    spelled = [one for name in names for one in GROUPS.get(name, (name,))]
+    spelled = dict.fromkeys(one for name in names for one in GROUPS.get(name, (name,)))
     for name in spelled:
-        if name not in TASKS:
+        if name not in TASKS and not name.endswith(".jsonl"):
             raise PruningError(
                 f"There is no task {name!r}; there are {', '.join(GROUPS)} (a group of twelve), "
-                f"{', '.join(sorted(TASKS))}."
+                f"{', '.join(sorted(TASKS))}, and files that end in .jsonl."
             )
     if not spelled:
         raise PruningError("No task is named; give --tasks embedded, or feather_suite.")
-    return [TASKS[name] for name in dict.fromkeys(spelled)]
+    return [TASKS[name](data) if name in TASKS else Jsonl(Path(name)) for name in spelled]

@@ -1,16 +1,17 @@
-"""AI2D: questions about the diagrams of school books (arXiv 1603.07396, all of them)."""
+"""AI2D: questions about the diagrams of school books (arXiv 1603.07396, all questions)."""
 
 from collections.abc import Iterator
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Choice, Question, letters
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.choice import Choice, letters
 
 
 class AI2D(Choice):
-    """A choice of four. The score is that of all questions together, as in the paper.
+    """A choice of four; the score is that of all questions together, as in the paper.
 
-    `test` are the questions whose picture is in the list of test pictures, and comparable with other work; `val` are
-    all others, pictures for training among them. The diagrams are those without letters in place of their labels.
+    The split `test` holds the questions whose picture is in the list of test pictures, and is comparable with other
+    work; `val` holds all others, also those for training. The diagrams are those with labels, not letters.
     """
 
     name = "ai2d"
@@ -22,7 +23,6 @@ class AI2D(Choice):
     )
 
     def read(self) -> Iterator[Question]:
-        """The questions of all pictures, by the pictures' numbers."""
         tests = set(self.text("ai2d/ai2d_test_ids.csv").split())
         folder = self.data / "ai2d/questions"
         if not folder.is_dir():

@@ -1,14 +1,14 @@
-"""What a task is: questions about pictures in local files, and how an answer counts.
+"""Questions about pictures, grades of answers, and the base class of tasks.
 
-A subclass in a file of this package registers itself under its name. It reads the files as their publishers wrote them
-and keeps no picture. Knows nothing of models but the way in which one writes boxes, and nothing of runs.
+A task reads its files as their publishers wrote them and holds no picture in memory. A subclass in a file of this
+package that has a `name` is registered under it.
 """
 
 import hashlib
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -18,242 +18,241 @@ from PIL import Image
 from feathervlm.core.boxes import BoxFormat, Size, iou
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.evaluation.metrics import Protocol, grounding
+from feathervlm.evaluation.metrics import Protocol
+from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks.files import LocalFiles
 
 Average = Literal["pooled", "splits"]
+Kind = Literal["localization", "other"]
+KINDS: tuple[Kind, ...] = ("localization", "other")
 SHUFFLE = 21
-"""The paper's seed for the order of questions."""
+"""Seed of the paper for the order of questions."""
 BRIEF = "Answer the question using a single word or phrase."
-"""What open questions and POPE end with."""
+"""Last line of open questions and of POPE."""
+CHUNK = 40
+"""Questions that are stored together; a run that is stopped loses at most this many answers of a method."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
+    """One question about one picture.
 
     Attributes:
-        id: that no other question of the task has, the same on every machine.
-        prompt: what is asked; of a localization question the description of what to find.
-        image: the picture's path below the data directory; empty if the task draws it.
-        target: what is right: texts of people, the number of a choice, a box in pixels, as the task has it.
-        split: which part of the data set it is of; empty if there are none.
-        choices: the answers to choose from; none if the answer is written freely.
+        id: Name that no other question of the task has, the same on every machine.
+        prompt: Text of the question; for the localization benchmarks the description of the target.
+        image: Path of the picture below the data directory; empty if the task draws it.
+        target: What is right, as the task needs it: answers of people or the index of a choice.
+        box: True box of a localization question, (left, top, right, bottom) in pixels; None for other questions.
+        split: Part of the data set that the question belongs to; empty if there are no parts.
+        choices: Answers to choose from; empty if the answer is written freely.
     """
 
     id: str
     prompt: str
     image: str
-    target: Any
+    target: Any = None
+    box: Box | None = None
     split: str = ""
     choices: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the question asks for a box."""
+        return "localization" if self.box is not None else "other"
 
 
 @dataclass(frozen=True)
 class Grade:
-    """How an answer did.
+    """How good an answer is.
 
     Attributes:
-        score: from 0 to 1.
-        valid: whether it names a box; None if it need not.
-        iou: with the true box, 0 for an invalid one; None if there is none.
+        score: Number from 0 to 1.
+        valid: Whether the answer names a box; None if the question asks for none.
+        iou: IoU with the true box, 0 for an invalid box; None if the question asks for none.
+        box: Box that the answer names, in pixels; None if there is no such box.
     """
 
     score: float
     valid: bool | None = None
     iou: float | None = None
-
-
-class Answered(typing.Protocol):
-    """An answer that was graded, as far as a task wants to know."""
-
-    @property
-    def answer(self) -> str:
-        """As written, or the choice."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """From 0 to 1."""
-        ...
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How answers are taken.
+    """How answers are read.
 
     Attributes:
-        protocol: see `scoring`.
-        size: of the picture in pixels.
-        box: the box in pixels that an answer names in the model's own format, None if it is invalid.
+        protocol: Rules of scoring, see `evaluation.metrics`.
+        size: (width, height) of the picture in pixels.
+        box: Function that returns the box in pixels that an answer names in the format of the model, None if the
+            answer names no valid box.
     """
 
     protocol: Protocol
     size: Size
     box: Callable[[str], Box | None]
 
+    def localize(self, answer: str, target: Box, threshold: float = 0.5) -> Grade:
+        """Grade an answer by the IoU of its box with the true one, both in pixels."""
+        box = self.box(answer)
+        overlap = iou(box, target) if box else 0.0
+        return Grade(float(overlap >= threshold), box is not None, overlap, box)
+
 
 class Task(LocalFiles, ABC):
     """Base of all tasks.
 
     Class attributes:
-        name: how the command line calls it.
-        average: whether the score is that of all questions, or the mean of those of the splits.
-        localizes: whether it asks for boxes.
-        longest: new tokens of an answer at most.
-        count: how many questions the paper asked; None if it did not.
+        name: Name on the command line.
+        average: Whether the score is that of all questions, or the mean of the scores of the splits.
+        localizes: Whether the task asks for boxes.
+        longest: Maximum number of new tokens of an answer; None for the default of the model.
+        count: Number of questions in the paper; None if the paper does not have the task.
+        needs_template: Whether prompts need a chat template, because they have no image placeholders.
     """
 
-    name: ClassVar[str]
+    name: str
     average: ClassVar[Average] = "pooled"
-    localizes: ClassVar[bool] = False
-    longest: ClassVar[int] = 128
+    localizes: bool = False
+    longest: ClassVar[int | None] = 128
     count: ClassVar[int | None] = None
+    needs_template: ClassVar[bool] = True
 
     @abstractmethod
     def read(self) -> Iterator[Question]:
-        """Every question of the data set.
+        """Yield every question of the data set.
 
         Raises:
-            PruningError: if a file is missing or not what it should be.
+            PruningError: A file is missing or broken.
         """
 
     @abstractmethod
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """How an answer did."""
+        """Grade an answer."""
 
     @classmethod
-    def more(cls, samples: Sequence[Answered]) -> dict[str, float]:
-        """Other numbers that are usual for the task, by name."""
+    def more(cls, samples: Sequence[Sample]) -> dict[str, float]:
+        """Return other numbers that are usual for the task, by name."""
         return {}
 
-    def prompt(self, question: Question, protocol: Protocol, written: BoxFormat | None) -> str:
-        """What the model is asked, before the chat template.
+    def prompt(self, question: Question, protocol: Protocol, boxes: BoxFormat | None) -> str:
+        """Return the prompt of a question, before the chat template.
 
         Args:
-            question: which.
-            protocol: see `scoring`.
-            written: how the model writes boxes, if it is known.
+            question: The question.
+            protocol: Rules of scoring, see `evaluation.metrics`.
+            boxes: Format in which the model writes boxes, if it is known.
         """
         return question.prompt
 
     def questions(self, limit: int | None) -> list[Question]:
-        """The questions to ask, in the order in which they are asked.
+        """Return the questions in the order in which they are asked.
 
-        Split after split, in each the order of `shuffled`; a limit takes the first so many of every split, as the
-        paper's small sets do. Those were shuffled in another order, so they are not the same questions.
+        Split after split, in each the order of `shuffled`. A limit takes the first questions of every split, as the
+        small sets of the paper do; those were shuffled in another order, so the questions differ.
 
         Raises:
-            PruningError: as `shuffled`.
+            PruningError: As `shuffled`.
         """
         return first_of_splits(self.shuffled(), limit)
 
     def shuffled(self) -> list[Question]:
-        """All questions in the order of their ids, shuffled with the paper's seed.
+        """Return all questions in the order of their ids, shuffled with the seed of the paper.
 
         Raises:
-            PruningError: as `read`, and if two questions have the same id.
+            PruningError: As `read`, or two questions have the same id.
         """
         try:
-            found = sorted(self.read(), key=lambda question: question.id)
+            questions = sorted(self.read(), key=lambda question: question.id)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise PruningError(
                 f"The files of {self.name} in {self.data} are not written as they should be ({error!r}); {self.fetch}."
             ) from error
-        if not found:
+        if not questions:
             raise PruningError(f"The files of {self.name} in {self.data} hold no question; {self.fetch}.")
-        twice = next((one.id for one, other in pairwise(found) if one.id == other.id), None)
+        twice = next((one.id for one, other in pairwise(questions) if one.id == other.id), None)
         if twice is not None:
             raise PruningError(f"Two questions of {self.name} have the id {twice!r}; get its files again.")
-        Random(SHUFFLE).shuffle(found)
-        return found
+        Random(SHUFFLE).shuffle(questions)
+        return questions
 
     def open(self, question: Question) -> Image.Image:
-        """The picture as RGB.
+        """Open the picture of a question as RGB.
 
         Raises:
-            PruningError: if it cannot be opened.
+            PruningError: The picture cannot be opened.
         """
         return self.picture(question.image)
 
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse a data set whose pictures are not there, by the first of each folder.
+        """Refuse a data set without its pictures, by the first picture of each folder.
 
         Raises:
-            PruningError: if one is missing.
+            PruningError: A picture is missing.
         """
         for image in {question.image.rpartition("/")[0]: question.image for question in reversed(questions)}.values():
             if image and not (self.data / image).exists():
                 raise self.missing(self.data / image)
 
+    def fingerprint(self, questions: Sequence[Question]) -> str:
+        """Return a hash of questions and right answers in their order; the bytes of pictures are not part of it."""
+        whole = hashlib.sha256()
+        for question in questions:
+            whole.update(repr(question).encode())
+        return whole.hexdigest()
+
 
 def first_of_splits(questions: Iterable[Question], limit: int | None) -> list[Question]:
-    """The first so many questions of every split, split after split; splits in alphabetical order."""
+    """Return the first questions of every split, split after split in alphabetical order."""
     splits: dict[str, list[Question]] = {}
     for question in questions:
-        mine = splits.setdefault(question.split, [])
-        if limit is None or len(mine) < limit:
-            mine.append(question)
+        own = splits.setdefault(question.split, [])
+        if limit is None or len(own) < limit:
+            own.append(question)
     return [question for split in sorted(splits) for question in splits[split]]
 
 
-def fingerprint(questions: Sequence[Question]) -> str:
-    """A hash of questions and what is right, in their order; the pictures' bytes are not in it."""
-    whole = hashlib.sha256()
-    for question in questions:
-        whole.update(repr(question).encode())
-    return whole.hexdigest()
+@dataclass(frozen=True, eq=False)
+class QuestionSet:
+    """A task with the questions to ask, in their order; it can be sent to another process."""
 
+    task: Task
+    questions: Sequence[Question]
 
-class Choice(Task):
-    """A task whose answer is chosen by the probability of its first token."""
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return self.task.name
 
-    def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """Right or wrong."""
-        return Grade(float(answer == question.choices[question.target]))
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of the questions and what is right."""
+        return self.task.fingerprint(self.questions)
 
+    @cached_property
+    def chunks(self) -> list[tuple[int, ...]]:
+        """Indices of the questions that are stored together, each chunk of one split."""
+        splits: dict[str, list[int]] = {}
+        for number, question in enumerate(self.questions):
+            splits.setdefault(question.split, []).append(number)
+        return [tuple(part[start : start + CHUNK]) for part in splits.values() for start in range(0, len(part), CHUNK)]
 
-class Localization(Task):
-    """A task whose answer is a box.
+    @property
+    def splits(self) -> list[str]:
+        """The split of every question."""
+        return [question.split for question in self.questions]
 
-    Class attributes:
-        threshold: the IoU from which on a box counts.
-    """
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """Every split, in the order of its first question, with its kind."""
+        return {question.split: question.kind for question in self.questions}
 
-    localizes = True
-    threshold: ClassVar[float] = 0.5
+    def item(self, number: int) -> tuple[Question, Image.Image]:
+        """Return a question with its picture.
 
-    def prompt(self, question: Question, protocol: Protocol, written: BoxFormat | None) -> str:
-        """The paper's words, or those in which the model's family asks for boxes."""
-        if protocol == "paper":
-            return grounding.ask(question.prompt)
-        assert written is not None, "the runner refuses models whose boxes are not known"
-        return written.ask(question.prompt)
-
-    def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """By IoU; an invalid box is wrong.
-
-        `paper` compares fractions with the true box rounded to two decimals, `symmetric` pixels with the true box.
+        Raises:
+            PruningError: The picture cannot be opened.
         """
-        if reading.protocol == "paper":
-            found, true = grounding.literal_box(answer), grounding.rounded(question.target, reading.size)
-            shared = grounding.overlap(found, true) if found else 0.0
-        else:
-            found = reading.box(answer)
-            shared = iou(found, question.target) if found else 0.0
-        return Grade(float(shared >= self.threshold), found is not None, shared)
-
-
-def letters(question: str, choices: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """A multiple-choice prompt and the letters to choose from.
-
-    >>> print(letters("How many?", ["0", "1"])[0])
-    How many?
-    A. 0
-    B. 1
-    Answer with the option's letter from the given choices directly.
-    """
-    marked = [chr(ord("A") + number) for number in range(len(choices))]
-    lines = [f"{letter}. {choice}" for letter, choice in zip(marked, choices, strict=True)]
-    ending = "Answer with the option's letter from the given choices directly."
-    return "\n".join([question, *lines, ending]), tuple(marked)
+        question = self.questions[number]
+        return question, self.task.open(question)

@@ -1,24 +1,37 @@
-"""The embedded model's own benchmark: ten kinds of questions about drawn scenes, with nothing to fetch.
+"""The embedded model's own questions: ten kinds of questions about drawn scenes, without any files.
 
-The questions are those of `feathervlm.embedded.benchmark`, asked in the same words and graded by the same rule.
+`feathervlm eval`, `feathervlm study` and `feathervlm.embedded.benchmark` ask the same questions in the same words.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image
 
-from feathervlm.embedded import questions as grading
+from feathervlm.embedded import questions as scene_questions
+from feathervlm.embedded.questions import SceneQuestion
+from feathervlm.embedded.scenes import Scene
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
 from feathervlm.evaluation.tasks.base import Grade, Question, Reading, Task
 
-PER_SPLIT = 200
-"""Questions without a limit, as many as the benchmark asks."""
+
+@lru_cache(maxsize=512)
+def _sample(split: str, seed: int, number: int, unseen: bool) -> tuple[Scene, SceneQuestion]:
+    return sample(split, seed, number, unseen=unseen)
 
 
 class Embedded(Task):
-    """Each of the ten tasks is a split; the score is their mean. A limit is questions per split, 200 without one.
+    """Ten kinds of questions, each of which is a split; the score is the mean over splits.
 
-    Only models with location tokens can answer: the embedded one, and those that were trained as it was.
+    Only models with location tokens can answer: the embedded one, and those of other training runs.
+
+    Args:
+        data: Not used; the scenes are drawn.
+        n: Questions per split.
+        seed: Seed of the held-out scenes.
+        unseen: Whether to draw object sizes and counts that do not occur in training.
+        splits: Kinds of questions to ask.
     """
 
     name = "embedded"
@@ -26,26 +39,42 @@ class Embedded(Task):
     average = "splits"
     longest = 5
 
+    def __init__(
+        self,
+        data: Path = Path(),
+        n: int = 200,
+        seed: int = 0,
+        *,
+        unseen: bool = False,
+        splits: tuple[str, ...] = tuple(TASKS),
+    ) -> None:
+        super().__init__(data)
+        self.n, self.seed, self.unseen, self.splits = n, seed, unseen, splits
+
     def read(self) -> Iterator[Question]:
-        """As many as there are without a limit."""
         yield from self.questions(None)
 
     def questions(self, limit: int | None) -> list[Question]:
-        """The first questions of the benchmark, in its order."""
-        return [self._question(task, number) for task in TASKS for number in range(limit or PER_SPLIT)]
+        """Return the first questions of each split; without a limit there are `n` per split."""
+        return [self._question(split, number) for split in self.splits for number in range(limit or self.n)]
 
-    def _question(self, task: str, number: int) -> Question:
-        _, asked = sample(task, HELD_OUT, number)
-        return Question(f"{task}-{number}", asked.text, "", asked, split=task)
+    def _question(self, split: str, number: int) -> Question:
+        _, asked = _sample(split, HELD_OUT + self.seed, number, self.unseen)
+        box = None
+        if asked.box is not None:
+            left, top, right, bottom = map(float, asked.box)
+            box = left, top, right, bottom
+        return Question(f"{split}-{number}", asked.text, "", asked, box, split)
 
     def open(self, question: Question) -> Image.Image:
-        """Draw the scene."""
-        task, _, number = question.id.rpartition("-")
-        return sample(task, HELD_OUT, int(number))[0].image
+        """Draw the scene of a question."""
+        split, _, number = question.id.rpartition("-")
+        return _sample(split, HELD_OUT + self.seed, int(number), self.unseen)[0].image
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """As the benchmark does, in either protocol."""
-        found = grading.grade(question.target, answer)
-        if found.iou is None:
-            return Grade(float(found.correct))
-        return Grade(float(found.correct), grading.read_box(answer) is not None, found.iou)
+        """Grade as the benchmark does, in either protocol."""
+        right, overlap = scene_questions.grade(question.target, answer)
+        if overlap is None:
+            return Grade(float(right))
+        box = scene_questions.read_box(answer)
+        return Grade(float(right), box is not None, overlap, box)

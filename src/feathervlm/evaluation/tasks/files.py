@@ -1,7 +1,4 @@
-"""Files below a data directory, as their publishers wrote them, and what to say of one that is missing or broken.
-
-Knows JSON and pictures; knows no task.
-"""
+"""Files below a data directory, as their publishers wrote them, with messages for missing and broken ones."""
 
 import json
 from collections.abc import Iterator
@@ -17,24 +14,24 @@ class LocalFiles:
     """Files of one data set.
 
     Class attributes:
-        title: how tables call the data set.
-        fetch: what to get and where to put it, one sentence without its full stop.
+        title: Name of the data set in tables.
+        fetch: What to get and where to put it, one sentence without its full stop.
 
     Args:
-        data: the directory in which paths begin.
+        data: Directory in which paths begin.
     """
 
-    title: ClassVar[str]
+    title: str
     fetch: ClassVar[str] = ""
 
     def __init__(self, data: Path) -> None:
         self.data = data
 
     def picture(self, name: str) -> Image.Image:
-        """The picture as RGB, as it is stored: EXIF data do not turn it, nor do they in the paper's harness.
+        """Open a picture as RGB, as it is stored; EXIF data do not turn it, as in the harness of the paper.
 
         Raises:
-            PruningError: if it cannot be opened.
+            PruningError: The picture cannot be opened.
         """
         path = self.data / name
         try:
@@ -46,14 +43,14 @@ class LocalFiles:
             raise PruningError(f"{path} cannot be read as an image; get it again.") from None
 
     def missing(self, path: Path) -> PruningError:
-        """What to say of a file that is not there."""
+        """Return the error for a file that is not there."""
         return PruningError(f"{self.title} needs {path}, which is not there: {self.fetch}.")
 
     def json(self, name: str) -> Any:
-        """The document in a JSON file below the data directory.
+        """Return the document in a JSON file below the data directory.
 
         Raises:
-            PruningError: if there is none.
+            PruningError: The file is missing or broken.
         """
         content = self.text(name)
         try:
@@ -62,10 +59,10 @@ class LocalFiles:
             raise PruningError(f"{self.data / name} is no valid JSON ({error}); get it again.") from None
 
     def json_lines(self, name: str) -> Iterator[Any]:
-        """The documents in a file of JSON lines below the data directory.
+        """Yield the documents in a file of JSON lines below the data directory.
 
         Raises:
-            PruningError: if there is none.
+            PruningError: The file is missing or broken.
         """
         for number, line in enumerate(self.text(name).split("\n"), 1):
             if line.strip():
@@ -77,10 +74,10 @@ class LocalFiles:
                     ) from None
 
     def text(self, name: str) -> str:
-        """What a file below the data directory says.
+        """Return the text of a file below the data directory.
 
         Raises:
-            PruningError: if there is none.
+            PruningError: The file is missing or broken.
         """
         try:
             return (self.data / name).read_text(encoding="utf-8")

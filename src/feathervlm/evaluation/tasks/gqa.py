@@ -7,7 +7,7 @@ from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Ta
 
 
 class GQA(Task):
-    """Answered in a word or phrase, right if it is the one that is expected."""
+    """Questions with one expected word or phrase."""
 
     name = "gqa"
     title = "GQA"
@@ -18,7 +18,6 @@ class GQA(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        """The questions of the file."""
         for key, row in self.json("gqa/testdev_balanced_questions.json").items():
             yield Question(
                 id=str(key),
@@ -28,5 +27,4 @@ class GQA(Task):
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """Right or wrong."""
         return Grade(score_gqa(answer, question.target, reading.protocol))

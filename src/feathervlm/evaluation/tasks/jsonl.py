@@ -1,13 +1,12 @@
-"""The user's own questions: a file of JSON objects, one per line, about pictures beside it.
+"""Questions of the user: a file of JSON objects, one per line, about pictures beside it.
 
-Every line is checked before anything runs, and all that the lines and the pictures' heads tell goes into a table, so
-that other processes open nothing but the pictures that they ask about. Knows nothing of models.
+Every line is checked before anything runs, and the sizes of the pictures are noted, so that other processes open
+nothing but the pictures that they ask about.
 """
 
 import hashlib
 import struct
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -16,129 +15,120 @@ from PIL import ExifTags, Image
 from feathervlm.core.boxes import Size
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.evaluation.tasks.jsonl_schema import FORMAT, Broken, parse, short
-from feathervlm.evaluation.tasks.study_data import Data, Item, Kind
+from feathervlm.evaluation.tasks.base import Grade, Question, Reading, Task, first_of_splits
+from feathervlm.evaluation.tasks.jsonl_schema import FORMAT, Broken, normal, parse, short
 from feathervlm.inference import prompts
 
-TOLD = 5
-"""So many broken lines are described; the others are counted."""
+DESCRIBED = 5
+"""Number of broken lines that are described; the others are counted."""
 ROUNDING = 0.01
-"""Pixels by which a box may stick out of its picture: what is left when left + width is computed in floats."""
+"""Pixels by which a box may exceed its picture, because left + width is computed in floats."""
 PNG_MAY_TURN = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-"""Where a PNG file says that it is to be shown turned; Pillow decodes all of it to look."""
+"""Marks of PNG files that may say that the picture is to be turned; Pillow decodes the whole file to find out."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One question, checked; `image` is an absolute path, `size` that of the upright picture."""
-
-    id: str
-    task: str
-    prompt: str
-    image: str
-    size: Size
-    box: Box | None
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class JsonlData(Data):
-    """Questions of a file; `JsonlData.read` makes it.
+class Jsonl(Task):
+    """Questions of a file; each value of `task` in it is a split, and the score is the mean over splits.
 
     Args:
-        path: the file.
-        rows: its questions, in its order.
-        sha256: of the file's bytes and of its pictures' sizes and bytes.
+        path: The JSONL file.
+
+    Raises:
+        PruningError: The file cannot be read or is empty, or lines are broken; the message says which, and why.
     """
 
-    path: Path
-    rows: tuple[Row, ...]
-    sha256: str
+    average = "splits"
+    longest = None
+    needs_template = False
 
-    @classmethod
-    def read(cls, path: Path) -> "JsonlData":
-        """Check a file and all that it names, without decoding a picture.
-
-        Raises:
-            PruningError: the file cannot be read or is empty, or lines are broken; it says which, and why.
-        """
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.absolute().parent)
+        self.path, self.name, self.title = path, path.name, path.name
         content, text = _read(path)
-        pictures, seen = Pictures(path.absolute().parent), Seen()
-        rows, broken = [], []
-        # Not splitlines(), which also splits at characters that JSON allows inside a text.
+        pictures, checks = PictureSizes(self.data), LineChecks()
+        self._questions, broken = list[Question](), []
+        # splitlines() would also split at characters that JSON allows inside a text.
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             try:
-                row = _row(number, line, pictures)
-                seen.add(number, row)
-                rows.append(row)
+                question = _question(number, line, pictures)
+                checks.add(number, question)
+                self._questions.append(question)
             except Broken as error:
                 broken.append(f"line {number}: {error}")
         if broken:
-            more = [f"and {len(broken) - TOLD} more"] if len(broken) > TOLD else []
-            raise PruningError(f"{path} has broken lines: {'; '.join(broken[:TOLD] + more)} - mend them: {FORMAT}.")
-        if not rows:
+            more = [f"and {len(broken) - DESCRIBED} more"] if len(broken) > DESCRIBED else []
+            raise PruningError(
+                f"{path} has broken lines: {'; '.join(broken[:DESCRIBED] + more)} - mend them: {FORMAT}."
+            )
+        if not self._questions:
             raise PruningError(f"{path} holds no question; {FORMAT}.")
-        return cls(path, tuple(rows), hashlib.sha256(content + pictures.digest).hexdigest())
+        self.localizes = any(question.box for question in self._questions)
+        self.sizes = pictures.sizes()
+        self.sha256 = hashlib.sha256(content + pictures.digest).hexdigest()
 
-    @property
-    def name(self) -> str:
-        """The file's."""
-        return self.path.name
+    def read(self) -> Iterator[Question]:
+        """Yield the questions in the order of the file."""
+        yield from self._questions
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the file and the pictures; wherever they are, and whenever they were written."""
-        return self.sha256
+    def questions(self, limit: int | None) -> list[Question]:
+        """Return the questions in the order of the file; a limit takes the first of every split."""
+        return list(self._questions) if limit is None else first_of_splits(self._questions, limit)
 
-    @cached_property
-    def kinds(self) -> dict[str, Kind]:
-        """Every task, in the order of first questions."""
-        return {row.task: "localization" if row.box else "other" for row in self.rows}
+    def fingerprint(self, questions: Sequence[Question]) -> str:
+        """Return a hash of the file, its pictures and which questions are asked; paths and times are not part of it."""
+        ids = "\n".join(question.id for question in questions)
+        return hashlib.sha256(f"{self.sha256}\n{ids}".encode()).hexdigest()
 
-    @cached_property
-    def _tasks(self) -> list[str]:
-        return [row.task for row in self.rows]
+    def open(self, question: Question) -> Image.Image:
+        """Open the picture of a question as RGB, turned upright.
 
-    def tasks(self) -> list[str]:
-        """In the order of the file."""
-        return self._tasks
+        Raises:
+            PruningError: The picture cannot be opened, or changed its size since the file was read.
+        """
+        picture, size = prompts.open_picture(self.data / question.image), self.sizes[question.image]
+        if picture.size != size:
+            before, now = (f"{width}x{height}" for width, height in (size, picture.size))
+            path = self.data / question.image
+            raise PruningError(f"{path} was {before} when {self.name} was read and is {now} now; start again.")
+        return picture
 
-    def item(self, number: int) -> Item:
-        """Open its picture."""
-        row = self.rows[number]
-        picture = prompts.open_picture(Path(row.image))
-        if picture.size != row.size:
-            before, now = (f"{width}x{height}" for width, height in (row.size, picture.size))
-            raise PruningError(f"{row.image} was {before} when {self.name} was read and is {now} now; start again.")
-        return Item(row.id, row.task, row.prompt, picture, row.box, row.answers)
+    def check(self, questions: Sequence[Question]) -> None:
+        """Do nothing: the pictures were found when the file was read."""
+
+    def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
+        """Grade by IoU, or by comparison with the right answers without case and final full stop."""
+        if question.box is not None:
+            return reading.localize(answer, question.box)
+        return Grade(float(normal(answer) in map(normal, question.target)))
 
 
-class Seen:
-    """What earlier lines said that later ones must not contradict."""
+class LineChecks:
+    """Checks that the lines of a file do not contradict each other."""
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {}
         self.tasks: dict[str, tuple[str, int]] = {}
 
-    def add(self, number: int, row: Row) -> None:
-        """Take a line, or raise `Broken`."""
-        mine = "box" if row.box else "answers"
-        other, first = self.tasks.setdefault(row.task, (mine, number))
-        if other != mine:
+    def add(self, number: int, question: Question) -> None:
+        """Add the question of a line, or raise `Broken`."""
+        target = "box" if question.box else "answers"
+        other, first = self.tasks.setdefault(question.split, (target, number))
+        if other != target:
             raise Broken(
-                f"task {short(row.task)} has {mine} here and {other} in line {first}; give them tasks of their own"
+                f"task {short(question.split)} has {target} here and {other} in line {first}; give them tasks of their "
+                "own"
             )
-        if self.ids.setdefault(row.id, number) != number:
-            raise Broken(f"id {short(row.id)} is also that of line {self.ids[row.id]}")
+        if self.ids.setdefault(question.id, number) != number:
+            raise Broken(f"id {short(question.id)} is also that of line {self.ids[question.id]}")
 
 
-class Pictures:
-    """Sizes of pictures and a hash of all of them, each read once.
+class PictureSizes:
+    """The sizes of pictures and a hash of all of them; each picture is read once.
 
     Args:
-        folder: what relative paths are relative to.
+        folder: Directory in which relative paths begin.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -148,17 +138,21 @@ class Pictures:
 
     @property
     def digest(self) -> bytes:
-        """The hash of all pictures so far, in the order in which they were first named."""
+        """The hash of all pictures so far, in the order of their first use."""
         return self._hash.digest()
 
+    def sizes(self) -> dict[str, Size]:
+        """Return (width, height) of the pictures that could be read, by path."""
+        return {path: size for path, size in self.known.items() if not isinstance(size, Broken)}
+
     def size(self, path: str) -> Size:
-        """Width and height of a picture, upright, or raise `Broken`."""
+        """Return (width, height) of a picture, upright, or raise `Broken`."""
         if path not in self.known:
             self.known[path] = self._measure(path)
-        found = self.known[path]
-        if isinstance(found, Broken):
-            raise found
-        return found
+        size = self.known[path]
+        if isinstance(size, Broken):
+            raise size
+        return size
 
     def _measure(self, name: str) -> Size | Broken:
         path = self.folder / name
@@ -168,7 +162,7 @@ class Pictures:
                 size = picture.size
                 silent = picture.format == "PNG" and not any(mark in content for mark in PNG_MAY_TURN)
                 if not silent and picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                    # What a turn means differs between file formats: take what questions get to see.
+                    # The meaning of a turn differs between file formats, so the picture is opened as for a question.
                     size = prompts.open_picture(path).size
         except FileNotFoundError:
             return Broken(f"there is no image {short(name)}")
@@ -179,7 +173,7 @@ class Pictures:
 
 
 def _read(path: Path) -> tuple[bytes, str]:
-    """The file's bytes, and what they say."""
+    """Return the bytes of a file and their text."""
     try:
         content = path.read_bytes()
         return content, content.decode("utf-8-sig")
@@ -194,20 +188,20 @@ def _read(path: Path) -> tuple[bytes, str]:
         raise PruningError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
-def _row(number: int, text: str, pictures: Pictures) -> Row:
-    """The question in a line, or raise `Broken`."""
+def _question(number: int, text: str, pictures: PictureSizes) -> Question:
+    """Return the question of a line, or raise `Broken`."""
     line = parse(text)
     size = pictures.size(line.image)
     box = None if line.box is None else _box(line.box, size)
-    task = line.task or ("localization" if box else "other")
+    split = line.task or ("localization" if box else "other")
     name = str(number if line.id is None else line.id)
-    return Row(name, task, line.prompt, str(pictures.folder / line.image), size, box, line.right)
+    return Question(name, line.prompt, line.image, line.right or None, box, split)
 
 
-def _box(given: list[float], size: Size) -> Box:
-    left, top, right, bottom = given
+def _box(values: list[float], size: Size) -> Box:
+    left, top, right, bottom = values
     if not (left < right and top < bottom):
-        raise Broken(f"box={given} needs left < right and top < bottom")
+        raise Broken(f"box={values} needs left < right and top < bottom")
     if min(left, top) < -ROUNDING or right > size[0] + ROUNDING or bottom > size[1] + ROUNDING:
-        raise Broken(f"box={given} sticks out of its picture of {size[0]}x{size[1]} pixels")
+        raise Broken(f"box={values} sticks out of its picture of {size[0]}x{size[1]} pixels")
     return left, top, right, bottom

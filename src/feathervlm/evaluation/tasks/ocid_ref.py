@@ -1,4 +1,4 @@
-"""OCID-Ref: where in a cluttered scene is what a sentence describes? (arXiv 2103.07679, the validation split.)"""
+"""OCID-Ref: objects in cluttered scenes, described by a sentence (arXiv 2103.07679, the validation split)."""
 
 import json
 from collections.abc import Iterator
@@ -6,17 +6,18 @@ from typing import Any
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.evaluation.tasks.base import Localization, Question
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.localization import Localization
 
 SIZE = (640, 480)
-"""Of every picture of OCID."""
+"""(width, height) of every picture of OCID."""
 
 
 class OCIDRef(Localization):
-    """Boxes in scenes that fill up, right from an IoU of 0.25. Splits are how much clutter there is.
+    """Boxes in scenes that fill up, right from an IoU of 0.25; the splits are amounts of clutter.
 
-    The published description calls a box x, y, width, height; what the file holds, and the paper's harness reads, is
-    left, top, right, bottom. Rows that could not be such a box are refused.
+    The published description calls a box x, y, width, height; the file holds, and the harness of the paper reads, left,
+    top, right, bottom. Rows that cannot be such a box are refused.
     """
 
     name = "ocid-ref"
@@ -30,13 +31,12 @@ class OCIDRef(Localization):
     )
 
     def read(self) -> Iterator[Question]:
-        """The sentences of the file."""
         for key, row in self.json("ocid-ref/val_expressions.json").items():
             yield Question(
                 id=str(key),
                 prompt=row["sentence"],
                 image=f"ocid-ref/OCID-dataset/{row['scene_path']}",
-                target=_box(key, row),
+                box=_box(key, row),
                 split=_clutter(key, row["take_id"]),
             )
 
@@ -52,7 +52,7 @@ def _box(key: str, row: dict[str, Any]) -> Box:
 
 
 def _clutter(key: str, take: Any) -> str:
-    """How much stands in a scene by then: 0 to 9 are the first things, 17 to 20 the last."""
+    """Return the amount of clutter: takes 0 to 9 have the first objects, 17 to 20 the last."""
     number = int(take)
     if not 0 <= number <= 20:
         raise PruningError(f"take_id={take!r} of sentence {key} of OCID-Ref is not 0 to 20; get the file again.")

@@ -1,17 +1,19 @@
-"""POPE: is there such a thing in the picture? (arXiv 2305.10355, on COCO.)"""
+"""POPE: whether an object is in the picture (arXiv 2305.10355, on COCO)."""
 
 from collections.abc import Iterator, Sequence
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import BRIEF, Answered, Choice, Question
+from feathervlm.evaluation.samples import Sample
+from feathervlm.evaluation.tasks.base import BRIEF, Question
+from feathervlm.evaluation.tasks.choice import Choice
 
 SUBSETS = ("adversarial", "popular", "random")
-"""How the things that are not there were chosen."""
+"""Ways in which the absent objects were chosen."""
 CHOICES = ("Yes", "No")
 
 
 class POPE(Choice):
-    """Yes or no. The score is the mean of the three subsets, of which `random` has fewer rows."""
+    """Yes or no; the score is the mean of the three subsets, of which `random` has fewer rows."""
 
     name = "pope"
     title = "POPE"
@@ -24,7 +26,6 @@ class POPE(Choice):
     )
 
     def read(self) -> Iterator[Question]:
-        """The lines of the three files; the same numbers occur in each."""
         for subset in SUBSETS:
             for row in self.json_lines(f"pope/coco_pope_{subset}.json"):
                 if row["label"] not in ("yes", "no"):
@@ -42,8 +43,8 @@ class POPE(Choice):
                 )
 
     @classmethod
-    def more(cls, samples: Sequence[Answered]) -> dict[str, float]:
-        """F1 of `yes` over all questions, and the share of answers that are `yes`."""
+    def more(cls, samples: Sequence[Sample]) -> dict[str, float]:
+        """Return the F1 of `yes` over all questions, and the share of answers that are `yes`."""
         said = sum(sample.answer == "Yes" for sample in samples)
         hit = sum(sample.answer == "Yes" and sample.score == 1 for sample in samples)
         missed = sum(sample.answer == "No" and sample.score == 0 for sample in samples)

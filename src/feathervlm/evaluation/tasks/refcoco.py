@@ -1,28 +1,28 @@
-"""RefCOCO, RefCOCO+, RefCOCOg: where is what a phrase refers to? (arXiv 1608.00272, 1511.02283, validation splits.)"""
+"""RefCOCO, RefCOCO+, RefCOCOg: objects that a phrase refers to (arXiv 1608.00272, 1511.02283, validation splits)."""
 
 import pickle
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Localization, Question
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.localization import Localization
 
 
 class Plain(pickle.Unpickler):
-    """Reads numbers, texts, lists and dictionaries, and runs nothing: a pickle from the net could hold any code."""
+    """An unpickler of numbers, texts, lists and dictionaries that runs none of the code a pickle may hold."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Refuse."""
+        """Refuse every class."""
         raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
 
 
 class Referring(Localization):
-    """One question per phrase; right from an IoU of 0.5."""
+    """One question per phrase, right from an IoU of 0.5."""
 
     refs: ClassVar[str]
 
     def read(self) -> Iterator[Question]:
-        """The phrases of the validation split, with the boxes of the objects that they refer to."""
         folder = f"refcoco/{self.name}"
         boxes = {row["id"]: row["bbox"] for row in self.json(f"{folder}/instances.json")["annotations"]}
         for ref in self._refs(f"{folder}/{self.refs}"):
@@ -34,7 +34,7 @@ class Referring(Localization):
                     id=f"{ref['ref_id']:06d}-{sentence['sent_id']:06d}",
                     prompt=sentence["sent"],
                     image=f"coco/train2014/COCO_train2014_{ref['image_id']:012d}.jpg",
-                    target=(left, top, left + width, top + height),
+                    box=(left, top, left + width, top + height),
                 )
 
     def _refs(self, name: str) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def _fetch(archive: str, name: str, refs: str) -> str:
 
 
 class RefCOCO(Referring):
-    """Short phrases, of a game."""
+    """Short phrases from a game."""
 
     name = "refcoco"
     title = "RefCOCO"
@@ -67,7 +67,7 @@ class RefCOCO(Referring):
 
 
 class RefCOCOPlus(Referring):
-    """The same game without words for places."""
+    """Phrases from the same game without words for places."""
 
     name = "refcoco+"
     title = "RefCOCO+"
@@ -77,7 +77,7 @@ class RefCOCOPlus(Referring):
 
 
 class RefCOCOg(Referring):
-    """Longer phrases, written without a game; the split of UMD."""
+    """Longer phrases that were written without a game; the split of UMD."""
 
     name = "refcocog"
     title = "RefCOCOg"

@@ -1,16 +1,17 @@
-"""TallyQA: how many are there? (arXiv 1810.12440, the test split, simple and complex questions.)"""
+"""TallyQA: counting (arXiv 1810.12440, the test split, simple and complex questions)."""
 
 from collections.abc import Iterator
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Choice, Question, letters
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.choice import Choice, letters
 
 NUMBERS = tuple(map(str, range(16)))
-"""The answers to choose from; the letter of a number is in its place, A for 0."""
+"""Answers to choose from; their letters are in the same order, A for 0."""
 
 
 class TallyQA(Choice):
-    """Counting, as a choice of 16 numbers. The score is that of all questions together."""
+    """Counting as a choice of 16 numbers; the score is that of all questions together."""
 
     name = "tallyqa"
     title = "TallyQA"
@@ -21,7 +22,6 @@ class TallyQA(Choice):
     )
 
     def read(self) -> Iterator[Question]:
-        """The rows of the file."""
         for row in self.json("tallyqa/test.json"):
             answer = row["answer"]
             if not isinstance(answer, int) or not 0 <= answer < len(NUMBERS):

@@ -7,10 +7,10 @@ from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Ta
 
 
 class TextVQA(Task):
-    """Answered in a word or phrase, without the text that a reader of text would have found in the picture.
+    """Questions answered in a word or phrase, without recognized text in the prompt.
 
-    That is the variant which the paper reports; its harness takes the questions from a copy of this file, and asks
-    every one a second time with that text.
+    This is the variant that the paper reports; its harness reads the questions from a copy of this file, and asks each
+    a second time with recognized text.
     """
 
     name = "textvqa"
@@ -22,8 +22,7 @@ class TextVQA(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        """The rows of the file."""
-        # The archive is called train_val_images, and the folder in it train_images; people have renamed it.
+        # The archive is called train_val_images, and the folder in it train_images.
         folder = next(
             (name for name in ("train_val_images", "train_images") if (self.data / "textvqa" / name).is_dir()),
             "train_images",
@@ -37,5 +36,4 @@ class TextVQA(Task):
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """Soft accuracy, the same in either protocol."""
         return Grade(score_textvqa(answer, question.target))

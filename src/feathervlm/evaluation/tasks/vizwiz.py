@@ -7,9 +7,9 @@ from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Ta
 
 
 class VizWiz(Task):
-    """Answered in a word or phrase, or "unanswerable"; the splits are what can be answered and what cannot.
+    """Questions answered in a word or phrase, or "unanswerable"; the splits are answerable and unanswerable questions.
 
-    Unlike most, its photos may be stored turned; as in the paper's harness, they are shown as they are stored.
+    Some photos are stored turned; as in the harness of the paper, they are shown as they are stored.
     """
 
     name = "vizwiz"
@@ -21,7 +21,6 @@ class VizWiz(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        """The rows of the file; their numbers are the ids."""
         for number, row in enumerate(self.json("vizwiz/val.json")):
             yield Question(
                 id=f"{number:05d}",
@@ -36,5 +35,4 @@ class VizWiz(Task):
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """Soft accuracy."""
         return Grade(score_vizwiz(answer, question.target, reading.protocol))

@@ -8,7 +8,7 @@ from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Ta
 
 
 class VQAv2(Task):
-    """Answered in a word or phrase, scored by agreement with ten people. Splits are kinds of answers."""
+    """Questions answered in a word or phrase, scored by agreement with ten people; the splits are kinds of answers."""
 
     name = "vqav2"
     title = "VQAv2"
@@ -19,7 +19,6 @@ class VQAv2(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        """The questions, joined with the answers by id."""
         annotations = {
             row["question_id"]: row for row in self.json("vqav2/v2_mscoco_val2014_annotations.json")["annotations"]
         }
@@ -36,5 +35,4 @@ class VQAv2(Task):
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:
-        """Soft accuracy."""
         return Grade(score_vqav2(answer, question.target, reading.protocol))

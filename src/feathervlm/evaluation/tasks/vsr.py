@@ -1,9 +1,10 @@
-"""VSR: is a statement about where two things are true of a picture? (arXiv 2205.00363, the zero-shot test split.)"""
+"""VSR: statements about the places of two objects (arXiv 2205.00363, the zero-shot test split)."""
 
 from collections.abc import Iterator
 
 from feathervlm.core.errors import PruningError
-from feathervlm.evaluation.tasks.base import Choice, Question
+from feathervlm.evaluation.tasks.base import Question
+from feathervlm.evaluation.tasks.choice import Choice
 
 
 class VSR(Choice):
@@ -18,7 +19,6 @@ class VSR(Choice):
     )
 
     def read(self) -> Iterator[Question]:
-        """The lines of the file; their numbers are the ids."""
         flat = (self.data / "vsr/images").is_dir()
         for number, line in enumerate(self.json_lines("vsr/test.jsonl")):
             folder = "vsr/images" if flat else f"coco/{line['image_link'].split('/')[-2]}"

@@ -1,4 +1,7 @@
-"""Prints where the task files are: `lmms-eval --include_path "$(python -m feathervlm.integrations.lmms_eval)" ...`."""
+"""Print the directory of the task files.
+
+lmms-eval --include_path "$(python -m feathervlm.integrations.lmms_eval)" ...
+"""
 
 from feathervlm.integrations.lmms_eval import TASKS
 

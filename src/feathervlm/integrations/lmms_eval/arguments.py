@@ -1,7 +1,4 @@
-"""What a user writes after `--model_args` and in a task's `generation_kwargs`, as settings that are checked.
-
-Knows words and numbers; knows neither lmms-eval nor a model.
-"""
+"""The arguments after `--model_args` and a task's `generation_kwargs`, checked and as settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,41 +8,41 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.spec import add_parameters
 from feathervlm.methods import Method, get
 
-UNPRUNED = "none"
-"""The method that prunes nothing."""
+NO_METHOD = "none"
+"""Name of the unpruned baseline on the command line of lmms-eval."""
 MAX_NEW_TOKENS = 128
-"""For tasks that set no limit, as in the harness of arXiv 2412.13180."""
+"""Answer length for tasks that set no limit, as in the harness of arXiv 2412.13180."""
 _DECODING = ("do_sample", "temperature", "top_p", "top_k", "num_beams")
 
 
 def read_method(method: str, more: Mapping[str, Any]) -> Method | None:
-    """The method, None for `none`.
+    """Return the method, or None for `none`.
 
     lmms-eval cuts `method=feather:keep=0.3,layers=8+16` at its comma into a method and an argument `layers`. Arguments
-    that the model does not have are therefore further parameters of the method, in the order in which they come.
+    that the model does not have are therefore further parameters of the method, in their order.
 
     Args:
-        method: a spec or the first part of one; quotes around it are dropped.
-        more: what was cut off.
+        method: A spec or the first part of one; quotes around it are dropped.
+        more: The arguments that were cut off.
 
     Raises:
-        PruningError: on an unknown method or parameter, or a value out of range.
+        PruningError: The method or a parameter is unknown, or a value is out of range.
 
     >>> read_method("feather:keep=0.3", {"layers": "8+16"}) == read_method("feather", {"keep": 0.3, "layers": "8+16"})
     True
     """
     spec = method.strip().strip("\"'").strip()
-    if spec == UNPRUNED and more:
+    if spec == NO_METHOD and more:
         rest = add_parameters("", more)[1:]
         raise PruningError(f"{rest} is no argument of the model, and without a method no parameter of one.")
-    return None if spec == UNPRUNED else get(add_parameters(spec, more))
+    return None if spec == NO_METHOD else get(add_parameters(spec, more))
 
 
 def read_batch_size(value: int | str) -> int:
-    """Prompts per forward.
+    """Return the number of prompts per forward.
 
     Raises:
-        PruningError: if it is not a positive number.
+        PruningError: The value is not a positive number.
     """
     if not str(value).isdecimal() or int(value) < 1:
         raise PruningError(f"batch_size={value!r} is not a positive number; `auto` is not supported, give one.")
@@ -54,14 +51,14 @@ def read_batch_size(value: int | str) -> int:
 
 @dataclass(frozen=True)
 class Generation:
-    """How the prompts of a task are to be answered.
+    """How the prompts of a task are answered.
 
     Attributes:
-        max_new_tokens: per answer.
-        until: the answer ends before the first of these texts.
-        choices: if there are any, the answer is the one whose first token is most likely.
-        box: if given, the column that describes what is to be located.
-        ignored: keys that ask nothing of this model.
+        max_new_tokens: Maximum length of an answer.
+        until: Texts before the first of which the answer ends.
+        choices: Answers to choose from by their first token; empty if the answer is written freely.
+        box: Column that describes the target to locate; None if no box is asked for.
+        ignored: Keys that this model does not use.
     """
 
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -71,32 +68,32 @@ class Generation:
     ignored: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """From a task's `generation_kwargs`.
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Read the `generation_kwargs` of a task.
 
         Raises:
-            PruningError: if they ask for sampling or beams.
+            PruningError: They ask for sampling or beams.
         """
-        temperature = given.get("temperature")
-        sampled = given.get("do_sample", bool(temperature)) and temperature != 0
-        if sampled or (given.get("num_beams") or 1) > 1:
-            asked = {key: given[key] for key in _DECODING if key in given}
+        temperature = options.get("temperature")
+        sampled = options.get("do_sample", bool(temperature)) and temperature != 0
+        if sampled or (options.get("num_beams") or 1) > 1:
+            asked = {key: options[key] for key in _DECODING if key in options}
             raise PruningError(
                 f"The task asks for sampling or beams ({asked}), and this model answers greedily; add --gen_kwargs "
                 "do_sample=False,temperature=0,num_beams=1."
             )
-        until = given.get("until") or ()
+        until = options.get("until") or ()
         known = {"max_new_tokens", "until", "choices", "box", *_DECODING}
         return cls(
-            max_new_tokens=int(given.get("max_new_tokens") or MAX_NEW_TOKENS),
+            max_new_tokens=int(options.get("max_new_tokens") or MAX_NEW_TOKENS),
             until=(until,) if isinstance(until, str) else tuple(until),
-            choices=tuple(given.get("choices") or ()),
-            box=given.get("box"),
-            ignored=tuple(sorted(set(given) - known)),
+            choices=tuple(options.get("choices") or ()),
+            box=options.get("box"),
+            ignored=tuple(sorted(set(options) - known)),
         )
 
     def cut(self, answer: str) -> str:
-        """An answer up to where it ends.
+        """Return an answer up to its end.
 
         >>> Generation(until=("END",)).cut(" yes END no")
         'yes'

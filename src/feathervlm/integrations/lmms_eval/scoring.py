@@ -1,7 +1,4 @@
-"""What lmms-eval's answers need beside `feathervlm.evaluation.metrics`: boxes as one notation, choices from free text.
-
-Pure functions of text and numbers; they know neither lmms-eval nor a model.
-"""
+"""Scoring functions for lmms-eval beside `feathervlm.evaluation.metrics`: one notation of boxes, choices in texts."""
 
 from collections.abc import Sequence
 from math import ceil, floor
@@ -12,7 +9,7 @@ from feathervlm.evaluation.metrics.grounding import literal_box, overlap
 
 
 def write_fractions(box: Box, size: Size) -> str:
-    """A box in pixels as `literal_box` reads it, rounded outwards to millionths.
+    """Return a box in pixels as `literal_box` reads it, rounded outwards to millionths.
 
     >>> write_fractions((64.0, 48.0, 320.0, 480.0), (640, 480))
     '[0.1, 0.1, 0.5, 1.0]'
@@ -23,13 +20,13 @@ def write_fractions(box: Box, size: Size) -> str:
 
 
 def is_hit(answer: str, box: Sequence[float], threshold: float) -> bool:
-    """Whether an answer's box overlaps the true one, both in fractions, with at least that IoU."""
-    found = literal_box(answer)
-    return found is not None and overlap(found, box) >= threshold
+    """Whether the box of an answer overlaps the true one, both in fractions, with at least that IoU."""
+    read = literal_box(answer)
+    return read is not None and overlap(read, box) >= threshold
 
 
 def chosen(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that an answer is: itself, in any case, with nothing behind it but what follows a full stop.
+    """Return the choice that an answer is, in any case; text after a full stop is ignored.
 
     >>> chosen("True", ("True", "False")), chosen("b. 1", "ABC"), chosen("Both", "ABC")
     ('True', 'B', None)

@@ -1,6 +1,6 @@
-"""Tasks of `feathervlm.evaluation` as lmms-eval asks for them: the same files, questions and rules.
+"""Tasks of `feathervlm.evaluation` for lmms-eval, with the same files, questions and rules.
 
-Their files lie below the folder that the environment names. Knows lmms-eval's way to call, and no task by name.
+Their files are below the directory in the environment variable FEATHERVLM_DATA.
 """
 
 import json
@@ -17,14 +17,14 @@ from feathervlm.evaluation.tasks.base import Question, Reading, Task
 from feathervlm.integrations.lmms_eval.scoring import chosen
 
 FOLDER = "FEATHERVLM_DATA"
-"""The environment variable that names the folder."""
+"""Environment variable with the directory of the files."""
 
 
 def folder() -> Path:
-    """Where the files are.
+    """Return the directory of the files.
 
     Raises:
-        PruningError: if the environment does not say, or there is no such folder.
+        PruningError: The environment variable is not set, or there is no such directory.
     """
     named = os.environ.get(FOLDER, "")
     if not named or not Path(named).is_dir():
@@ -32,16 +32,16 @@ def folder() -> Path:
     return Path(named)
 
 
-class Local:
-    """One task, for the functions that its YAML names.
+class TaskAdapter:
+    """The functions that the YAML file of a task names.
 
     Args:
-        kind: of task.
-        size: of every picture in pixels, where boxes are asked for.
+        kind: Class of the task.
+        size: (width, height) of every picture in pixels, if boxes are asked for.
 
     Attributes:
-        functions: what lmms-eval calls, in the order of `process_docs`, `doc_to_visual`, `doc_to_text`, `doc_to_target`
-            and `process_results`.
+        functions: Functions that lmms-eval calls, in the order of `process_docs`, `doc_to_visual`, `doc_to_text`,
+            `doc_to_target` and `process_results`.
     """
 
     def __init__(self, kind: type[Task], size: Size = (1, 1)) -> None:
@@ -49,46 +49,50 @@ class Local:
         self.functions = self.questions, self.pictures, self.prompt, self.target, self.score
 
     def questions(self, source: Any) -> Any:
-        """All questions as the data set that lmms-eval asks, in the order of `Task.shuffled`.
+        """Return all questions as a data set of lmms-eval, in the order of `Task.shuffled`.
 
         Args:
-            source: lmms-eval's data set of one row that stands for the files.
+            source: Data set of lmms-eval with one row that stands for the files.
 
         Raises:
-            PruningError: if a file or a picture is missing, or not what it should be.
+            PruningError: A file or a picture is missing or broken.
         """
         task = self.kind(folder())
-        found = task.shuffled()
-        task.check(found)
-        return type(source).from_list([vars(question) | {"target": json.dumps(question.target)} for question in found])
+        questions = task.shuffled()
+        task.check(questions)
+        return type(source).from_list(
+            [vars(question) | {"target": json.dumps(question.target)} for question in questions]
+        )
 
     def pictures(self, document: dict[str, Any]) -> list[Image.Image]:
-        """The picture that is asked about."""
+        """Return the picture of a question."""
         return [self.kind(folder()).picture(document["image"])]
 
     def prompt(self, document: dict[str, Any]) -> str:
-        """As the paper asks; feathervlm's own model asks for boxes as its family was trained to be asked."""
+        """Return the prompt of the paper; the model `feathervlm` asks for boxes in the words of its family instead."""
         return self.kind(Path()).prompt(_question(document), "paper", None)
 
     def target(self, document: dict[str, Any]) -> str:
-        """The right answer as it would be written."""
+        """Return the right answer as a model would write it."""
         question = _question(document)
         if question.choices:
             return question.choices[question.target]
-        return str(list(rounded(question.target, self.size)))
+        assert question.box is not None, "other tasks have choices"
+        return str(list(rounded(question.box, self.size)))
 
     def score(self, document: dict[str, Any], results: list[str]) -> dict[str, float]:
-        """Whether the answer is right, for all and for its split, and whether it was one at all."""
+        """Return whether the answer is right, for all questions and its split, and whether it could not be read."""
         question, answer = _question(document), results[0]
         failed = False
         if question.choices:
-            found = chosen(answer, question.choices)
-            answer, failed = found or "", found is None
+            choice = chosen(answer, question.choices)
+            answer, failed = choice or "", choice is None
         grade = self.kind(Path()).grade(question, answer, Reading("paper", self.size, lambda _: None))
         splits = {question.split: grade.score} if question.split else {}
         return {"accuracy": grade.score, **splits, "parse_failures": float(failed or grade.valid is False)}
 
 
 def _question(document: dict[str, Any]) -> Question:
-    told = {"target": json.loads(document["target"]), "choices": tuple(document["choices"])}
-    return Question(**{**document, **told})
+    box = document["box"] and tuple(document["box"])
+    restored = {"target": json.loads(document["target"]), "box": box, "choices": tuple(document["choices"])}
+    return Question(**{**document, **restored})

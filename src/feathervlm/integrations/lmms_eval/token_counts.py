@@ -1,4 +1,4 @@
-"""What pruning did to one sample, in the one place where lmms-eval lets a model write into its samples."""
+"""The numbers of pruning for one sample, among the token counts that lmms-eval writes into its samples."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,23 +9,23 @@ from lmms_eval.api.instance import TokenCounts
 
 @dataclass
 class PrunedCounts(TokenCounts):
-    """lmms-eval's token counts, and beside them what pruning did; lmms-eval writes what `to_dict` returns.
+    """The token counts of lmms-eval with the numbers of pruning; lmms-eval writes what `to_dict` returns.
 
     Attributes:
-        pruning: plain values, ready for JSON.
+        pruning: Plain values, ready for JSON.
     """
 
     pruning: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All counts as plain values."""
+        """Return all counts as plain values."""
         return {**super().to_dict(), **self.pruning}
 
 
 def of_report(report: Report, batch: int) -> dict[str, Any]:
-    """What a report says of one sample of its batch.
+    """Return the numbers of one sample of a batch.
 
-    `selection_seconds` is the sample's equal share of the time that its whole batch took.
+    `selection_seconds` is the equal share of the sample in the time of its whole batch.
     """
     tokens = report.tokens_per_layer[batch]
     return {

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from feathervlm.core.errors import PruningError
-from feathervlm.inference import loading
 from feathervlm.integrations.prismatic import model, names, processor, reading
 from feathervlm.integrations.prismatic.registry import RunFacts, parse_config
+from feathervlm.utils.quiet import quiet
 
 Say = Callable[[str], None]
 
@@ -111,7 +111,7 @@ def convert(source: PrismaticFiles, out: Path, *, force: bool = False, say: Say 
             "--tokenizer."
         )
     tokenizer = processor.read_tokenizer(source.tokenizer, facts.llm)
-    with loading.quiet():
+    with quiet():
         say("checking the tokenizer")
         built = processor.build_processor(facts, tokenizer)
         say("checking the tensors")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
-from feathervlm.evaluation.estimates import Estimate
+from feathervlm.evaluation.statistics import Estimate
 from feathervlm.study.aggregates import Results
 from feathervlm.study.plan import Plan
 

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from feathervlm.evaluation.estimates import Estimate
+from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.study.aggregates import Results
 from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, Verdict, judge

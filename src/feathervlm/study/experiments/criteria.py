@@ -4,7 +4,7 @@ from math import ceil
 
 from matplotlib.figure import Figure
 
-from feathervlm.evaluation.estimates import Estimate
+from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import KNN, Ensemble, FastV, Method, Uniform
 from feathervlm.study.aggregates import Results

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from feathervlm.evaluation.estimates import Estimate
+from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import FastV
 from feathervlm.study.aggregates import Results

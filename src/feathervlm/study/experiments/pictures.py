@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from feathervlm.evaluation.samples import Record, unpack
+from feathervlm.evaluation.samples import Sample, unpack
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Ensemble, FastV
 from feathervlm.study.aggregates import Results
@@ -46,16 +46,16 @@ class Pictures(Experiment):
         chosen = np.random.default_rng(results.seed).permutation(numbers)[:SCENES]
         figure, plots = axes(len(runs), rows=len(chosen), width=2.1, height=2.35 * len(chosen))
         for row, number in enumerate(map(int, chosen)):
-            item = results.item(number)
+            question, picture = results.item(number)
             for column, (name, spec) in enumerate(runs.items()):
                 plot = plots[row * len(runs) + column]
                 record = results.record(spec, number)
-                _show(plot, np.asarray(item.picture.convert("RGB")), record)
-                for box, colour in ((item.box, TRUE), (record.box, ANSWERED)):
+                _show(plot, np.asarray(picture.convert("RGB")), record)
+                for box, colour in ((question.box, TRUE), (record.box, ANSWERED)):
                     if box:
                         _outline(plot, box, colour)
                 plot.set_title(f"{name}: {_verdict(record)}", fontsize=7)
-            plots[row * len(runs)].set_xlabel(_wrapped(item.prompt), fontsize=6.5)
+            plots[row * len(runs)].set_xlabel(_wrapped(question.prompt), fontsize=6.5)
         caption = (
             "Questions drawn from all localization questions by the seed. Bright: cells that are left after the last "
             "stage. Green: the true box; red: the answer."
@@ -63,7 +63,7 @@ class Pictures(Experiment):
         return Outcome([], [], {"pictures": (figure, caption)})
 
 
-def _show(plot: Axes, pixels: np.ndarray, record: Record) -> None:
+def _show(plot: Axes, pixels: np.ndarray, record: Sample) -> None:
     height, width = pixels.shape[:2]
     light = np.ones((height, width))
     if record.shape is not None:
@@ -85,7 +85,7 @@ def _outline(plot: Axes, box: tuple[float, float, float, float], colour: str) ->
     plot.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.5))
 
 
-def _verdict(record: Record) -> str:
+def _verdict(record: Sample) -> str:
     if record.iou is not None:
         return f"IoU {record.iou:.2f}" if record.box else "no box"
     return "right" if record.right else "wrong"

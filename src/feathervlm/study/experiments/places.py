@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from feathervlm.diagnosis import mask_statistics
 from feathervlm.diagnosis.rope_prior import prior_rank_correlation
-from feathervlm.evaluation.estimates import Estimate
+from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import FastV
 from feathervlm.study.aggregates import Results

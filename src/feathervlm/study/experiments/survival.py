@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from feathervlm.evaluation.estimates import Estimate
+from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import BeforeLLM, FastV, Method, ShuffledPositions, TextOnly
 from feathervlm.study.aggregates import Results

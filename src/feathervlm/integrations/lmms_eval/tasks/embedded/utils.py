@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from feathervlm.embedded.questions import Question, grade, read_box
+from feathervlm.embedded.questions import SceneQuestion, grade, read_box
 from feathervlm.embedded.scenes import Scene
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
 
@@ -20,7 +20,7 @@ def questions(exam: Any) -> Any:
     return type(exam).from_list(asked)
 
 
-def _drawn(document: dict[str, Any]) -> tuple[Scene, Question]:
+def _drawn(document: dict[str, Any]) -> tuple[Scene, SceneQuestion]:
     return sample(document["task"], document["seed"], document["index"])
 
 
@@ -42,6 +42,6 @@ def target(document: dict[str, Any]) -> str:
 def score(document: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Whether the answer is right, for all tasks and its own; for boxes whether it could be read."""
     _, question = _drawn(document)
-    right = float(grade(question, results[0]).correct)
+    right = float(grade(question, results[0])[0])
     failed = {} if question.box is None else {"parse_failures": float(read_box(results[0]) is None)}
     return {"accuracy": right, question.task: right, **failed}

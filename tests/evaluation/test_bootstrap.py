@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feathervlm.evaluation.estimates import Bootstrap, Estimate, mean
+from feathervlm.evaluation import statistics
+from feathervlm.evaluation.statistics import Bootstrap, Estimate, mean
 
 NUMBERS = st.lists(st.floats(-5, 5), min_size=1, max_size=20)
 
@@ -86,3 +87,24 @@ def test_dividing_by_nothing_is_not_a_number_and_no_warning(recwarn):
     one = Estimate(1.0, np.ones(3)) / Estimate(0.0, np.zeros(3))
     assert one.to_dict() == {"value": None, "low": None, "high": None}
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("block", [1, 100, 1 << 24])
+def test_weights_drawn_in_blocks_are_the_same(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    scores = {method: rng.random(37) for method in ("one", "other")}
+    among = rng.random(37) < 0.7
+    whole = Bootstrap({"a": 3, "b": 37}, seed=5)
+    expected = {method: whole.share(method, "b", own) for method, own in scores.items()}
+    some, mean, means = whole.shares("b", scores, among), whole.mean("b", scores["one"]), None
+    means = whole.means("b", rng.random((37, 2)), 7)
+    monkeypatch.setattr(statistics, "BLOCK", block)
+    blocks = Bootstrap({"a": 3, "b": 37}, seed=5)
+    for method, own in blocks.shares("b", scores).items():
+        assert own.value == pytest.approx(expected[method].value)
+        np.testing.assert_allclose(own.draws, expected[method].draws)
+        np.testing.assert_allclose(blocks.shares("b", scores, among)[method].draws, some[method].draws)
+    np.testing.assert_allclose(blocks.mean("b", scores["one"]).draws, mean.draws)
+    rng = np.random.default_rng(0)
+    rng.random((2, 37)), rng.random(37)
+    np.testing.assert_allclose(blocks.means("b", rng.random((37, 2)), 7), means)
