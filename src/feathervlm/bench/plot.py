@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from feathervlm.bench.rows import UNPRUNED, noise
-from feathervlm.study.figures import axes, save, style
+from feathervlm.utils.plotting import axes, save, style
 
 AXES = {"tokens": "visual tokens", "batch": "batch size", "layers": "decoder layers"}
 PARTS = {"prefill": "prefill", "first_token": "time to first token"}

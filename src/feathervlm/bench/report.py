@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from feathervlm.bench.rows import UNPRUNED, noise, unpruned
 from feathervlm.bench.verdict import STEADY, BreakEven
+from feathervlm.utils import templates
 
 AXES = {"tokens": "{} visual tokens", "batch": "batch {}", "layers": "{} layers"}
 """What may be varied, and how it is told."""
@@ -54,21 +53,16 @@ def render(folder: Path, figures: str) -> str:
         figures: where the page finds the figures, which lie beside the results.
     """
     documents = read(folder)
-    environment = Environment(
-        loader=PackageLoader("feathervlm.bench"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"spread": spread}
     rows = [row for document in documents.values() for row in document["rows"]]
     verdicts = [one for document in documents.values() for one in document["verdicts"]]
     pruned = [row for row in rows if row["method"] != UNPRUNED]
     plain = [row for row in rows if row["method"] == UNPRUNED]
     bound = max(plain, key=encoder_share)
     (around,) = (document["rows"] for document in documents.values() if any(row is bound for row in document["rows"]))
-    return environment.get_template("performance.md.j2").render(
+    return templates.render(
+        "feathervlm.bench",
+        "performance.md.j2",
+        {"spread": spread},
         documents=documents,
         figures={name: f"{figures}/{name}.png" for name in documents if (folder / f"{name}.png").exists()},
         tables={name: table(document["rows"]) for name, document in documents.items()},

@@ -1,4 +1,4 @@
-"""`feathervlm study`: reads its options, shows how far it is, prints the verdicts and where the report is."""
+"""`feathervlm study`: the experiments of the paper, rerun on a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,24 +8,34 @@ import typer
 from feathervlm.cli import console, tables
 from feathervlm.cli.options import AsJson
 from feathervlm.core.errors import PruningError
-from feathervlm.utils import files
-
-EMBEDDED = "embedded"
+from feathervlm.embedded.assets import SHIPPED
+from feathervlm.utils import files, progress
 
 
 def study(
     model: Annotated[
         str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")
-    ] = EMBEDDED,
+    ] = SHIPPED,
     data: Annotated[
-        str, typer.Option(metavar="FILE", help="`embedded`, or your own questions as JSON lines (docs/study-data.md).")
-    ] = EMBEDDED,
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="`embedded`, your own questions as JSON lines (docs/study-data.md), or tasks of `feathervlm eval`.",
+        ),
+    ] = SHIPPED,
+    data_dir: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="FEATHERVLM_DATA", help="Where the data sets are (docs/evaluation.md)."),
+    ] = Path("data"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is written.")] = Path("study"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer questions, layers and budgets: a first look.")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of a finished study anew; ask nothing.")
+    ] = False,
     n: Annotated[
-        int | None, typer.Option(min=2, help="Embedded questions per task; default 200, with --quick 24.")
+        int | None, typer.Option(min=2, help="Questions per embedded or benchmark task; default 200, with --quick 24.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the embedded questions, the intervals, the pictures.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of embedded questions, intervals and shown pictures.")] = 0,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Side by side, one thread each; default: one per core, 1 on a GPU.")
     ] = None,
@@ -40,14 +50,21 @@ def study(
         int | None, typer.Option(min=1, help="Length of an answer at most; default 32, the embedded model's 5.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, mps.")] = "auto",
-    attn: Annotated[str, typer.Option(help="sdpa, eager or any other that transformers has.")] = "sdpa",
+    device: Annotated[
+        str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")
+    ] = "auto",
+    attention: Annotated[
+        str,
+        typer.Option(
+            "--attn-implementation", "--attn", metavar="NAME", help="sdpa, eager or any other that transformers has."
+        ),
+    ] = "sdpa",
     as_json: AsJson = False,
 ) -> None:
     """Rerun the paper's experiments: damage by task, where tokens go, why, criteria, FEATHER, pictures.
 
-    About half an hour on two cores for the embedded model, two minutes with --quick. What is answered is kept: the
-    same command goes on where it was stopped.
+    About half an hour on two cores for the embedded model, two minutes with --quick. Answers are kept: the same command
+    continues where it was stopped, and a finished study is reported again without its model.
 
     Examples:
 
@@ -55,29 +72,30 @@ def study(
     feathervlm study --quick
     feathervlm study --out results/study
     feathervlm study --model llava-hf/llava-1.5-7b-hf --data mine.jsonl
+    feathervlm study --model llava-hf/llava-1.5-7b-hf --data refcoco,textvqa
     feathervlm study --model runs/seed-1 --out seed-1
     feathervlm study --beside seed-1 --beside seed-2
     """
-    if data != EMBEDDED and n is not None:
-        raise PruningError(f"--n {n} is for the embedded questions; of {data} every line is asked, so leave it out.")
+    names = [data] if Path(data).is_file() else [name.strip() for name in data.split(",") if name.strip()]
+    if n is not None and names and all(name.endswith(".jsonl") for name in names):
+        raise PruningError(f"--n {n} is not for your own questions; of {data} every line is asked, so leave it out.")
     files.make_directory(out, "--out")
-    with console.working("importing transformers"):
-        from feathervlm.study import Embedded, Jsonl, ModelSpec, Request, run
+    with progress.spinner("importing transformers"):
+        from feathervlm.study import ModelSpec, StudyQuestions, StudyRequest, run
 
-        embedded = Embedded(n=n or (24 if quick else 200), seed=seed)
-        task = Jsonl(Path(data)) if data != EMBEDDED else embedded
-    request = Request(
-        spec=ModelSpec(model, device, dtype, attn, max_new_tokens, batch),
-        task=task,
-        out=out,
-        quick=quick,
-        processes=processes,
-        seed=seed,
-        beside=tuple(beside or ()),
-    )
+        request = StudyRequest(
+            spec=ModelSpec(model, device, dtype, attention, max_new_tokens, batch),
+            questions=StudyQuestions.of(names, data_dir, n or (24 if quick else 200), seed),
+            out=out,
+            quick=quick,
+            processes=processes,
+            seed=seed,
+            beside=tuple(beside or ()),
+            report_only=report_only,
+        )
     try:
-        with console.counting("answers") as told:
-            done = run(request, told)
+        with progress.bar("answers") as step:
+            done = run(request, step)
     except KeyboardInterrupt:
         typer.echo(f"stopped; the same command goes on where it was (answers are in {out / 'answers'})", err=True)
         raise typer.Exit(130) from None

@@ -67,6 +67,16 @@ class Signal:
         """Whether it holds vectors, which a criterion may compare in pairs: float32 (visual, visual)."""
         return True
 
+    @property
+    def attends(self) -> bool:
+        """Whether it holds attention weights of a language model layer."""
+        return False
+
+    @property
+    def rotated(self) -> bool:
+        """Whether it holds attention weights that depend on rotary position embeddings."""
+        return False
+
     def inner(self) -> Iterator["Signal"]:
         """Yield the signals of schedules inside this one."""
         yield from ()
@@ -107,6 +117,14 @@ class Attention(LayerSignal):
     layer: ScoreLayer = "K-1"
     rope: bool = True
     over: Support = "visual"
+
+    @property
+    def attends(self) -> bool:
+        return True
+
+    @property
+    def rotated(self) -> bool:
+        return self.rope
 
     @property
     def compares_pairs(self) -> bool:
