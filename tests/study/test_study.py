@@ -131,13 +131,13 @@ def test_studies_beside_this_one_are_compared_with_each_other(whole: Path) -> No
         twin["findings"][0]["measured"][name]["value"] = value
     for template, place in (("report.md.j2", None), ("report.html.j2", whole / "figures")):
         page = report.render(template, first["about"], documents, twins, place)
-        table = page[page.index("Recipe or luck") :].split("##")[0].split("</table>")[0]
+        table = page[page.index("Agreement between studies") :].split("##")[0].split("</table>")[0]
         assert f"{len(first['findings']) - 1} of {len(first['findings'])} verdicts are shared" in table
         (row,) = (line for line in re.split(r"\n(?=\||<tr>)", table) if changed["claim"] in line)
         assert "0.125 to 0.750" in row
         assert "changes" in row
-        assert table.count("all alike") == len(first["findings"]) - 1
-        assert "Recipe or luck" not in report.render(template, first["about"], documents, twins[:1], place)
+        assert table.count("all agree") == len(first["findings"]) - 1
+        assert "Agreement between studies" not in report.render(template, first["about"], documents, twins[:1], place)
     twins[1]["findings"][0]["measured"]["of another layer"] = {"value": 0.5, "low": None, "high": None}
     page = report.render("report.md.j2", first["about"], documents, twins)
     assert "0.125 to" not in page, "numbers that do not belong together are not compared"
