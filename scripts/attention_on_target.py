@@ -79,7 +79,7 @@ def question_effect(model: Any, processor: Any, n: int, seed: int) -> dict[str, 
         spoken = {kind: word for kind, values in KINDS.items() for word in values if word in words}
         # Only a size, a colour or a shape that the question contains can be exchanged.
         texts = {kind: exchange(words, word, KINDS[kind]) for kind, word in spoken.items()}
-        inputs = prompts.prepare_all(processor, [(scene.image, text) for text in (question.text, *texts.values())])
+        inputs = prepare(processor, [Prompt(text, (scene.image,)) for text in (question.text, *texts.values())])
         with torch.inference_mode():
             entered = model(**inputs, output_hidden_states=True).hidden_states
         last = torch.stack([state[:, -1] for state in entered[:-1]])

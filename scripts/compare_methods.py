@@ -22,13 +22,12 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Layer
 from feathervlm.evaluation import runner
 from feathervlm.evaluation.store import AnswerStore
-from feathervlm.evaluation.tasks.base import QuestionSet
-from feathervlm.evaluation.tasks.embedded import Embedded
 from feathervlm.inference import loading
 from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
-from feathervlm.study.aggregates import Results
-from feathervlm.study.model_probe import look_at
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.model_probe import probe_model
 from feathervlm.study.plan import Plan, rounded
+from feathervlm.study.questions import StudyQuestions
 from feathervlm.utils import files
 from feathervlm.utils.provenance import provenance
 
@@ -125,10 +124,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one per core")
     parser.add_argument("--out", type=Path, default=Path("results/catalogue"), help="default: results/catalogue")
     arguments = parser.parse_args()
-    task, spec = Embedded(n=arguments.n, seed=arguments.seed), ModelSpec(arguments.model)
-    data = QuestionSet(task, task.questions(None))
-    look, about = look_at(spec, data), loading.describe(loading.check(spec))
-    plan = Plan(look.depth, look.shape)
+    questions = StudyQuestions.of(["embedded"], n=arguments.n, seed=arguments.seed)
+    (data,), spec = questions.sets, ModelSpec(arguments.model)
+    probe, about = probe_model(spec, questions), loading.describe(loading.check(spec))
+    plan = Plan(probe.depth, probe.shape)
     encoder = loading.load_config(spec.path).vision_config.num_hidden_layers
     found = list(planned(plan, plan.shape[0] * plan.shape[1] * plan.shape[2], encoder))
     specs = list(dict.fromkeys([UNPRUNED, *(str(method) for *_, method in found)]))
@@ -140,7 +139,9 @@ def main() -> None:
             spec, [data], work, store, processes=arguments.processes,
             done=lambda piece: bar.advance(answers, len(piece.chunk)),
         )  # fmt: skip
-    results = Results(data.kinds, data.splits, {name: store.read(data, name) for name in specs}, data.item)
+    results = StudyResults(
+        questions.kinds, questions.tasks, {name: questions.read(store, name) for name in specs}, questions.item
+    )
     document: dict[str, Any] = {
         "provenance": provenance(),
         "model": about,

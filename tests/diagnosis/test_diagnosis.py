@@ -20,8 +20,7 @@ from feathervlm.core.candidates import Criterion
 from feathervlm.core.errors import PruningError
 from feathervlm.core.selectors.base import Selector
 from feathervlm.diagnosis.findings import grouped
-from feathervlm.diagnosis.page import render
-from feathervlm.diagnosis.run import Request, diagnose
+from feathervlm.diagnosis.run import DiagnosisRequest, diagnose
 from feathervlm.evaluation.samples import unpack
 from feathervlm.methods import get
 
@@ -137,10 +136,10 @@ def test_two_stages_with_foresight_and_overlap(loaded, pictures):
     first, second = found.stages
     assert "foresight" not in first.numbers
     foresight = second.numbers["foresight"]
-    shares = [len(one.kept[1]) / len(one.kept[0]) for one in found.seen]
+    shares = [len(one.kept[1]) / len(one.kept[0]) for one in found.observations]
     assert foresight.even == pytest.approx(np.mean(shares))
     assert first.numbers["empty"].value == 0  # the grid
-    assert all(set(one.kept[1]) <= set(one.kept[0]) for one in found.seen)
+    assert all(set(one.kept[1]) <= set(one.kept[0]) for one in found.observations)
     assert 0 < found.average_tokens.value < 256
     assert "few" in kinds(found, "note")
 
@@ -277,7 +276,7 @@ def test_mistakes_are_one_sentence(arguments, said, folder, tmp_path):
     ("options", "said"),
     [
         ({"images": []}, "no picture in the list"),
-        ({"images": ["a.png"]}, "str is no picture"),
+        ({"images": ["a.png"]}, "str is not a picture"),
         ({"limit": 0}, "limit=0"),
         ({"processor": None}, "needs its processor"),
     ],
@@ -289,8 +288,8 @@ def test_mistakes_in_a_notebook(options, said, loaded, pictures):
 
 def test_a_request_says_it_all(loaded):
     with pytest.raises(PruningError, match="put images into it"):
-        diagnose(Request("feather"), images=[])
-    assert Request(get("feather"), **loaded).command is None
+        diagnose(DiagnosisRequest("feather"), images=[])
+    assert DiagnosisRequest(get("feather"), **loaded).command is None
 
 
 def test_help_has_examples():
@@ -333,7 +332,7 @@ def test_pictures_of_other_shapes_on_other_families(name, has_prior, pictures):
     assert ("no-prior" in kinds(found, "note")) != has_prior
     assert stage.rows.sum() == pytest.approx(1)
     assert found.about["prompt"].endswith("Describe the image.")
-    ElementTree.fromstring(render(found).encode())
+    ElementTree.fromstring(found.to_html().encode())
     json.dumps(found.to_dict(), allow_nan=False)
 
 

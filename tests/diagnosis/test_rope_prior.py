@@ -12,13 +12,13 @@ from feathervlm import VisualLayout
 from feathervlm.core.layout import Plane
 from feathervlm.diagnosis.rope_prior import (
     NoPrior,
-    heard_tables,
     kernel,
     on_grid,
     prior_layer,
     prior_map,
     prior_overlap,
     prior_rank_correlation,
+    recorded_tables,
 )
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.records import Record
@@ -79,20 +79,20 @@ def test_permuted_positions_permute_it():
 def pruned():
     model = llava()
     ids = prompt(1)
-    with feathervlm.prune(model, "fastv:layer=2,keep=0.5") as pruning, heard_tables(model, [1, 4]) as heard:
+    with feathervlm.prune(model, "fastv:layer=2,keep=0.5") as pruning, recorded_tables(model, [1, 4]) as recorded:
         model(**batch(ids))
-    return model, ids, pruning.report, heard
+    return model, ids, pruning.report, recorded
 
 
-def test_a_real_llamas_tables_are_heard_whole(pruned):
-    model, ids, report, heard = pruned
-    assert set(heard) == {1, 4}
-    for tables_ in heard.values():  # layer 4 sees half of the tokens, but is called with all
+def test_a_real_llamas_tables_are_recorded_whole(pruned):
+    model, ids, report, recorded = pruned
+    assert set(recorded) == {1, 4}
+    for tables_ in recorded.values():  # layer 4 sees half of the tokens, but is called with all
         assert tables_[0].shape[-2] == len(ids)
     places = np.array([place for place, token in enumerate(ids) if token == IMAGE])
     theta = DecoderView(model).config.rope_parameters["rope_theta"]
     by_hand = [rotated(len(ids) - 1, 16, theta) @ rotated(place, 16, theta) / 16 for place in places]
-    found = prior_map(report.record, heard[1])
+    found = prior_map(report.record, recorded[1])
     assert found.shape == (1, SIDE, SIDE)
     assert found.ravel() == pytest.approx(by_hand, abs=1e-5)
     assert not any(layer._forward_pre_hooks for layer in DecoderView(model).layers)
@@ -102,9 +102,9 @@ def test_padding_on_either_side_is_no_query():
     model, (short, long) = llava(), (prompt(1), prompt(1, 1, before=20, after=30))
     maps = []
     for inputs in (batch(short), *(batch(short, long, side=side) for side in ("left", "right"))):
-        with feathervlm.prune(model, "uniform:layer=2") as pruning, heard_tables(model, [0]) as heard:
+        with feathervlm.prune(model, "uniform:layer=2") as pruning, recorded_tables(model, [0]) as recorded:
             model(**inputs)
-        maps.append(prior_map(pruning.report.record, heard[0]))
+        maps.append(prior_map(pruning.report.record, recorded[0]))
     assert maps[1] == pytest.approx(maps[0], abs=1e-4)
     assert maps[2] == pytest.approx(maps[0], abs=1e-4)
 
@@ -120,18 +120,18 @@ def test_the_finest_plane_of_tiles_is_put_in_order():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("tables", "message"),
     [
         (None, "no rotary tables"),
         (torch.ones(1, 6, 4, dtype=torch.complex64), "complex"),
         (torch.ones(1, 6, 4), "one tensor"),
-        ((torch.ones(3, 1, 6, 4), torch.ones(3, 1, 6, 4)), "a form that is not read"),
+        ((torch.ones(3, 1, 6, 4), torch.ones(3, 1, 6, 4)), "an unsupported form"),
     ],
 )
-def test_no_prior_is_made_up(given, said):
+def test_no_prior_is_made_up(tables, message):
     layout = VisualLayout(torch.tensor([[True] * 4 + [False] * 2]), [[(2, 2)]])
-    with pytest.raises(NoPrior, match=said):
-        prior_map(Record(layout, None, 6, []), given)
+    with pytest.raises(NoPrior, match=message):
+        prior_map(Record(layout, None, 6, []), tables)
 
 
 def test_layers_that_do_not_rotate_have_none(monkeypatch):
@@ -166,9 +166,9 @@ def test_overlap_with_the_prior():
     assert math.isnan(prior_overlap(prior, [prior < 0]))
 
 
-def test_an_unheard_layer_stays_unheard():
+def test_a_layer_that_does_not_run_is_not_recorded():
     model = llava()
-    with pytest.raises(RuntimeError), heard_tables(model, [0]):
+    with pytest.raises(RuntimeError), recorded_tables(model, [0]):
         raise RuntimeError
     assert not any(layer._forward_pre_hooks for layer in DecoderView(model).layers)
 

@@ -9,7 +9,7 @@ from feathervlm.diagnosis import mask_statistics
 from feathervlm.evaluation import samples
 from feathervlm.evaluation.samples import Sample
 from feathervlm.inference.model_spec import UNPRUNED
-from feathervlm.study.aggregates import Results, target_cells
+from feathervlm.study.aggregates import StudyResults, target_cells
 
 SHARES = st.floats(0, 1)
 
@@ -55,7 +55,7 @@ def results():
         }
         for method, rights in runs.items()
     }
-    return Results(
+    return StudyResults(
         {"boxes": "localization", "words": "other"}, ["boxes"] * 2 + ["words"] * 2, records, lambda number: None
     )
 

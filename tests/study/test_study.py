@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 from feathervlm import methods
 from feathervlm.cli.main import app
 from feathervlm.core.errors import PruningError
+from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.store import AnswerStore
-from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.inference.model_spec import UNPRUNED
-from feathervlm.study import Jsonl, ModelSpec, Request, report, run
+from feathervlm.study import ModelSpec, StudyQuestions, StudyRequest, report, run
 from feathervlm.study.experiments import EXPERIMENTS
 from feathervlm.study.plan import Plan, feather
 
@@ -24,7 +24,7 @@ VERDICTS = {"reproduced", "partly", "not"}
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Jsonl:
+def questions(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> StudyQuestions:
     folder = tmp_path_factory.mktemp("questions")
     lines: list[dict[str, object]] = []
     for number in range(6):
@@ -32,7 +32,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory, demo: Path) -> Jsonl:
         where = {"box": [10, 5 + 12 * number, 40, 20 + 12 * number]} if number % 2 else {"answer": "left"}
         lines.append({"image": f"{number}.png", "prompt": f"Where is {number}?", **where})
     (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return Jsonl(folder / "mine.jsonl")
+    return StudyQuestions.of([str(folder / "mine.jsonl")])
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def spec(demo: Path) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, questions: Jsonl) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, questions: StudyQuestions) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    run(Request(spec, questions, out, quick=True, processes=1))
+    run(StudyRequest(spec, questions, out, quick=True, processes=1))
     return out
 
 
@@ -87,9 +87,9 @@ def test_the_report_tells_every_finding_and_stands_alone(whole: Path) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on_without_loss_or_double_counting(
-    tmp_path: Path, whole: Path, spec: ModelSpec, questions: Jsonl
+    tmp_path: Path, whole: Path, spec: ModelSpec, questions: StudyQuestions
 ) -> None:
-    request = Request(spec, questions, tmp_path, quick=True, processes=1)
+    request = StudyRequest(spec, questions, tmp_path, quick=True, processes=1)
 
     def stop(what: str, done: int, total: int) -> None:
         if done >= total // 3 > 0:
@@ -111,8 +111,8 @@ def test_a_run_that_was_stopped_goes_on_without_loss_or_double_counting(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()} == before, "nothing asked again"
 
 
-def test_two_processes_answer_as_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
-    run(Request(spec, questions, tmp_path, quick=True, processes=2, experiments=EXPERIMENTS[:1]))
+def test_two_processes_answer_as_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: StudyQuestions) -> None:
+    run(StudyRequest(spec, questions, tmp_path, quick=True, processes=2, experiments=EXPERIMENTS[:1]))
     expected = answers(whole)
     found = answers(tmp_path)
     assert found
@@ -131,59 +131,93 @@ def test_studies_beside_this_one_are_compared_with_each_other(whole: Path) -> No
         twin["findings"][0]["measured"][name]["value"] = value
     for template, place in (("report.md.j2", None), ("report.html.j2", whole / "figures")):
         page = report.render(template, first["about"], documents, twins, place)
-        table = page[page.index("Recipe or luck") :].split("##")[0].split("</table>")[0]
+        table = page[page.index("Agreement between studies") :].split("##")[0].split("</table>")[0]
         assert f"{len(first['findings']) - 1} of {len(first['findings'])} verdicts are shared" in table
         (row,) = (line for line in re.split(r"\n(?=\||<tr>)", table) if changed["claim"] in line)
         assert "0.125 to 0.750" in row
         assert "changes" in row
-        assert table.count("all alike") == len(first["findings"]) - 1
-        assert "Recipe or luck" not in report.render(template, first["about"], documents, twins[:1], place)
+        assert table.count("all agree") == len(first["findings"]) - 1
+        assert "Agreement between studies" not in report.render(template, first["about"], documents, twins[:1], place)
     twins[1]["findings"][0]["measured"]["of another layer"] = {"value": 0.5, "low": None, "high": None}
     page = report.render("report.md.j2", first["about"], documents, twins)
     assert "0.125 to" not in page, "numbers that do not belong together are not compared"
 
 
-def test_another_study_beside_this_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
-    run(Request(spec, questions, tmp_path, quick=True, processes=1, beside=(whole,), experiments=EXPERIMENTS[:1]))
+def test_another_study_beside_this_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: StudyQuestions) -> None:
+    run(StudyRequest(spec, questions, tmp_path, quick=True, processes=1, beside=(whole,), experiments=EXPERIMENTS[:1]))
     table = (tmp_path / "report.md").read_text().split("## 1.")[0]
     assert table.count(spec.model) == 2, "in the text and as a column"
     with pytest.raises(PruningError, match="There is no finished study in"):
-        run(Request(spec, questions, tmp_path, beside=(tmp_path / "nowhere",)))
+        run(StudyRequest(spec, questions, tmp_path, beside=(tmp_path / "nowhere",)))
 
 
-def test_questions_without_boxes_or_with_boxes_alone(tmp_path: Path, spec: ModelSpec, questions: Jsonl) -> None:
-    everything = questions.questions(None)
-    for kind, asked in (("other", everything[::2]), ("localization", everything[1::2])):
+def test_questions_without_boxes_or_with_boxes_alone(
+    tmp_path: Path, spec: ModelSpec, questions: StudyQuestions
+) -> None:
+    asked, folder = questions.sets[0].questions, questions.sets[0].task.data
+    for kind, rows in (("other", asked[::2]), ("localization", asked[1::2])):
         lines = [
-            {"image": str(questions.data / one.image), "prompt": one.prompt}
-            | ({"box": one.box} if one.box else {"answers": one.target})
-            for one in asked
+            {"image": str(folder / row.image), "prompt": row.prompt}
+            | ({"box": row.box} if row.box else {"answers": row.target})
+            for row in rows
         ]
         path = tmp_path / f"{kind}.jsonl"
         path.write_text("\n".join(map(json.dumps, lines)))
-        done = run(Request(spec, Jsonl(path), tmp_path / kind, quick=True, processes=1))
+        done = run(StudyRequest(spec, StudyQuestions.of([str(path)]), tmp_path / kind, quick=True, processes=1))
         assert len(done.experiments) == len(EXPERIMENTS)
         assert bool(done.findings)
 
 
-def test_another_data_set_in_the_same_folder_is_refused(whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
+def test_another_data_set_in_the_same_folder_is_refused(
+    whole: Path, spec: ModelSpec, questions: StudyQuestions
+) -> None:
     other = ModelSpec(spec.model, max_new_tokens=3, batch=3)
     with pytest.raises(PruningError, match="holds a study of something else"):
-        run(Request(other, questions, whole, quick=True))
+        run(StudyRequest(other, questions, whole, quick=True))
 
 
-def test_records_say_what_was_kept(whole: Path, spec: ModelSpec, questions: Jsonl) -> None:
+def test_records_say_what_was_kept(whole: Path, spec: ModelSpec, questions: StudyQuestions) -> None:
     plan = Plan(4, (1, 8, 8), quick=True)
-    method = str(methods.FastV(layer=plan.early))
-    asked = QuestionSet(questions, questions.questions(None))
-    assert [set(chunk) for chunk in asked.chunks] == [{0, 2, 4}, {1, 3, 5}], "by task"
+    fastv = str(methods.FastV(layer=plan.early))
+    assert [set(chunk) for chunk in questions.sets[0].chunks] == [{0, 2, 4}, {1, 3, 5}], "by task"
     store = AnswerStore(whole / "answers", json.loads((whole / "answers" / "key.json").read_text()))
-    for record in store.read(asked, method).values():
+    for record in questions.read(store, fastv).values():
         assert record.shape == (1, 8, 8)
         assert record.tokens == pytest.approx(16 + 48 * plan.early / 4)
         assert bin(int(record.kept[0], 16)).count("1") == 16
         assert (record.target is None) == (record.question % 2 == 0)
-    assert all(record.kept == () for record in store.read(asked, UNPRUNED).values())
+    assert all(record.kept == () for record in questions.read(store, UNPRUNED).values())
+
+
+def test_a_finished_study_is_reported_again_without_its_model(
+    tmp_path: Path, whole: Path, spec: ModelSpec, questions: StudyQuestions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("study.model_probe.load", "inference.loading.load_model"):
+        monkeypatch.setattr(f"feathervlm.{module}", lambda *_, **__: pytest.fail("weights are read"))
+    expected = {path: (whole / path).read_bytes() for path in ("report.md", "runs.json", "probe.json")}
+    run(StudyRequest(spec, questions, whole, quick=True, processes=1, report_only=True))
+    assert {path: (whole / path).read_bytes() for path in expected} == expected
+
+
+def test_a_report_alone_asks_nothing(tmp_path: Path, spec: ModelSpec, questions: StudyQuestions) -> None:
+    with pytest.raises(PruningError, match=r"are missing in .*answers; leave --report-only out"):
+        run(StudyRequest(spec, questions, tmp_path, quick=True, processes=1, report_only=True))
+
+
+def test_questions_of_several_tasks_are_numbered_through(tmp_path: Path, questions: StudyQuestions) -> None:
+    both = StudyQuestions.of(["embedded", str(questions.sets[0].task.path)], n=2, seed=3)
+    counts = both.describe()["questions"]
+    assert counts["mine.jsonl other"] == counts["mine.jsonl localization"] == 3
+    assert {count for row, count in counts.items() if row.startswith("embedded ")} == {2}
+    embedded = len(both.sets[0].questions)
+    assert both.item(embedded)[0].prompt == "Where is 0?"
+    assert both.kinds[both.tasks[embedded + 1]] == "localization"
+    store = AnswerStore(tmp_path / "answers", {})
+    samples = [Sample(number, "", "", "x", 1.0) for number in both.sets[1].chunks[0]]
+    store.append(both.sets[1], UNPRUNED, samples)
+    assert set(both.read(store, UNPRUNED)) == {embedded + sample.question for sample in samples}
+    with pytest.raises(PruningError, match="There is no task 'nowhere'"):
+        StudyQuestions.of(["nowhere"])
 
 
 @pytest.mark.parametrize("depth", [4, 16, 28, 32])
@@ -203,9 +237,21 @@ def study(*arguments: object) -> Result:
 
 
 def test_the_command_prints_verdicts_and_where_the_report_is(
-    whole: Path, demo: Path, questions: Jsonl, tmp_path: Path
+    whole: Path, demo: Path, questions: StudyQuestions, tmp_path: Path
 ) -> None:
-    same = ("--model", demo, "--data", questions.path, "--quick", "--max-new-tokens", 2, "--batch", 3, "--seed", 0)
+    same = (
+        "--model",
+        demo,
+        "--data",
+        questions.sets[0].task.path,
+        "--quick",
+        "--max-new-tokens",
+        2,
+        "--batch",
+        3,
+        "--seed",
+        0,
+    )
     told = study(*same, "--out", whole, "--processes", 1)
     assert told.exit_code == 0, told.output
     assert "report.html" in told.stdout

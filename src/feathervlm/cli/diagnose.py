@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Device, Dtype, Load, Methods, Model, read_method
+from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, read_methods
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:
-    from feathervlm.diagnosis.run import Diagnosis
+    from feathervlm.diagnosis.result import Diagnosis
 
 SHOWN = ("kept", "mean_row", "bottom", "border", "hole", "empty", "alike", "prior_overlap", "prior_correlation")
 
@@ -32,40 +32,55 @@ def diagnose(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes, the random tokens and the intervals.")] = 0,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    attention: Attention = "sdpa",
     as_json: AsJson = False,
 ) -> None:
     """Show what a method keeps of your pictures.
 
-    Needs no labels. Without --method, FEATHER is diagnosed. Shows where the kept tokens lie, what they leave uncovered,
-    how much they change from picture to picture, and how much of it the decay of the rotary embedding explains, beside
-    what random tokens would give. Answers are not looked at.
+    Without --method: FEATHER. Shows where the kept tokens lie, what they leave uncovered, how much they change from
+    picture to picture, and how much of it the decay of the rotary embedding explains, beside what random tokens would
+    give. Answers are not read. With several methods each has its own directory in --out.
 
     Examples:
 
     \b
     feathervlm diagnose
-    feathervlm diagnose --method fastv:layer=2
+    feathervlm diagnose --method fastv:layer=2 --method feather
     feathervlm diagnose --images photos --model llava-hf/llava-1.5-7b-hf
         --method fastv --prompt "Where is the dog?" --out fastv
     """
     console.require("report", "matplotlib", "jinja2")
-    spec = read_method(method, "feather", "diagnose")
+    specs = read_methods(method, "feather")
     with progress.spinner("importing transformers") as say:
-        from feathervlm.diagnosis.run import Request
-        from feathervlm.diagnosis.run import diagnose as run
-        from feathervlm.utils import files
+        from feathervlm.core.errors import PruningError
+        from feathervlm.diagnosis.run import diagnose_methods
+        from feathervlm.evaluation.store import stem
+        from feathervlm.inference.model_spec import UNPRUNED
+        from feathervlm.utils.files import make_directory
 
-        files.make_directory(out, "--out")
-        request = Request(
-            method=spec, model=model, images=images, prompt=prompt, limit=limit, seed=seed, device=device, dtype=dtype
-        )
-        diagnosis = run(request, say)
+        if UNPRUNED in specs:
+            raise PruningError(
+                "diagnose shows what a method keeps, and the unpruned model keeps everything; leave it out."
+            )
+        make_directory(out, "--out")
+        diagnoses = diagnose_methods(
+            specs, say, model=model, images=images, prompt=prompt, limit=limit, seed=seed, device=device, dtype=dtype,
+            attention=attention,
+        )  # fmt: skip
         say("drawing")
-        written = diagnosis.write(out)
+        folders = [out] if len(specs) == 1 else [out / stem(spec) for spec in specs]
+        written = [diagnosis.write(folder) for diagnosis, folder in zip(diagnoses, folders, strict=True)]
     if as_json:
-        console.print_json(diagnosis.to_dict() | {"files": [str(path) for path in written]})
-    else:
-        _print(diagnosis, written)
+        documents = [
+            diagnosis.to_dict() | {"files": [str(path) for path in files]}
+            for diagnosis, files in zip(diagnoses, written, strict=True)
+        ]
+        console.print_json(documents[0] if len(documents) == 1 else {"diagnoses": documents})
+        return
+    for diagnosis, files in zip(diagnoses, written, strict=True):
+        if len(specs) > 1:
+            typer.echo(f"{diagnosis.about['method']}\n")
+        _print(diagnosis, files)
 
 
 def _print(diagnosis: "Diagnosis", files: list[Path]) -> None:
@@ -73,7 +88,7 @@ def _print(diagnosis: "Diagnosis", files: list[Path]) -> None:
 
     layers = [f"before layer {stage.layer}" for stage in diagnosis.stages]
     columns = [column for layer in layers for column in (layer, "even")]
-    table = tables.table(f"{len(diagnosis.seen)} pictures", *columns)
+    table = tables.table(f"{len(diagnosis.observations)} pictures", *columns)
     for name in SHOWN:
         numbers = [stage.numbers.get(name) for stage in diagnosis.stages]
         title = next((number.title for number in numbers if number is not None), None)

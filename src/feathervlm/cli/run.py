@@ -111,6 +111,6 @@ def _print(outcome: "RunResult") -> None:
     if pruned is not None and not outcome.gain:
         typer.echo(
             f"\nThere was no gain: the first token took {pruned.first_token_seconds:.3f} s pruned and "
-            f"{unpruned.first_token_seconds:.3f} s unpruned. Pruning pays where prefill is the work: many visual tokens, "
-            "a large model, a large batch."
+            f"{unpruned.first_token_seconds:.3f} s unpruned. Pruning pays where prefill is the work: many visual "
+            "tokens, a large model, a large batch."
         )

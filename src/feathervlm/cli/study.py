@@ -17,14 +17,25 @@ if TYPE_CHECKING:
 def study(
     model: Model = SHIPPED,
     data: Annotated[
-        str, typer.Option(metavar="FILE", help="`embedded`, or your own questions as JSON lines (docs/study-data.md).")
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="`embedded`, your own questions as JSON lines (docs/study-data.md), or tasks of `feathervlm eval`.",
+        ),
     ] = SHIPPED,
+    data_dir: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="FEATHERVLM_DATA", help="Where the data sets are (docs/evaluation.md)."),
+    ] = Path("data"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is written.")] = Path("study"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer questions, layers and budgets: a first look.")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of a finished study anew; ask nothing.")
+    ] = False,
     n: Annotated[
-        int | None, typer.Option(min=2, help="Embedded questions per task; default 200, with --quick 24.")
+        int | None, typer.Option(min=2, help="Questions per embedded or benchmark task; default 200, with --quick 24.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the embedded questions, the intervals, the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of embedded questions, intervals and shown pictures.")] = 0,
     processes: Annotated[
         int | None, typer.Option(min=1, help="Side by side, one thread each; default: one per core, 1 on a GPU.")
     ] = None,
@@ -43,9 +54,9 @@ def study(
 ) -> None:
     """Rerun the experiments of the paper on a model.
 
-    Measures the damage by task, where the kept tokens lie and why, the criteria and FEATHER, and draws pictures. Takes
-    half an hour on two cores for the embedded model, two minutes with --quick. Answers are kept: the same command
-    continues where it was stopped.
+    Measures the damage by task, where the kept tokens lie and why, the criteria and FEATHER, and draws pictures.
+    About half an hour on two cores for the embedded model, two minutes with --quick. Answers are kept: the same command
+    continues where it was stopped, and a finished study is reported again without its model.
 
     Examples:
 
@@ -53,30 +64,28 @@ def study(
     feathervlm study --quick
     feathervlm study --out results/study
     feathervlm study --model llava-hf/llava-1.5-7b-hf --data mine.jsonl
+    feathervlm study --model llava-hf/llava-1.5-7b-hf --data refcoco,textvqa
     feathervlm study --model runs/seed-1 --out seed-1
     feathervlm study --beside seed-1 --beside seed-2
     """
     console.require("report", "matplotlib", "jinja2")
     with progress.spinner("importing transformers"):
         from feathervlm.core.errors import PruningError
-        from feathervlm.evaluation.tasks.study_data import Data
-        from feathervlm.study import EmbeddedData, JsonlData, Request, Wanted, run
+        from feathervlm.study import ModelSpec, StudyQuestions, StudyRequest, run
         from feathervlm.utils import files
-
-        if data != SHIPPED and n is not None:
-            raise PruningError(f"--n {n} is for the embedded questions; of {data} every line is asked: leave it out.")
-        files.make_directory(out, "--out")
-        questions: Data = (
-            JsonlData.read(Path(data)) if data != SHIPPED else EmbeddedData(n or (24 if quick else 200), seed)
-        )
-    request = Request(
-        wanted=Wanted(model, device, dtype, attention, max_new_tokens, batch),
-        data=questions,
+    names = [data] if Path(data).is_file() else [name.strip() for name in data.split(",") if name.strip()]
+    if n is not None and names and all(name.endswith(".jsonl") for name in names):
+        raise PruningError(f"--n {n} is not for your own questions; of {data} every line is asked, so leave it out.")
+    files.make_directory(out, "--out")
+    request = StudyRequest(
+        spec=ModelSpec(model, device, dtype, attention, max_new_tokens, batch),
+        questions=StudyQuestions.of(names, data_dir, n or (24 if quick else 200), seed),
         out=out,
         quick=quick,
         processes=processes,
         seed=seed,
         beside=tuple(beside or ()),
+        report_only=report_only,
     )
     try:
         with progress.bar("answers") as step:

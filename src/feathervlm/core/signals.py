@@ -77,6 +77,16 @@ class Signal:
         """Whether it is measured inside the vision encoder."""
         return False
 
+    @property
+    def attends(self) -> bool:
+        """Whether it holds attention weights of a language model layer."""
+        return False
+
+    @property
+    def rotated(self) -> bool:
+        """Whether it holds attention weights that depend on rotary position embeddings."""
+        return False
+
     def inner(self) -> Iterator["Signal"]:
         """Yield the signals of schedules inside this one."""
         yield from ()
@@ -131,6 +141,14 @@ class Attention(LayerSignal):
     layer: ScoreLayer = "K-1"
     rope: bool = True
     over: Support = "visual"
+
+    @property
+    def attends(self) -> bool:
+        return True
+
+    @property
+    def rotated(self) -> bool:
+        return self.rope
 
     @property
     def compares_pairs(self) -> bool:

@@ -1,7 +1,4 @@
-"""The pictures of a diagnosis: files of a directory, pictures in memory, or drawn scenes; opened when they are needed.
-
-Knows nothing of models.
-"""
+"""The pictures of a diagnosis: files of a directory, pictures in memory, or drawn scenes, each opened when needed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,28 +13,28 @@ from feathervlm.inference import prompts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-Source = tuple[str, Callable[[], Image.Image]]
-"""A picture's name, and what opens it."""
+ImageSource = tuple[str, Callable[[], Image.Image]]
+"""The name of a picture, and a function that opens it."""
 
 
-def gallery(
-    images: Path | str | Sequence[Image.Image] | None, limit: int, seed: int = 0, *, drawn: bool = True
-) -> Iterator[Source]:
-    """The pictures, in the order of their names if they are files.
+def image_sources(
+    images: Path | str | Sequence[Image.Image] | None, limit: int, seed: int = 0, *, scenes: bool = True
+) -> Iterator[ImageSource]:
+    """Yield the pictures, files in the order of their names.
 
     Args:
-        images: a directory, or pictures; None draws scenes.
-        limit: pictures at most.
-        seed: of the scenes.
-        drawn: whether scenes may be drawn.
+        images: Directory or pictures; None for drawn scenes.
+        limit: Largest number of pictures.
+        seed: Seed of the scenes.
+        scenes: Whether scenes may be drawn.
 
     Raises:
-        PruningError: if there is no picture, or no such directory.
+        PruningError: There is no picture, or no such directory.
     """
     if limit < 1:
         raise PruningError(f"limit={limit} asks for no picture; give 1 or more.")
     if images is None:
-        if not drawn:
+        if not scenes:
             raise PruningError("Only the embedded model draws its own pictures; give a directory of yours (--images).")
         for number in range(limit):
             yield f"scene {number}", partial(_scene, seed, number)
@@ -65,5 +62,7 @@ def _scene(seed: int, number: int) -> Image.Image:
 
 def _upright(picture: Any) -> Image.Image:
     if not isinstance(picture, Image.Image):
-        raise PruningError(f"{type(picture).__name__} is no picture; give PIL images, or the directory of their files.")
+        raise PruningError(
+            f"{type(picture).__name__} is not a picture; give PIL images, or the directory of their files."
+        )
     return ImageOps.exif_transpose(picture).convert("RGB")

@@ -1,17 +1,14 @@
-"""One picture after the other under a method: which tokens stay, and where the rotary embedding alone would look.
+"""One picture at a time under a method: which tokens stay, and where the rotary embedding alone would put attention."""
 
-Knows models, reports and priors; keeps nothing but what `spread` needs.
-"""
-
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
 from feathervlm.core.schedule import Schedule
-from feathervlm.core.signals import Attention
-from feathervlm.diagnosis.rope_prior import Floats, NoPrior, heard_tables, prior_layer, prior_map
-from feathervlm.diagnosis.summary import Seen
+from feathervlm.diagnosis.mask_statistics import Floats, Mask
+from feathervlm.diagnosis.rope_prior import NoPrior, prior_layer, prior_map, recorded_tables
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.report.report import Report
 from feathervlm.inference.answerer import Answerer
@@ -19,18 +16,58 @@ from feathervlm.inference.prompts import Prompt
 from feathervlm.methods import Method
 
 
-class Patient:
-    """A model under a method, shown one picture after the other."""
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a method keeps of one picture.
 
-    def __init__(self, answerer: Answerer, method: Method | Schedule, schedule: Schedule, prompt: str) -> None:
+    Attributes:
+        name: Name of the picture.
+        masks: Kept cells of the finest grid after each stage, bool (frames, rows, cols).
+        kept: Indices of the tokens kept by each stage, over all grids.
+        tokens: Number of visual tokens of the prompt.
+        priors: RoPE prior of each stage, (frames, rows, cols); None if there is none.
+        foresight: For each stage the share of its tokens that the previous stage ranked best, and the share expected by
+            chance; None if the previous stage has no scores.
+        average_tokens: Visual tokens per layer.
+        flops_ratio: FLOPs of the prefill over those of the unpruned one.
+        overlay: Picture with the kept patches; None if it is not drawn.
+    """
+
+    name: str
+    masks: list[Mask]
+    kept: list[tuple[int, ...]]
+    tokens: int
+    priors: list[Floats | None]
+    foresight: list[tuple[float, float] | None]
+    average_tokens: float
+    flops_ratio: float
+    overlay: Image.Image | None = None
+
+
+class PictureObserver:
+    """Shows a model pictures under a method.
+
+    Args:
+        answerer: The model with its processor.
+        method: Method or schedule.
+        prompt: Text that is asked about every picture.
+
+    Attributes:
+        schedule: Schedule of the method.
+        layers: Layers of the stages.
+        why_no_prior: Reason why a stage has no RoPE prior, or None, for each stage.
+    """
+
+    def __init__(self, answerer: Answerer, method: Method | Schedule, prompt: str) -> None:
         self.answerer, self.model, self.method, self.prompt = answerer, answerer.model, method, prompt
+        self.schedule = method.schedule() if isinstance(method, Method) else method
         decoder = DecoderView(self.model)
-        self.layers = schedule.at_layers(len(decoder.layers))
+        self.layers = self.schedule.at_layers(len(decoder.layers))
         self.why_no_prior: list[str | None] = []
-        self.scoring: list[int | None] = []
+        self._prior_layers: list[int | None] = []
         moved = False
-        for at, stage in zip(self.layers, schedule, strict=True):
-            own = any(isinstance(signal, Attention) and signal.layer == "K" for signal in stage.signals())
+        for at, stage in zip(self.layers, self.schedule, strict=True):
+            own = any(signal.attends and not signal.reads_previous_layer for signal in stage.signals())
             layer, reason = None, None
             try:
                 if moved:
@@ -38,39 +75,43 @@ class Patient:
                 layer = prior_layer(decoder, at, own)
             except NoPrior as error:
                 reason = str(error)
-            self.scoring.append(layer)
+            self._prior_layers.append(layer)
             self.why_no_prior.append(reason)
             moved = moved or stage.positions != "preserve"
 
-    def see(self, name: str, picture: Image.Image, draw: bool) -> tuple[Seen, list[str]]:
-        """What is kept of a picture, and the notes of the report.
+    def observe(self, name: str, picture: Image.Image, draw: bool) -> tuple[Observation, list[str]]:
+        """Return what is kept of a picture, and the notes of the report.
+
+        Args:
+            name: Name of the picture.
+            picture: The picture.
+            draw: Whether to draw the kept patches.
 
         Raises:
-            PruningError: if the model or the picture cannot be pruned.
+            PruningError: The model or the picture cannot be pruned.
         """
-        layers = [layer for layer in self.scoring if layer is not None]
-        with heard_tables(self.model, layers) as tables:
+        layers = [layer for layer in self._prior_layers if layer is not None]
+        with recorded_tables(self.model, layers) as tables:
             report = self.answerer.look([Prompt(self.prompt, (picture,))], self.method)
         stages = range(len(self.layers))
-        priors = [self._prior(report, tables, stage) for stage in stages]
         overlay = None
         if draw and report.stages:
             overlay = report.overlay(picture, processor=self.answerer.processor)
-        seen = Seen(
+        observation = Observation(
             name=name,
             masks=[report.grid(stage=stage).numpy() for stage in stages],
             kept=[tuple(stage.kept[0].tolist()) for stage in report.stages],
             tokens=report.record.layout.counts[0],
-            priors=priors,
+            priors=[self._prior(report, tables, stage) for stage in stages],
             foresight=[_foresight(report, stage) for stage in stages],
             average_tokens=report.average_tokens,
             flops_ratio=report.flops_ratio,
             overlay=overlay,
         )
-        return seen, report.notes
+        return observation, report.notes
 
     def _prior(self, report: Report, tables: dict[int, Any], stage: int) -> Floats | None:
-        layer = self.scoring[stage]
+        layer = self._prior_layers[stage]
         if layer is None:
             return None
         try:
@@ -81,14 +122,14 @@ class Patient:
 
 
 def _foresight(report: Report, stage: int) -> tuple[float, float] | None:
-    """Of the tokens that a stage keeps, the share that were the best survivors by the scores of the one before."""
+    """Return the share of a stage's tokens that the previous stage ranked best, and the share expected by chance."""
     if not stage:
         return None
-    earlier, later = report.stages[stage - 1], report.stages[stage].kept[0]
-    if earlier.scores is None or not len(later):
+    previous, kept = report.stages[stage - 1], report.stages[stage].kept[0]
+    if previous.scores is None or not len(kept):
         return None
     entered = report.stages[stage - 2].kept[0] if stage > 1 else torch.arange(report.record.layout.counts[0])
-    survived = earlier.kept[0]
-    scores = earlier.scores[0][torch.isin(entered, survived)]
-    best = survived[scores.argsort(descending=True, stable=True)[: len(later)]]
-    return float(torch.isin(later, best).float().mean()), len(later) / len(survived)
+    survived = previous.kept[0]
+    scores = previous.scores[0][torch.isin(entered, survived)]
+    best = survived[scores.argsort(descending=True, stable=True)[: len(kept)]]
+    return float(torch.isin(kept, best).float().mean()), len(kept) / len(survived)

@@ -1,80 +1,73 @@
 """A diagnosis as one HTML page that holds everything: words, figures, tables, pictures. No scripts, no other files."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from feathervlm.diagnosis.findings import LIMITS, grouped
+from feathervlm.diagnosis.findings import LIMITS, Finding, grouped
 from feathervlm.diagnosis.mask_statistics import Floats
-from feathervlm.diagnosis.summary import Number, Spread
-
-if TYPE_CHECKING:
-    from feathervlm.diagnosis.run import Diagnosis
+from feathervlm.diagnosis.observe import Observation
+from feathervlm.diagnosis.summary import StageSummary, Statistic
+from feathervlm.utils import templates
+from feathervlm.utils.plotting import style
 
 KEPT, EVEN = "#1d4ed8", "#c2410c"
-LOOK: Any = {
-    "font.size": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "path",  # no font of the reader's machine is needed
-    "svg.hashsalt": "feathervlm",
-}
 TITLES = {"alarm": "Alarm", "warning": "Warning", "good": "All well", "note": "Note"}
 
 
-def render(diagnosis: "Diagnosis") -> str:
-    """The page."""
-    environment = Environment(
-        loader=PackageLoader("feathervlm.diagnosis"),
-        autoescape=True,  # files may be called anything
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": _number, "even": _even}
-    return environment.get_template("diagnosis.html.j2").render(
-        about=diagnosis.about,
-        boxes=[(level, TITLES[level], texts, remedy) for level, texts, remedy in grouped(diagnosis.findings)],
-        tokens=diagnosis.average_tokens,
-        flops=diagnosis.flops_ratio,
-        total=max(one.tokens for one in diagnosis.seen),
-        stages=[{"spread": spread, "figures": figures(spread)} for spread in diagnosis.stages],
-        pictures=[(one.name, _jpeg(one.overlay)) for one in diagnosis.seen if one.overlay is not None],
-        notes=diagnosis.notes,
+def render(
+    about: Mapping[str, Any],
+    findings: Sequence[Finding],
+    stages: Sequence[StageSummary],
+    observations: Sequence[Observation],
+    average_tokens: Statistic,
+    flops_ratio: Statistic,
+    notes: Sequence[str],
+) -> str:
+    """Return the page; the arguments are the attributes of a `Diagnosis`."""
+    return templates.render(
+        "feathervlm.diagnosis",
+        "diagnosis.html.j2",
+        {"number": str, "even": lambda number: "" if number.even is None else f"{number.even:.2f}"},
+        about=about,
+        boxes=[(level, TITLES[level], texts, remedy) for level, texts, remedy in grouped(findings)],
+        tokens=average_tokens,
+        flops=flops_ratio,
+        total=max(one.tokens for one in observations),
+        stages=[{"summary": summary, "figures": figures(summary)} for summary in stages],
+        pictures=[(one.name, _jpeg(one.overlay)) for one in observations if one.overlay is not None],
+        notes=notes,
         limits=list(LIMITS.values()),
     )
 
 
-def figures(spread: Spread) -> list[dict[str, str]]:
-    """Heat map, prior map and profiles of a stage: `source` is a data URI, `caption` says what is to be seen."""
-    if not spread.numbers["kept"].value:
+def figures(summary: StageSummary) -> list[dict[str, str]]:
+    """Return heat map, prior map and profiles of a stage, each with `source`, a data URI, and `caption`."""
+    if not summary.numbers["kept"].value:
         return []
-    layer = spread.layer
-    shown = [_figure(_map(spread.heat, "share of pictures"), f"Kept before layer {layer}: how often each place stays.")]
-    if spread.prior is not None:
+    caption = f"Kept before layer {summary.layer}: how often each place stays."
+    shown = [_figure(_map(summary.heat, "share of pictures"), caption)]
+    if summary.prior is not None:
         caption = (
-            "Where RoPE alone would look: q·k of equal vectors from the last token, by its distance to each place. If "
-            "the maps look alike, place decides, not content."
+            "Where RoPE alone would put attention: q·k of equal vectors from the last token, by its distance to each "
+            "place. If the maps look alike, place decides, not content."
         )
-        shown.append(_figure(_map(spread.prior, "q·k"), caption))
+        shown.append(_figure(_map(summary.prior, "q·k"), caption))
     caption = "Share of the kept tokens in each row, top of the picture at the top. Dashed: an even spread."
-    shown.append(_figure(lambda axes: _profile(axes, spread.rows, upright=True), caption))
+    shown.append(_figure(lambda axes: _profile(axes, summary.rows, upright=True), caption))
     caption = "Share of the kept tokens in each column. Dashed: an even spread."
-    shown.append(_figure(lambda axes: _profile(axes, spread.columns, upright=False), caption))
+    shown.append(_figure(lambda axes: _profile(axes, summary.columns, upright=False), caption))
     return shown
 
 
 def _figure(draw: Callable[[Axes], None], caption: str) -> dict[str, str]:
-    with mpl.rc_context(LOOK):
+    with style(svg_fonttype="path"):  # text as paths needs no font of the reader's machine
         figure = Figure((4.2, 3.4), layout="constrained")
         draw(figure.add_subplot())
         stream = BytesIO()
@@ -85,8 +78,8 @@ def _figure(draw: Callable[[Axes], None], caption: str) -> dict[str, str]:
 def _map(values: Floats, label: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         image = axes.imshow(values, cmap="viridis", vmin=min(float(values.min()), 0.0), interpolation="nearest")
-        axes.set_xlabel("column")
-        axes.set_ylabel("row")
+        axes.grid(False)
+        axes.set(xlabel="column", ylabel="row")
         assert isinstance(axes.figure, Figure)
         axes.figure.colorbar(image, ax=axes, label=label)
 
@@ -113,11 +106,3 @@ def _jpeg(picture: Image.Image) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _number(number: Number) -> str:
-    return str(number)
-
-
-def _even(number: Number) -> Any:
-    return "" if number.even is None else f"{number.even:.2f}"

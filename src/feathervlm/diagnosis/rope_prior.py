@@ -1,9 +1,9 @@
-"""What the rotary embedding alone would look at: how much q·k of equal vectors decays from the query to every token.
+"""The RoPE prior: how much q·k of equal vectors decays from the query to every visual token.
 
 RoPE decays in the long term (RoFormer, arXiv 2104.09864, section 3.4.3), which biases the last token to the image's
-bottom, next to the text (arXiv 2412.13180). Read off the tables that a decoder layer is given, so head size, base,
-scaling, partial rotation and positions of several axes are the model's own. Where a layer has no such tables there
-is no prior, and that is said. Knows no method.
+bottom, next to the text (arXiv 2412.13180). The prior is read from the tables that a decoder layer is given, so head
+size, base, scaling, partial rotation and positions of several axes are the model's own. `NoPrior` says why a layer
+has no prior.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,74 +28,75 @@ Floats = NDArray[np.float64]
 
 
 class NoPrior(PruningError):  # noqa: N818 - as Unprunable
-    """A layer that does not rotate, or whose tables are not read; the message says which."""
+    """A layer has no RoPE prior: it does not rotate, or its tables have a form that is not supported."""
 
 
 def kernel(cos: Tensor | ArrayLike, sin: Tensor | ArrayLike, query: int, positions: Sequence[int] | NDArray) -> Floats:
-    """q·k of two equal vectors with equal components, rotated to the query and to a position, over that at no distance.
+    """Return q·k of two equal vectors, rotated to the query and to each key, relative to q·k at distance zero.
 
-    The mean over the rotated pairs of cos(angle(query) - angle(position)); tables that are scaled as a whole (YaRN)
-    give the same.
+    This is the mean over the rotated pairs of cos(angle(query) - angle(position)). A common factor of both tables
+    (YaRN) has no effect.
 
     Args:
-        cos: (sequence, dim) as a decoder layer is given it, or (1, sequence, dim).
-        sin: likewise.
-        query: place of the query in the sequence.
-        positions: (n,) places of the keys.
+        cos: Cosines of shape (sequence, dim) or (1, sequence, dim), as a decoder layer is given them.
+        sin: Sines of the same shape.
+        query: Index of the query in the sequence.
+        positions: Indices of the keys of shape (n,).
 
     Returns:
-        (n,), 1 where key and query coincide.
+        Values of shape (n,); 1 where key and query coincide.
 
     Raises:
-        NoPrior: if the tables have other shapes.
+        NoPrior: The tables have other shapes.
     """
     cosine, sine = _table(cos), _table(sin)
     if cosine.shape != sine.shape:
-        raise NoPrior(f"cos has shape {cosine.shape} and sin {sine.shape}; rotary tables have the same.")
+        raise NoPrior(f"cos has shape {cosine.shape} and sin {sine.shape}; give rotary tables of one shape.")
     keys = np.asarray(positions, int)
     products = cosine[keys] @ cosine[query] + sine[keys] @ sine[query]
     return products / (cosine[query] @ cosine[query] + sine[query] @ sine[query])
 
 
 @contextmanager
-def heard_tables(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
-    """Listen for the `position_embeddings` that decoder layers are given in the next forward.
+def recorded_tables(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
+    """Record the `position_embeddings` that decoder layers are given in the first forward inside the context.
 
-    Enter it after `feathervlm.prune` or before; a layer is heard as the decoder calls it, with tables of the whole
-    sequence. Nothing stays on the model.
+    Works inside and outside `feathervlm.prune`: the hooks run before those of a pruned layer, so the tables are those
+    of the whole sequence. The hooks are removed on exit.
 
     Yields:
-        For each layer that ran what it was given first, None if that was nothing.
+        The tables of each layer that has run; None for a layer that was given none.
     """
-    heard: dict[int, Any] = {}
+    recorded: dict[int, Any] = {}
 
-    def listen(layer: int) -> Any:
+    def record(layer: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            heard.setdefault(layer, kwargs.get("position_embeddings"))
+            recorded.setdefault(layer, kwargs.get("position_embeddings"))
 
         return hook
 
     modules = DecoderView(model).layers
     handles = [
-        modules[layer].register_forward_pre_hook(listen(layer), with_kwargs=True, prepend=True) for layer in set(layers)
+        modules[layer].register_forward_pre_hook(record(layer), with_kwargs=True, prepend=True) for layer in set(layers)
     ]
     try:
-        yield heard
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()
 
 
 def prior_layer(decoder: DecoderView, at: int, own: bool = False) -> int:
-    """The layer whose attention a stage before layer `at` can be scored with.
+    """Return the layer whose attention scores a stage before layer `at`.
 
     Args:
-        decoder: view of the decoder.
-        at: layer of the stage.
-        own: it is scored with that layer itself; else with the one before, or the nearest that attends in full.
+        decoder: View of the decoder.
+        at: Layer of the stage.
+        own: Whether layer `at` itself gives the scores. Else the previous layer does, or the nearest before it with
+            full attention.
 
     Raises:
-        NoPrior: if that layer does not rotate, or there is none.
+        NoPrior: That layer does not rotate queries and keys, or does not exist.
     """
     try:
         layer = at if own else decoder.scoring_layer(max(at - 1, 0))[0]
@@ -108,33 +109,45 @@ def prior_layer(decoder: DecoderView, at: int, own: bool = False) -> int:
 
 
 def prior_map(record: Record, tables: Any, *, batch: int = 0, image: int = 0) -> Floats:
-    """The kernel from the prompt's last token to every cell of an image's finest grid: (frames, rows, cols).
+    """Return the kernel from the prompt's last token to every cell of an image's finest grid.
 
     Args:
-        record: of the pruned forward, `report.record`.
-        tables: what a decoder layer was given in it, from `heard_tables`.
-        batch: number of the sample.
-        image: number of its image.
+        record: Record of the pruned forward, `report.record`.
+        tables: Tables of a decoder layer in that forward, from `recorded_tables`.
+        batch: Index of the sample.
+        image: Index of its image.
+
+    Returns:
+        Values of shape (frames, rows, cols).
 
     Raises:
-        NoPrior: if the tables are none, or not a pair (cos, sin).
-        PruningError: if there is no such sample or image.
+        NoPrior: There are no tables, or they are not a pair (cos, sin).
+        PruningError: There is no such sample or image.
     """
     if tables is None:
         raise NoPrior("The layer is given no rotary tables, so no place is nearer than another.")
     if isinstance(tables, Tensor):
         kind = "complex numbers" if tables.is_complex() else "one tensor"
-        raise NoPrior(f"The layer is given its rotation as {kind}, not as cos and sin, which is not read here.")
+        raise NoPrior(f"The layer is given its rotation as {kind}; only a pair (cos, sin) is supported.")
     cos, sin = _pair(tables, batch)
     values = kernel(cos, sin, _last(record, batch), record.layout.positions()[batch].cpu().numpy())
     return on_grid(record.layout, values, batch, image)
 
 
 def on_grid(layout: VisualLayout, values: NDArray, batch: int = 0, image: int = 0) -> NDArray:
-    """Values of a sample's visual tokens (n,) on the finest grid of one of its images: (frames, rows, cols).
+    """Return values of a sample's visual tokens on the finest grid of one of its images.
+
+    Args:
+        layout: Layout of the visual tokens.
+        values: One value per visual token of the sample, shape (n,).
+        batch: Index of the sample.
+        image: Index of its image.
+
+    Returns:
+        Values of shape (frames, rows, cols).
 
     Raises:
-        PruningError: if there is no such sample or image.
+        PruningError: There is no such sample or image.
     """
     try:
         planes = layout.pictures[batch][image]
@@ -149,10 +162,10 @@ def on_grid(layout: VisualLayout, values: NDArray, batch: int = 0, image: int = 
 
 
 def prior_rank_correlation(prior: ArrayLike, heat: ArrayLike) -> float:
-    """Spearman's rank correlation of two maps of one shape; NaN if one is the same everywhere.
+    """Return Spearman's rank correlation of two maps of one shape; NaN if one of them is constant.
 
     Raises:
-        PruningError: if the shapes differ.
+        PruningError: The shapes differ.
     """
     one, other = np.asarray(prior, float), np.asarray(heat, float)
     if one.shape != other.shape:
@@ -163,17 +176,17 @@ def prior_rank_correlation(prior: ArrayLike, heat: ArrayLike) -> float:
 
 
 def prior_overlap(prior: ArrayLike, masks: Sequence[ArrayLike]) -> float:
-    """Share of the kept tokens that are among as many cells with the largest prior, mean over masks.
+    """Return the share of the kept tokens that are among as many cells with the largest prior, mean over masks.
 
-    Random tokens have the kept share. Cells of equal prior count in part where not all of them are among the largest.
-    NaN if no mask keeps anything.
+    The expected value for random tokens is the share of kept tokens. Where only some of several cells of equal prior
+    are among the largest, each of them counts in part. The result is NaN if no mask keeps anything.
 
     Args:
-        prior: (frames, rows, cols).
-        masks: each of the same shape.
+        prior: Values of shape (frames, rows, cols).
+        masks: Masks of the same shape.
 
     Raises:
-        PruningError: if the shapes differ.
+        PruningError: The shapes differ.
     """
     values = np.asarray(prior, float)
     shares = []
@@ -195,21 +208,21 @@ def _table(table: Tensor | ArrayLike) -> Floats:
     if values.ndim == 3 and len(values) == 1:
         values = values[0]
     if values.ndim != 2:
-        raise NoPrior(f"Rotary tables of shape {values.shape} are not read here; (sequence, dim) are.")
+        raise NoPrior(f"Rotary tables of shape {values.shape} are not supported; only (sequence, dim) is.")
     return values
 
 
 def _pair(tables: Any, batch: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of one sample, (sequence, dim); tables may be shared by the whole batch."""
+    """Return cos and sin of one sample, (sequence, dim); the whole batch may share one table."""
     tensors = list(tables) if isinstance(tables, tuple | list) else []
     if len(tensors) != 2 or not all(isinstance(part, Tensor) and part.dim() in (2, 3) for part in tensors):
-        raise NoPrior("The layer is given rotary tables of a form that is not read here; a pair (cos, sin) is.")
+        raise NoPrior("The layer is given rotary tables of an unsupported form; only a pair (cos, sin) is supported.")
     cos, sin = (part if part.dim() == 2 else part[batch if len(part) > 1 else 0] for part in tensors)
     return cos, sin
 
 
 def _last(record: Record, batch: int) -> int:
-    """The place that asks: what the layout says, else the last token that is not padding."""
+    """Return the position that asks: the one in the layout, else that of the last token that is not padding."""
     if record.layout.query is not None:
         return int(record.layout.query[batch])
     if record.attended is None:
@@ -218,6 +231,6 @@ def _last(record: Record, batch: int) -> int:
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks from 0, the mean of them among equals."""
+    """Return ranks from 0; equal values share their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts + 1) / 2)[place]

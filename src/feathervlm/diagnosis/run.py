@@ -1,7 +1,7 @@
 """What a method does to your pictures, without labels: where the kept tokens lie, and whether that looks right.
 
-Every picture is asked about once and pruned; only which tokens stay is looked at, never the answer. Knows models and
-pictures; what the numbers are is the business of `spread`, what they mean that of `alarms`, how they look of `page`.
+Every picture is asked about once and pruned; only which tokens stay is observed, not the answer. `summary` computes the
+numbers, `findings` interprets them, `page` shows them.
 """
 
 import hashlib
@@ -17,43 +17,44 @@ from PIL import Image
 from feathervlm.api import prune
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Schedule
-from feathervlm.diagnosis.findings import Finding, grouped, judge
-from feathervlm.diagnosis.images import gallery
-from feathervlm.diagnosis.observe import Patient
-from feathervlm.diagnosis.summary import Number, Pictures, Seen, Spread
+from feathervlm.diagnosis.findings import judge
+from feathervlm.diagnosis.images import ImageSource, image_sources
+from feathervlm.diagnosis.observe import PictureObserver
+from feathervlm.diagnosis.result import Diagnosis
+from feathervlm.diagnosis.summary import Summarizer
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.embedded.vocabulary import check_words
 from feathervlm.engine.decoder import DecoderView
-from feathervlm.evaluation.samples import pack
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answerer
 from feathervlm.inference.loading import LoadedModel
 from feathervlm.inference.model_spec import ModelSpec, is_embedded
+from feathervlm.inference.prompts import has_template, image_marker
 from feathervlm.methods import Method, get
-from feathervlm.utils import files
 from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 from feathervlm.utils.quiet import quiet
 
-SHOWN = 6
-"""Pictures that are drawn."""
+DRAWN = 6
+"""Number of pictures that the page shows."""
 QUESTION, EMBEDDED_QUESTION = "Describe the image.", "what is the background ?"
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class DiagnosisRequest:
     """What to diagnose.
 
     Args:
-        method: a spec, a method or a schedule.
-        model: "embedded" for the one that ships, a directory, a hub id, or a loaded model.
-        processor: of a loaded model.
-        images: a directory, or pictures; None draws scenes for the embedded model.
-        prompt: asked about every picture; None takes one that the model understands.
-        limit: pictures at most.
-        seed: of the scenes, the random tokens and the intervals.
+        method: Spec, method or schedule.
+        model: "embedded" for the shipped model, a directory, a hub id, or a loaded model.
+        processor: Processor of a loaded model.
+        images: Directory or pictures; None for drawn scenes, which the embedded model has.
+        prompt: Text that is asked about every picture; None for one that the model understands.
+        limit: Largest number of pictures.
+        seed: Seed of the scenes, the random tokens and the intervals.
         device: "auto", "cpu", "cuda", ...; a loaded model stays where it is.
         dtype: "auto", "float32", ...; a loaded model stays as it is.
+        attention: Attention implementation as transformers names it; a loaded model keeps its own.
     """
 
     method: str | Method | Schedule = "feather"
@@ -65,6 +66,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    attention: str = "sdpa"
 
     @property
     def command(self) -> str | None:
@@ -73,168 +75,133 @@ class Request:
             return None
         if not isinstance(self.images, Path | str | None):
             return None
-        given = {"images": self.images, "prompt": self.prompt, "limit": self.limit, "seed": self.seed}
-        options = {"model": self.model, "method": self.method, **given, "device": self.device, "dtype": self.dtype}
+        inputs = {"images": self.images, "prompt": self.prompt, "limit": self.limit, "seed": self.seed}
+        options = {"model": self.model, "method": self.method, **inputs, "device": self.device, "dtype": self.dtype}
+        if self.attention != "sdpa":
+            options["attn-implementation"] = self.attention
         parts = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
         return shlex.join(["feathervlm", "diagnose", *parts])
 
 
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
-    """What was found.
-
-    Attributes:
-        about: model, method, prompt, pictures, versions: plain values.
-        findings: in words, the worst first.
-        stages: the numbers of every stage.
-        seen: picture by picture.
-        average_tokens: visual tokens per layer.
-        flops_ratio: of the prefill, over the unpruned one.
-        notes: of the runs' reports.
-    """
-
-    about: dict[str, Any]
-    findings: list[Finding]
-    stages: list[Spread]
-    seen: list[Seen]
-    average_tokens: Number
-    flops_ratio: Number
-    notes: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: no NaN, masks as `kept.unpack` takes them."""
-        pictures = [
-            {
-                "name": one.name,
-                "grid": list(one.masks[0].shape) if one.masks else None,
-                "tokens": one.tokens,
-                "kept": [pack(mask) for mask in one.masks],
-            }
-            for one in self.seen
-        ]
-        return {
-            "about": self.about,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "average_tokens": self.average_tokens.to_dict(),
-            "flops_ratio": self.flops_ratio.to_dict(),
-            "stages": [stage.to_dict() for stage in self.stages],
-            "notes": self.notes,
-            "pictures": pictures,
-        }
-
-    def write(self, out: Path | str) -> list[Path]:
-        """Write `diagnosis.html` and `diagnosis.json` to a directory, which is made.
-
-        Raises:
-            PruningError: if they cannot be written.
-        """
-        from feathervlm.diagnosis.page import render
-
-        folder = Path(out)
-        files.make_directory(folder, "out")
-        page, numbers = folder / "diagnosis.html", folder / "diagnosis.json"
-        text = render(self)
-
-        def write(draft: Path) -> None:
-            draft.write_text(text, encoding="utf-8")
-
-        files.write_whole(page, write)
-        files.write_json(numbers, self.to_dict())
-        return [page, numbers]
-
-    def __str__(self) -> str:
-        lines = [f"{self.about['method']} on {self.about['model']}, {len(self.seen)} pictures"]
-        lines += [f"{self.average_tokens} visual tokens per layer, {self.flops_ratio} of the prefill FLOPs"]
-        for level, texts, remedy in grouped(self.findings):
-            lines += [f"{level}: {text}" for text in texts] + ([f"    {remedy}"] if remedy else [])
-        return "\n".join(lines)
-
-
 def diagnose(
-    request: Request | str | Method | Schedule = "feather", say: Say = lambda now: None, **options: Any
+    request: DiagnosisRequest | str | Method | Schedule = "feather", say: Say = lambda now: None, **options: Any
 ) -> Diagnosis:
-    """See what a method keeps of some pictures.
+    """Diagnose what a method keeps of pictures.
 
     >>> diagnose("fastv:layer=2", images=pictures, model=model, processor=processor)  # doctest: +SKIP
 
     Args:
-        request: what to diagnose; or the method, with the other fields of `Request` as options.
-        say: is told what happens now.
-        options: see `Request`.
+        request: What to diagnose; or the method, with the other fields of `DiagnosisRequest` as options.
+        say: Callback, called with what happens now.
+        options: Fields of `DiagnosisRequest`.
 
     Raises:
-        PruningError: on whatever the user can put right.
+        PruningError: The request cannot be met; the message says what to change.
     """
-    if not isinstance(request, Request):
-        request = Request(request, **options)
+    if not isinstance(request, DiagnosisRequest):
+        request = DiagnosisRequest(request, **options)
     elif options:
-        raise PruningError(f"The request says it all; put {', '.join(options)} into it.")
-    method = get(request.method) if isinstance(request.method, str) else request.method
-    schedule = method.schedule() if isinstance(method, Method) else method
-    sources = list(gallery(request.images, request.limit, request.seed, drawn=request.model == SHIPPED))
+        raise PruningError(f"A request holds all options; put {', '.join(options)} into it.")
+    return _diagnose([request], say)[0]
+
+
+def diagnose_methods(
+    methods: Sequence[str | Method | Schedule], say: Say = lambda now: None, **options: Any
+) -> list[Diagnosis]:
+    """Diagnose what several methods keep of the same pictures; the model is loaded once.
+
+    Args:
+        methods: Specs, methods or schedules.
+        say: Callback, called with what happens now.
+        options: Fields of `DiagnosisRequest`.
+
+    Raises:
+        PruningError: As `diagnose`.
+    """
+    return _diagnose([DiagnosisRequest(method, **options) for method in methods], say)
+
+
+def _diagnose(requests: Sequence[DiagnosisRequest], say: Say) -> list[Diagnosis]:
+    """Diagnose requests that differ in their method only."""
+    first = requests[0]
+    methods = [get(one.method) if isinstance(one.method, str) else one.method for one in requests]
+    sources = list(image_sources(first.images, first.limit, first.seed, scenes=first.model == SHIPPED))
     hashes = set()
     for number, (name, open_picture) in enumerate(sources):  # a broken file is found before gigabytes are read
-        say(f"looking at {name} ({number + 1} of {len(sources)})")
+        say(f"checking {name} ({number + 1} of {len(sources)})")
         picture = open_picture()
         hashes.add(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest())
     with quiet():
-        loaded = _load(request, method, say)
-        patient = Patient(Answerer(loaded), method, schedule, _prompt(request, loaded.processor))
-        begun = time.perf_counter()
-        seen, notes = [], dict[str, None]()
-        for number, (name, open_picture) in enumerate(sources):
-            left = (time.perf_counter() - begun) / number * (len(sources) - number) if number else 0
-            say(f"{name} ({number + 1} of {len(sources)})" + (f", {left:.0f} s left" if number else ""))
-            one, said = patient.see(name, open_picture(), draw=number < SHOWN)
-            seen.append(one)
-            notes |= dict.fromkeys(said)
-    say("adding up")
-    pictures = Pictures(seen, patient.layers, patient.why_no_prior, request.seed)
-    spreads = pictures.spreads()
+        loaded = _load(first, methods, say)
+        prompt = _prompt(first, loaded.processor)
+        return [
+            _observe(request, PictureObserver(Answerer(loaded), method, prompt), sources, len(hashes), say)
+            for request, method in zip(requests, methods, strict=True)
+        ]
+
+
+def _observe(
+    request: DiagnosisRequest, observer: PictureObserver, sources: Sequence[ImageSource], distinct: int, say: Say
+) -> Diagnosis:
+    """Observe all pictures under one method and compute the numbers."""
+    start = time.perf_counter()
+    observations, notes = [], dict[str, None]()
+    for number, (name, open_picture) in enumerate(sources):
+        left = (time.perf_counter() - start) / number * (len(sources) - number) if number else 0
+        say(f"{name} ({number + 1} of {len(sources)})" + (f", {left:.0f} s left" if number else ""))
+        observation, more = observer.observe(name, open_picture(), draw=number < DRAWN)
+        observations.append(observation)
+        notes |= dict.fromkeys(more)
+    say("computing the numbers")
+    summarizer = Summarizer(observations, observer.layers, observer.why_no_prior, request.seed)
+    stages = summarizer.stages()
     return Diagnosis(
-        about=_about(request, patient, [one.name for one in seen]),
-        findings=judge(pictures, spreads, schedule, len(hashes)),
-        stages=spreads,
-        seen=seen,
-        average_tokens=pictures.number("tokens per layer", [one.average_tokens for one in seen]),
-        flops_ratio=pictures.number("prefill FLOPs", [one.flops_ratio for one in seen]),
+        about=_about(request, observer, [one.name for one in observations]),
+        findings=judge(observations, stages, observer.schedule, distinct),
+        stages=stages,
+        observations=observations,
+        average_tokens=summarizer.statistic("tokens per layer", [one.average_tokens for one in observations]),
+        flops_ratio=summarizer.statistic("prefill FLOPs", [one.flops_ratio for one in observations]),
         notes=list(notes),
     )
 
 
-def _load(request: Request, method: Method | Schedule, say: Say) -> LoadedModel:
-    """The model and its processor; what does not fit is said before the weights are read."""
+def _load(request: DiagnosisRequest, methods: Sequence[Method | Schedule], say: Say) -> LoadedModel:
+    """Return the model; refuse what does not fit before weights are read."""
     if not isinstance(request.model, str):
         if request.processor is None:
             raise PruningError("A loaded model needs its processor, too; give processor=...")
-        prune(request.model, method).remove()
+        for method in methods:
+            prune(request.model, method).remove()
         return LoadedModel.of(request.model, request.processor)
     say(f"loading {request.model}")
-    checked = loading.check(ModelSpec(request.model, request.device, request.dtype), [method])
+    spec = ModelSpec(request.model, request.device, request.dtype, request.attention)
+    checked = loading.check(spec, methods)
     _prompt(request, checked.processor)
     return checked.load()
 
 
-def _prompt(request: Request, processor: Any) -> str:
+def _prompt(request: DiagnosisRequest, processor: Any) -> str:
+    """Return the prompt, by default one that the model understands."""
     if is_embedded(processor):
         prompt = request.prompt or EMBEDDED_QUESTION
         check_words(processor, [prompt])
         return prompt
-    if request.prompt or getattr(processor, "chat_template", None):
+    if request.prompt or has_template(processor):
         return request.prompt or QUESTION
-    return f"{getattr(processor, 'image_token', None) or '<image>'}\n{QUESTION}"
+    return f"{image_marker(processor)}\n{QUESTION}"
 
 
-def _about(request: Request, patient: Patient, names: list[str]) -> dict[str, Any]:
-    model, loaded = patient.model, not isinstance(request.model, str)
+def _about(request: DiagnosisRequest, observer: PictureObserver, names: list[str]) -> dict[str, Any]:
+    model, loaded = observer.model, not isinstance(request.model, str)
     return {
         "command": request.command,
         "model": str(model.name_or_path or type(model).__name__) if loaded else request.model,
         "model_type": str(model.config.model_type),
-        "method": str(patient.method) if isinstance(patient.method, Method) else "schedule",
-        "layers": list(patient.layers),
+        "method": str(observer.method) if isinstance(observer.method, Method) else "schedule",
+        "layers": list(observer.layers),
         "depth": len(DecoderView(model).layers),
-        "prompt": patient.prompt,
+        "prompt": observer.prompt,
         "images": names,
         "directory": str(request.images) if isinstance(request.images, Path | str) else None,
         "seed": request.seed,

@@ -1,29 +1,28 @@
-"""The paper's experiments as code, for the embedded model or any other, and the diagnosis of any method without labels.
+"""The paper's experiments as code, for the embedded model or any other.
 
-`run` answers a `Request`: a model (`ModelSpec`) and a task (`Embedded`, or the user's own questions as `Jsonl`).
-`diagnosis.diagnose` needs pictures only.
+>>> from feathervlm.study import ModelSpec, StudyQuestions, StudyRequest, run  # doctest: +SKIP
+>>> questions = StudyQuestions.of(["embedded"], n=24)  # doctest: +SKIP
+>>> run(StudyRequest(ModelSpec("embedded"), questions, Path("study"), quick=True))  # doctest: +SKIP
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from feathervlm.evaluation.tasks.embedded import Embedded
-    from feathervlm.evaluation.tasks.jsonl import Jsonl
     from feathervlm.inference.model_spec import ModelSpec
-    from feathervlm.study.run_study import Request, Study, run
+    from feathervlm.study.questions import StudyQuestions
+    from feathervlm.study.run_study import Study, StudyRequest, run
 
-# These import transformers and matplotlib, which takes seconds that `feathervlm --help` need not wait for.
+# These modules import transformers and matplotlib, which takes seconds, so they are imported on first use.
 _LATE = {
-    "Embedded": "feathervlm.evaluation.tasks.embedded",
-    "Jsonl": "feathervlm.evaluation.tasks.jsonl",
     "ModelSpec": "feathervlm.inference.model_spec",
-    "Request": "feathervlm.study.run_study",
     "Study": "feathervlm.study.run_study",
+    "StudyQuestions": "feathervlm.study.questions",
+    "StudyRequest": "feathervlm.study.run_study",
     "run": "feathervlm.study.run_study",
 }
 
-__all__ = ["Embedded", "Jsonl", "ModelSpec", "Request", "Study", "run"]
+__all__ = ["ModelSpec", "Study", "StudyQuestions", "StudyRequest", "run"]
 
 
 def __getattr__(name: str) -> Any:

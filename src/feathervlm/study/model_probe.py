@@ -1,56 +1,89 @@
-"""A first look at a model before it is studied: one question, pruned at random, tells depth, grid and RoPE prior."""
+"""What a study has to know of a model before it plans: depth, grid and RoPE prior, measured with one question."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import GridShape
-from feathervlm.diagnosis.rope_prior import NoPrior, heard_tables, prior_layer, prior_map
+from feathervlm.diagnosis.rope_prior import NoPrior, prior_layer, prior_map, recorded_tables
 from feathervlm.engine.decoder import DecoderView
-from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.inference.answerer import Answerer
 from feathervlm.inference.loading import load
 from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.inference.prompts import Prompt
 from feathervlm.study.plan import EARLY, Plan
+from feathervlm.study.questions import StudyQuestions
+from feathervlm.utils import files
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one question tells of a model: its depth, its grid, and what RoPE alone would look at."""
+@dataclass(frozen=True, eq=False)
+class ModelProbe:
+    """What one question shows of a model.
+
+    Attributes:
+        depth: Number of decoder layers.
+        shape: Grid (frames, rows, cols) of the picture.
+        prior: RoPE prior of shape (frames, rows, cols); None if there is none.
+        no_prior: Reason why there is no prior.
+    """
 
     depth: int
     shape: GridShape
     prior: NDArray[np.float64] | None
     no_prior: str
 
+    @classmethod
+    def read(cls, path: Path, key: dict[str, Any]) -> "ModelProbe | None":
+        """Return the probe that `write` stored with the same key, None if there is none."""
+        document = json.loads(path.read_text()) if path.exists() else {}
+        if document.get("key") != json.loads(json.dumps(key)):
+            return None
+        depth, (frames, rows, cols), prior, no_prior = (document[field.name] for field in fields(cls))
+        return cls(depth, (frames, rows, cols), None if prior is None else np.array(prior), no_prior)
 
-def look_at(spec: ModelSpec, data: QuestionSet) -> Look:
-    """Ask one question, localization if there is any, and see what the model's decoder is given.
+    def write(self, path: Path, key: dict[str, Any]) -> None:
+        """Store the probe.
+
+        Args:
+            path: File to write.
+            key: What the probe depends on.
+        """
+        prior = None if self.prior is None else self.prior.tolist()
+        files.write_json(path, {**asdict(self), "prior": prior, "key": key})
+
+
+def probe_model(spec: ModelSpec, questions: StudyQuestions) -> ModelProbe:
+    """Ask one question, for localization if there is any, and record what the decoder is given.
 
     Raises:
-        PruningError: if the model cannot be pruned.
+        PruningError: The model cannot be loaded or pruned.
     """
-    answerer = Answerer(load(spec))
-    first = next((number for number, question in enumerate(data.questions) if question.box), 0)
-    question, picture = data.item(first)
+    loaded = load(spec)
+    answerer = Answerer(loaded)
+    kinds = [questions.kinds[task] for task in questions.tasks]
+    number = kinds.index("localization") if "localization" in kinds else 0
+    question, picture = questions.item(number)
+    task = questions.locate(number)[0].task
+    prompt = Prompt(task.prompt(question, "symmetric", loaded.boxes), (picture,))
     decoder = DecoderView(answerer.model)
-    why, prior = "", None
-    layer = -1
+    depth, why, prior, layer = len(decoder.layers), "", None, None
     try:
-        layer = prior_layer(decoder, Plan(len(decoder.layers), (1, 1, 1)).layer(EARLY))
+        layer = prior_layer(decoder, Plan(depth, (1, 1, 1)).layer(EARLY))
     except NoPrior as error:
         why = str(error)
-    with heard_tables(answerer.model, [max(layer, 0)]) as heard:
-        report = answerer.look([Prompt(question.prompt, (picture,))], "random:keep=0.5")
+    with recorded_tables(answerer.model, [] if layer is None else [layer]) as tables:
+        report = answerer.look([prompt], "random:keep=0.5")
     if not report.pruned:
         raise PruningError(f"The study needs questions about pictures, and {report.reason}.")
     frames, rows, cols = report.grid().shape
-    if layer >= 0:
+    if layer is not None:
         try:
-            prior = prior_map(report.record, heard[layer])
+            prior = prior_map(report.record, tables[layer])
         except NoPrior as error:
             why = str(error)
-    return Look(len(decoder.layers), (frames, rows, cols), prior, why.rstrip("."))
+    return ModelProbe(depth, (frames, rows, cols), prior, why.rstrip("."))

@@ -1,6 +1,6 @@
-"""Which layers, budgets and methods a study tries on a model of a given depth, and how many questions it asks.
+"""Which layers, budgets and methods a study tries on a model of a given depth.
 
-The paper's layers are shares of its 32; a model of another depth gets the nearest ones. Knows no experiment.
+The paper's model has 32 layers; a model of another depth gets the layers at the nearest shares of its depth.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,12 @@ QUARTER = 1 / 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try.
+    """What a study tries.
 
     Attributes:
-        depth: layers of the decoder.
-        shape: (frames, rows, cols) of a typical picture's grid.
-        quick: fewer layers and budgets.
+        depth: Number of decoder layers.
+        shape: Grid (frames, rows, cols) of a typical picture.
+        quick: Whether to try fewer layers and budgets.
     """
 
     depth: int
@@ -32,7 +32,7 @@ class Plan:
     quick: bool = False
 
     def layer(self, share: float) -> int:
-        """The layer at that share of the depth."""
+        """Return the layer at a share of the depth."""
         return layer_index(share, self.depth)
 
     @property
@@ -47,26 +47,26 @@ class Plan:
 
     @property
     def layers(self) -> list[int]:
-        """The layers before which criteria are tried."""
+        """The layers before which criteria prune."""
         shares = (EARLY, 1 / 4, 1 / 2) if self.quick else (1 / 32, EARLY, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
         return sorted({self.layer(share) for share in shares})
 
     @property
     def kept(self) -> list[float]:
-        """Shares of the tokens that FastV keeps; the paper removes 25, 50, 75 and 90 %."""
+        """The shares of the tokens that FastV keeps; the paper removes 25, 50, 75 and 90 %."""
         return [0.5, 0.25] if self.quick else [0.75, 0.5, 0.25, 0.1]
 
     @property
     def budgets(self) -> list[float]:
-        """`keep` of FEATHER at each budget: the paper's 64 % and 48 % of the FLOPs saved."""
+        """The values of `keep` of FEATHER; in the paper they save 64 % and 48 % of the FLOPs."""
         return [0.3] if self.quick else [0.3, 0.6]
 
     def average(self, method: Method) -> float:
-        """Visual tokens per layer that a method is expected to cost."""
+        """Return the expected number of visual tokens per layer of a method."""
         return method.schedule().average_tokens([self.shape], self.depth)
 
     def rivals(self, average: float) -> Iterator[tuple[str, Method]]:
-        """What FEATHER is compared with, at the same average number of tokens; what cannot reach it is left out."""
+        """Yield the methods that FEATHER is compared with, at the same average number of tokens where they reach it."""
         makers: list[tuple[str, Callable[[], Method]]] = [
             ("FastV", lambda: FastV(layer=self.early).solve(average, [self.shape], self.depth)),
             (
@@ -94,25 +94,25 @@ class Plan:
                 continue
 
     def _grid(self, average: float, make: Callable[[int, int], Method]) -> Method:
-        """The finest stride whose average comes within an eighth at some layer, else whatever comes closest.
+        """Return the method of the finest stride whose average comes within an eighth at some layer, else the closest.
 
-        Strides are whole numbers, so that few averages can be met; a coarser grid that leaves later would come closer,
-        but is a poorer method.
+        Strides are integers, so that few averages can be met. A coarser grid that prunes later may come closer but is a
+        weaker method.
         """
-        found: Sequence[Method] = [make(layer, stride) for stride in range(2, 7) for layer in range(self.depth)]
-        off = {method: abs(self.average(method) - average) for method in found}
-        near = [method for method in found if off[method] <= average / 8]
+        methods: Sequence[Method] = [make(layer, stride) for stride in range(2, 7) for layer in range(self.depth)]
+        distance = {method: abs(self.average(method) - average) for method in methods}
+        near = [method for method in methods if distance[method] <= average / 8]
         finest = [method for method in near if getattr(method, "stride", 0) == getattr(near[0], "stride", 0)]
-        return min(finest or found, key=lambda method: off[method])
+        return min(finest or methods, key=lambda method: distance[method])
 
 
 def rounded(method: Method) -> Method:
-    """The method with a free parameter of four decimals, which no count of tokens notices."""
+    """Return the method with its budget parameter rounded to four decimals, which changes no count of tokens."""
     if method.budget_parameter is None:
         return method
     return method.with_budget(round(float(getattr(method, method.budget_parameter)), 4))
 
 
 def feather(plan: Plan, keep: float = 0.3, second: float = 1 / 2) -> Feather:
-    """FEATHER with its second stage at that share of the depth."""
+    """Return FEATHER with its second stage at a share of the depth."""
     return Feather(layers=(plan.quarter, plan.layer(second)), keep=keep)

@@ -1,7 +1,6 @@
 """The report of a study: Markdown beside its figures, and one HTML page that holds everything.
 
-Reads what the experiments wrote, so that the report of a study can be made again without asking a model. Knows no
-experiment and no method.
+A report is made from the JSON documents of the experiments, so that it can be made again without a model.
 """
 
 import base64
@@ -11,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from feathervlm.core.errors import PruningError
-from feathervlm.utils import files
+from feathervlm.utils import files, templates
 
 VERDICTS = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 FINDINGS = "findings.json"
@@ -23,16 +20,13 @@ FINDINGS = "findings.json"
 def write(
     out: Path, about: Mapping[str, Any], experiments: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
-    """Write `findings.json`, `report.md` and `report.html` to `out`.
+    """Write `findings.json`, `report.md` and `report.html`, and return their paths.
 
     Args:
-        out: where the figures are in `figures/`.
-        about: the model, the data, versions.
-        experiments: what each of them wrote.
-        others: findings of other studies, from `read_findings`, to show beside these.
-
-    Returns:
-        The files.
+        out: Directory of the study, with the figures in `figures/`.
+        about: Model, data and versions.
+        experiments: Documents of the experiments.
+        others: Findings of other studies, from `read_findings`, to show beside these.
     """
     findings = [finding for experiment in experiments for finding in experiment["findings"]]
     files.write_json(out / FINDINGS, {"about": about, "findings": findings})
@@ -41,12 +35,8 @@ def write(
         "report.html": render("report.html.j2", about, experiments, others, out / "figures"),
     }
     for name, text in texts.items():
-        files.write_whole(out / name, lambda draft, text=text: _write(draft, text))  # type: ignore[misc]  # lambda
+        files.write_text(out / name, text)
     return [out / FINDINGS, *(out / name for name in texts)]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def render(
@@ -57,35 +47,27 @@ def render(
     figures: Path | None = None,
     place: str = "figures",
 ) -> str:
-    """A report as text.
+    """Return a report as text.
 
     Args:
-        template: its name in `templates/`.
-        about: as for `write`.
-        experiments: as for `write`.
-        others: as for `write`.
-        figures: folder of the figures, to put them into the page.
-        place: where the page finds them otherwise.
+        template: File name in `templates/`.
+        about: See `write`.
+        experiments: See `write`.
+        others: See `write`.
+        figures: Directory of the figures, for a page that holds them.
+        place: Path of that directory as seen from the page, for a page that links to them.
     """
-    # Only the page for browsers is markup; what a model or a file is called must not become part of it.
-    escape = template.endswith(".html.j2")
-    environment = Environment(
-        loader=PackageLoader("feathervlm.study"),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"estimate": estimate, "cell": _cell, "short": _short, "sentence": _sentence}
 
     def embedded(name: str) -> str:
         assert figures is not None
         return "data:image/png;base64," + base64.b64encode((figures / f"{name}.png").read_bytes()).decode()
 
     findings = [finding for experiment in experiments for finding in experiment["findings"]]
-    beside = [_beside(other) for other in others]
-    return environment.get_template(template).render(
+    beside = [_by_id(other) for other in others]
+    return templates.render(
+        "feathervlm.study",
+        template,
+        {"estimate": estimate, "cell": _cell, "short": _short, "sentence": _sentence},
         about=about,
         experiments=experiments,
         findings=findings,
@@ -99,57 +81,57 @@ def render(
 
 
 def read_findings(folder: Path) -> dict[str, Any]:
-    """The findings of another study.
+    """Return the findings of another study.
 
     Raises:
-        PruningError: if there are none in that folder.
+        PruningError: The directory holds none.
     """
     path = folder / FINDINGS
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        document: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise PruningError(f"There is no finished study in {folder}: {path.name} cannot be read ({why}).") from error
-    return found
+    return document
 
 
-def _beside(other: Mapping[str, Any]) -> dict[str, Any]:
+def _by_id(other: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": other["about"]["model"]["name"], "findings": {one["id"]: one for one in other["findings"]}}
 
 
 def _agreement(findings: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each claim that all other studies judged: their verdicts, and how far their numbers lie apart.
+    """Return, for each claim that all other studies judged, their verdicts and the range of each number.
 
-    Numbers are compared by place, since their names tell layers, which are others at other depths; a study of so few
-    layers that two of them fall together has fewer numbers, and then none are compared.
+    Numbers are compared by their order, because their names contain layers, which differ between models of different
+    depth. Where two layers of a shallow model coincide, it has fewer numbers, and the claim's numbers are not compared.
     """
-    found = []
+    rows = []
     for finding in findings:
-        theirs = [other["findings"][finding["id"]] for other in others if finding["id"] in other["findings"]]
-        if len(theirs) < len(others):
+        judged = [other["findings"][finding["id"]] for other in others if finding["id"] in other["findings"]]
+        if len(judged) < len(others):
             continue
-        numbers = [[one["value"] for one in their["measured"].values()] for their in theirs]
+        numbers = [[number["value"] for number in one["measured"].values()] for one in judged]
         columns = zip(*numbers, strict=True) if len(set(map(len, numbers))) == 1 else ()
         ranges = [(min(column), max(column)) for column in columns if None not in column]
-        verdicts = Counter(their["verdict"] for their in theirs)
-        found.append({"claim": finding["claim"], "verdicts": verdicts, "ranges": ranges, "agree": len(verdicts) == 1})
-    return found
+        verdicts = Counter(one["verdict"] for one in judged)
+        rows.append({"claim": finding["claim"], "verdicts": verdicts, "ranges": ranges, "agree": len(verdicts) == 1})
+    return rows
 
 
-def estimate(found: Mapping[str, float | None]) -> str:
-    """A value with its interval."""
-    if found["value"] is None:
+def estimate(number: Mapping[str, float | None]) -> str:
+    """Return a value with its interval as text."""
+    if number["value"] is None:
         return "none"
-    low, high = found["low"], found["high"]
-    return f"{found['value']:.3f} [{low:.3f}, {high:.3f}]" if low is not None else f"{found['value']:.3f}"
+    low, high = number["low"], number["high"]
+    return f"{number['value']:.3f} [{low:.3f}, {high:.3f}]" if low is not None else f"{number['value']:.3f}"
 
 
-def _short(found: Mapping[str, float | None]) -> str:
-    return "none" if found["value"] is None else f"{found['value']:.3f}"
+def _short(number: Mapping[str, float | None]) -> str:
+    return "none" if number["value"] is None else f"{number['value']:.3f}"
 
 
 def _sentence(text: str) -> str:
-    """The text with a capital at its beginning, and the others as they are."""
+    """Return the text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 

@@ -1,221 +1,225 @@
-"""The study from beginning to end: looks at the model, answers all questions, writes results as they come.
+"""A study from beginning to end: probe the model, answer all questions, evaluate experiments, write the report.
 
-An experiment is evaluated and written as soon as its last answer is there. Knows no experiment by name, and nothing of
-the terminal.
+An experiment is evaluated and written as soon as its last answer is stored.
 """
 
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from feathervlm.core.errors import PruningError
 from feathervlm.evaluation import runner
 from feathervlm.evaluation.preflight import check
 from feathervlm.evaluation.runner import Work, by_method, open_work
 from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.store import AnswerStore
-from feathervlm.evaluation.tasks.base import CHUNK, QuestionSet, Task
+from feathervlm.evaluation.tasks.base import CHUNK
 from feathervlm.inference.loading import describe
 from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.study import report
-from feathervlm.study.aggregates import Results
+from feathervlm.study.aggregates import StudyResults
 from feathervlm.study.experiments import EXPERIMENTS, Experiment
-from feathervlm.study.experiments.base import Outcome
-from feathervlm.study.figures import save, style
-from feathervlm.study.model_probe import Look, look_at
+from feathervlm.study.experiments.base import ExperimentResult
+from feathervlm.study.model_probe import ModelProbe, probe_model
 from feathervlm.study.plan import Plan
+from feathervlm.study.questions import StudyQuestions
 from feathervlm.utils import files as utils_files
+from feathervlm.utils.plotting import save, style
+from feathervlm.utils.progress import Progress
 from feathervlm.utils.provenance import command, commit, machine, versions
 from feathervlm.utils.quiet import quiet
 
-Told = Callable[[str, int, int], None]
-"""Told what is being done, how many answers there are, and how many there will be."""
-
 
 @dataclass(frozen=True)
-class Request:
+class StudyRequest:
     """What to study.
 
-    Attributes:
-        spec: who answers.
-        task: what is asked.
-        out: where everything is written.
-        quick: fewer layers and budgets.
-        processes: how many work side by side, one thread each; None: one per core, and 1 on an accelerator.
-        seed: of the bootstrap and of the pictures shown.
-        beside: folders of other studies, such as of other training seeds, whose numbers are shown beside these.
-        experiments: to run.
+    Args:
+        spec: Which model answers.
+        questions: Questions that are asked.
+        out: Directory that everything is written to.
+        quick: Whether to try fewer layers and budgets.
+        processes: Number of processes with one thread each. The default is one per core, and 1 on an accelerator.
+        seed: Seed of the bootstrap and of the pictures in the report.
+        beside: Directories of other studies, such as of other training seeds, whose numbers the report shows.
+        experiments: Experiments to run.
+        report_only: Whether to refuse a study whose answers are not all stored, instead of asking for them.
     """
 
     spec: ModelSpec
-    task: Task
+    questions: StudyQuestions
     out: Path
     quick: bool = False
     processes: int | None = None
     seed: int = 0
     beside: tuple[Path, ...] = ()
     experiments: tuple[Experiment, ...] = EXPERIMENTS
+    report_only: bool = False
 
 
 @dataclass(eq=False)
 class Study:
-    """What came out.
+    """The result of a study.
 
     Attributes:
-        request: what was asked for.
-        about: the model, the data, versions and settings.
-        experiments: those that are done, as they are written to their files.
-        files: what was written, the reports last.
+        request: What was asked for.
+        about: Model, data, versions and settings.
+        experiments: Documents of the experiments, as in their files.
+        files: Paths of the files that were written, the reports last.
     """
 
-    request: Request
+    request: StudyRequest
     about: dict[str, Any]
     experiments: list[dict[str, Any]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     @property
     def findings(self) -> list[dict[str, Any]]:
-        """Of all experiments, in order."""
+        """The findings of all experiments, in order."""
         return [finding for experiment in self.experiments for finding in experiment["findings"]]
 
 
-def run(request: Request, told: Told = lambda what, done, total: None) -> Study:
-    """Run the experiments; what is in `out` already is not asked again.
+def run(request: StudyRequest, progress: Progress = lambda what, done, total: None) -> Study:
+    """Run the experiments; answers that `out` holds already are not asked for again.
 
     Args:
-        request: what to study.
-        told: is told what happens.
+        request: What to study.
+        progress: Callback, called with the current step, the number of answers, and their total (0 if not known yet).
 
     Raises:
-        PruningError: on whatever the user can put right.
+        PruningError: The request cannot be met; the message says what to change.
     """
     others = [report.read_findings(folder) for folder in request.beside]
-    questions = QuestionSet(request.task, request.task.questions(None))
+    questions = request.questions
     with quiet():
-        told("looking at the model", 0, 0)
-        model = describe(check(request.spec, [questions], []))
-        look = look_at(request.spec, questions)
-        plan = Plan(look.depth, look.shape, request.quick)
+        progress("probing the model", 0, 0)
+        model, data = describe(check(request.spec, questions.sets, [])), questions.describe()
+        key = {"model": model, "data": data["fingerprint"], "chunk": CHUNK}
+        path = request.out / "probe.json"
+        known = ModelProbe.read(path, key)
+        probe = known or probe_model(request.spec, questions)
+        plan = Plan(probe.depth, probe.shape, request.quick)
         needed = {experiment.name: experiment.methods(plan) for experiment in request.experiments}
-        methods = list(dict.fromkeys(method for found in needed.values() for method in found))
-        check(request.spec, [questions], methods)
-        about = _about(request, questions, model, plan)
-        key = {"model": model, "data": questions.fingerprint, "chunk": CHUNK}
+        methods = list(dict.fromkeys(method for specs in needed.values() for method in specs))
+        check(request.spec, questions.sets, methods)
         begun = {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
         store = AnswerStore(request.out / "answers", key, begun)
-        about["begun"] = store.begun
-        done = Study(request, about)
-        _Progress(request, questions, plan, look, store, done, needed, told).run(methods)
-        done.experiments.sort(key=lambda one: [e.name for e in request.experiments].index(one["name"]))
-        done.files += report.write(done.request.out, done.about, done.experiments, others)
-    return done
+        if known is None:
+            probe.write(path, key)
+        study = Study(request, _about(request, data, model, plan) | {"begun": store.begun})
+        _Evaluator(study, plan, probe, store, needed, progress).run(methods)
+        order = [experiment.name for experiment in request.experiments]
+        study.experiments.sort(key=lambda document: order.index(document["name"]))
+        study.files += report.write(request.out, study.about, study.experiments, others)
+    return study
 
 
-class _Progress:
-    """Counts answers, and evaluates each experiment once all of its are there."""
+class _Evaluator:
+    """Asks for answers, and evaluates each experiment as soon as all its answers are stored."""
 
     def __init__(
         self,
-        request: Request,
-        questions: QuestionSet,
+        study: Study,
         plan: Plan,
-        look: Look,
+        probe: ModelProbe,
         store: AnswerStore,
-        done: Study,
         needed: dict[str, list[str]],
-        told: Told,
+        progress: Progress,
     ) -> None:
-        self.request, self.questions, self.plan, self.look, self.store = request, questions, plan, look, store
-        self.done, self.told = done, told
-        self.waiting = {experiment: needed[experiment.name] for experiment in request.experiments}
+        self.study, self.plan, self.probe, self.store, self.progress = study, plan, probe, store, progress
+        self.request, self.questions = study.request, study.request.questions
+        self.waiting = {experiment: needed[experiment.name] for experiment in self.request.experiments}
         self.answered: Counter[str] = Counter()
-        self.records: dict[str, dict[int, Sample]] = {}
+        self.samples: dict[str, dict[int, Sample]] = {}
 
     def run(self, methods: list[str]) -> None:
-        asked = len(self.questions.questions)
-        total = len(methods) * asked
-
-        def step(method: str, more: int) -> None:
-            self.answered[method] += more
-            self.told(method, self.answered.total(), total)
-            for experiment in list(self.waiting):
-                if all(self.answered[spec] == asked for spec in self.waiting[experiment]):
-                    self._evaluate(experiment)
-
-        request = self.request
-        work = open_work([self.questions], methods, self.store)
+        sets, total = self.questions.sets, len(self.questions.tasks)
+        work = open_work(sets, methods, self.store)
+        missing: Counter[str] = Counter()
+        for piece in work:
+            missing.update(dict.fromkeys(piece.methods, len(piece.chunk)))
+        if self.request.report_only and missing:
+            raise PruningError(
+                f"{missing.total()} of {total * len(methods)} answers are missing in {self.request.out / 'answers'}; "
+                "leave --report-only out to ask for them."
+            )
         for method in methods:
-            step(method, asked - sum(len(piece.chunk) for piece in work if method in piece.methods))
+            self._count(method, total - missing[method], total * len(methods))
 
         def stored(piece: Work) -> None:
-            step(piece.methods[0], len(piece.chunk))
+            self._count(piece.methods[0], len(piece.chunk), total * len(methods))
 
-        processes = self.done.about["processes"]
-        runner.run(
-            request.spec, [self.questions], by_method(work, methods), self.store, processes=processes, done=stored
-        )
+        processes = self.study.about["processes"]
+        runner.run(self.request.spec, sets, by_method(work, methods), self.store, processes=processes, done=stored)
         results = self._results(methods)
-        path = request.out / "runs.json"
-        utils_files.write_json(path, {"about": self.done.about, "runs": [results.row(method) for method in methods]})
-        self.done.files.append(path)
+        path = self.request.out / "runs.json"
+        rows = [results.row(method) for method in methods]
+        utils_files.write_json(path, {"about": self.study.about, "runs": rows})
+        self.study.files.append(path)
 
-    def _evaluate(self, experiment: Experiment) -> None:
-        methods = self.waiting.pop(experiment)
+    def _count(self, method: str, more: int, total: int) -> None:
+        self.answered[method] += more
+        self.progress(method, self.answered.total(), total)
+        for experiment, methods in list(self.waiting.items()):
+            if all(self.answered[spec] == len(self.questions.tasks) for spec in methods):
+                del self.waiting[experiment]
+                self._evaluate(experiment, methods)
+
+    def _evaluate(self, experiment: Experiment, methods: list[str]) -> None:
         results = self._results(methods)
         with style():
-            outcome = experiment.evaluate(self.plan, results)
-            figures = self._draw(experiment, outcome)
+            result = experiment.evaluate(self.plan, results)
+            figures = self._draw(experiment, result)
         document = {
             "name": experiment.name,
             "title": experiment.title,
             "question": experiment.question,
             "source": experiment.source,
             "methods": methods,
-            "tables": [table.to_dict() for table in outcome.tables],
-            "findings": [finding.to_dict() for finding in outcome.findings],
+            "tables": [table.to_dict() for table in result.tables],
+            "findings": [claim.to_dict() for claim in result.claims],
             "figures": figures,
-            "notes": outcome.notes,
+            "notes": result.notes,
         }
         path = self.request.out / f"{experiment.name}.json"
-        utils_files.write_json(path, {**document, "about": self.done.about})
-        self.done.files.append(path)
-        self.done.experiments.append(document)
+        utils_files.write_json(path, {**document, "about": self.study.about})
+        self.study.files.append(path)
+        self.study.experiments.append(document)
 
-    def _results(self, methods: list[str]) -> Results:
+    def _results(self, methods: list[str]) -> StudyResults:
         for method in methods:
-            if method not in self.records:
-                self.records[method] = self.store.read(self.questions, method)
-        return Results(
+            if method not in self.samples:
+                self.samples[method] = self.questions.read(self.store, method)
+        return StudyResults(
             self.questions.kinds,
-            self.questions.splits,
-            {method: self.records[method] for method in methods},
+            self.questions.tasks,
+            {method: self.samples[method] for method in methods},
             self.questions.item,
-            self.look.prior,
-            self.look.no_prior,
+            self.probe.prior,
+            self.probe.no_prior,
             self.request.seed,
         )
 
-    def _draw(self, experiment: Experiment, outcome: Outcome) -> list[dict[str, str]]:
+    def _draw(self, experiment: Experiment, result: ExperimentResult) -> list[dict[str, str]]:
         folder = self.request.out / "figures"
         utils_files.make_directory(folder, "--out")
         figures = []
-        for name, (figure, caption) in outcome.figures.items():
-            for ending in ("png", "svg"):
-                path = folder / f"{experiment.name}-{name}.{ending}"
+        for name, (figure, caption) in result.figures.items():
+            for suffix in ("png", "svg"):
+                path = folder / f"{experiment.name}-{name}.{suffix}"
                 utils_files.write_whole(path, lambda draft, figure=figure: save(figure, draft))  # type: ignore[misc]  # lambda
-                self.done.files.append(path)
+                self.study.files.append(path)
             figures.append({"file": f"{experiment.name}-{name}", "caption": caption})
         return figures
 
 
-def _about(request: Request, questions: QuestionSet, model: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    counts = Counter(questions.splits)
+def _about(request: StudyRequest, data: dict[str, Any], model: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return {
         "model": model,
-        "data": {"name": questions.name, "fingerprint": questions.fingerprint, "questions": dict(counts)},
+        "data": data,
         "grid": plan.shape,
         "depth": plan.depth,
         "quick": request.quick,

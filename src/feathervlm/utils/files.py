@@ -37,10 +37,18 @@ def write_json(path: Path, document: Any) -> None:
     Raises:
         PruningError: if the file cannot be written.
     """
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all.
+
+    Raises:
+        PruningError: if the file cannot be written.
+    """
 
     def write(draft: Path) -> None:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
 

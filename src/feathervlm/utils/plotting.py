@@ -29,7 +29,7 @@ def style(**changes: Any) -> AbstractContextManager[None]:
     """Return a context in which figures are drawn and saved in the shared style.
 
     Args:
-        changes: values of matplotlib's `rcParams` that differ, with `_` for the dot, such as `font_size=10`.
+        changes: Values of matplotlib's `rcParams` that differ, with `_` for the dot, such as `font_size=10`.
     """
     changed: Any = {name.replace("_", ".", 1): value for name, value in changes.items()}
     return mpl.rc_context({**STYLE, **changed})
@@ -48,13 +48,13 @@ def axes(
     """Return a figure and its plots, row by row.
 
     Args:
-        count: number of plots in a row.
-        x: label of all horizontal axes.
-        y: label of the first vertical axis.
-        titles: titles of the first plots.
-        width: width of one plot in inches.
-        height: height of the figure in inches.
-        rows: number of rows.
+        count: Number of plots in a row.
+        x: Label of all horizontal axes.
+        y: Label of the first vertical axis.
+        titles: Titles of the first plots.
+        width: Width of one plot in inches.
+        height: Height of the figure in inches.
+        rows: Number of rows.
     """
     figure = Figure((width * count, height), layout="constrained")
     plots = [figure.add_subplot(rows, count, number + 1) for number in range(rows * count)]

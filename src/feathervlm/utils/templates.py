@@ -16,10 +16,10 @@ def render(package: str, template: str, filters: Mapping[str, Callable[..., Any]
     the template uses and the caller does not pass is an error.
 
     Args:
-        package: package whose directory `templates` holds the template.
-        template: file name of the template.
-        filters: functions that the template may apply to values, by name.
-        values: what the template shows, by name.
+        package: Package whose directory `templates` holds the template.
+        template: File name of the template.
+        filters: Functions that the template may apply to values, by name.
+        values: What the template shows, by name.
     """
     environment = Environment(
         loader=PackageLoader(package),

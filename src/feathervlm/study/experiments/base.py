@@ -1,6 +1,6 @@
-"""What an experiment is: a question, the runs that it needs, its numbers and figures, and what they say of the paper.
+"""Base of experiments: a question, the methods that it needs, and the numbers, figures and claims that it evaluates.
 
-Every finding carries its rule in words beside the code that applies it; both are written before a run.
+Every claim states its rule in words beside the code that applies it; both are written before a run.
 """
 
 from abc import ABC, abstractmethod
@@ -11,23 +11,23 @@ from typing import Any, ClassVar, Literal
 from matplotlib.figure import Figure
 
 from feathervlm.evaluation.statistics import Estimate
-from feathervlm.study.aggregates import Results
+from feathervlm.study.aggregates import StudyResults
 from feathervlm.study.plan import Plan
 
 Verdict = Literal["reproduced", "partly", "not"]
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
-    """A claim of the paper and what became of it.
+class Claim:
+    """A claim of the paper and whether it is reproduced.
 
     Attributes:
-        id: short and lasting, so that studies of other training seeds can be laid beside this one.
-        claim: of the paper.
-        paper: its own numbers, in words.
-        rule: when it counts as reproduced, partly reproduced, or not.
-        measured: the numbers that the rule reads, by what they are.
-        verdict: of the rule.
+        id: Stable identifier, by which studies of different models are compared.
+        claim: Claim of the paper.
+        paper: Numbers of the paper, in words.
+        rule: When the claim counts as reproduced, partly reproduced, or not reproduced.
+        measured: Numbers that the rule reads, by name.
+        verdict: Verdict of the rule.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Finding:
     verdict: Verdict
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         measured = {name: estimate.to_dict() for name, estimate in self.measured.items()}
         return {
             "id": self.id,
@@ -51,32 +51,38 @@ class Finding:
 
 
 def judge(reproduced: bool, partly: bool) -> Verdict:
-    """The verdict: `reproduced` if that holds, else `partly` if that does."""
+    """Return the verdict from the conditions of `reproduced` and of `partly`."""
     return "reproduced" if reproduced else "partly" if partly else "not"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table for the report; an `Estimate` in it is shown with its interval."""
+    """A table of the report, which shows an `Estimate` with its interval."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Estimate]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         rows = [[cell.to_dict() if isinstance(cell, Estimate) else cell for cell in row] for row in self.rows]
         return {"title": self.title, "columns": list(self.columns), "rows": rows}
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What an experiment found."""
+class ExperimentResult:
+    """The result of an experiment.
+
+    Attributes:
+        tables: Tables of the report.
+        claims: Claims of the paper that it tests.
+        figures: Figure and caption for each file name (without suffix).
+        notes: Sentences that the report adds.
+    """
 
     tables: list[Table]
-    findings: list[Finding]
+    claims: list[Claim]
     figures: dict[str, tuple[Figure, str]] = field(default_factory=dict)
-    """For each file name (without ending) a figure and its caption."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -84,10 +90,10 @@ class Experiment(ABC):
     """Base of all experiments.
 
     Class attributes:
-        name: of its files.
-        title: heading in the report.
-        question: that it answers.
-        source: the figure or table of the paper.
+        name: Name of its files.
+        title: Heading in the report.
+        question: Question that it answers.
+        source: Figure or table of the paper.
     """
 
     name: ClassVar[str]
@@ -97,8 +103,8 @@ class Experiment(ABC):
 
     @abstractmethod
     def methods(self, plan: Plan) -> list[str]:
-        """Specs of the methods that it needs, or `ledger.UNPRUNED`."""
+        """Return the specs of the methods that it needs, `UNPRUNED` among them."""
 
     @abstractmethod
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """Numbers, findings and figures from the answers."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
+        """Return tables, claims and figures from the answers."""

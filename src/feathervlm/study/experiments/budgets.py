@@ -4,14 +4,14 @@ from matplotlib.figure import Figure
 
 from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
-from feathervlm.study.aggregates import Results
-from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, Verdict, judge
-from feathervlm.study.figures import KINDS, axes, band
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.experiments.base import Claim, Experiment, ExperimentResult, Table, Verdict, judge
+from feathervlm.study.figures import KINDS, band
 from feathervlm.study.plan import Plan, feather
+from feathervlm.utils.plotting import axes
 
 SECOND = (1 / 2, 9 / 16, 5 / 8, 3 / 4)
 """Shares of the depth at which FEATHER's second stage is tried; the first is its default."""
-
 
 COLOURS = {
     "FEATHER": "#111827",
@@ -20,7 +20,7 @@ COLOURS = {
     "uniform": "#7c3aed",
     "pooling": "#db2777",
 }
-"""Of the methods; random tokens are grey."""
+"""Colours of the methods; random tokens are grey."""
 
 
 class Budgets(Experiment):
@@ -40,16 +40,14 @@ class Budgets(Experiment):
         return runs
 
     def _sweep(self, plan: Plan) -> dict[int, str]:
-        """FEATHER by the layer of its second stage."""
+        """Return FEATHER by the layer of its second stage."""
         shares = SECOND[:2] if plan.quick else SECOND
         return {plan.layer(share): str(feather(plan, second=share)) for share in shares}
 
     def methods(self, plan: Plan) -> list[str]:
-        """FEATHER and its rivals at each budget, and FEATHER with later second stages."""
         return [UNPRUNED, *self._runs(plan).values(), *self._sweep(plan).values()]
 
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """Accuracy and cost."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
         runs = self._runs(plan)
         tables = [self._table(f"Budget of FEATHER at keep={keep}", results,
                               {name: spec for (budget, name), spec in runs.items() if budget == keep})
@@ -60,9 +58,9 @@ class Budgets(Experiment):
         figures = {"budgets": self._draw(plan, results, runs)}
         if len(sweep) > 1:
             figures["second"] = self._draw_sweep(results, sweep)
-        return Outcome(tables, self._findings(plan, results, runs), figures)
+        return ExperimentResult(tables, self._claims(plan, results, runs), figures)
 
-    def _table(self, title: str, results: Results, runs: dict[str, str]) -> Table:
+    def _table(self, title: str, results: StudyResults, runs: dict[str, str]) -> Table:
         kinds = [kind for kind in KINDS if results.tasks(kind)]
         halves = [True, False] if results.tasks("localization") else []
         rows: list[list[str | Estimate]] = []
@@ -74,7 +72,7 @@ class Budgets(Experiment):
         columns = ["method", "spec", "tokens per layer", "FLOPs saved", *(KINDS[kind][0] for kind in kinds)]
         return Table(title, [*columns, *(["targets in the top half", "bottom half"] if halves else [])], rows)
 
-    def _findings(self, plan: Plan, results: Results, runs: dict[tuple[float, str], str]) -> list[Finding]:
+    def _claims(self, plan: Plan, results: StudyResults, runs: dict[tuple[float, str], str]) -> list[Claim]:
         if not results.tasks("localization"):
             return []
         papers = {
@@ -83,14 +81,14 @@ class Budgets(Experiment):
             (0.6, "FastV"): "localization 49.7 against 29.1 (FastV at 45 % saved, FEATHER at 48 %)",
             (0.6, "PyramidDrop"): "localization 49.7 against 46.6",
         }
-        found = []
+        claims = []
         for (keep, rival), paper in papers.items():
             if (keep, rival) not in runs:
                 continue
             gain = results.mean(runs[keep, "FEATHER"], "localization") - results.mean(runs[keep, rival], "localization")
             saved = "64 %" if keep == 0.3 else "48 %"
-            found.append(
-                Finding(
+            claims.append(
+                Claim(
                     f"feather-{rival.lower()}-{saved[:2]}",
                     f"At about {saved} saved FEATHER keeps localization better than {rival}.",
                     paper,
@@ -99,16 +97,16 @@ class Budgets(Experiment):
                     judge(gain.low > 0, gain.value > 0),
                 )
             )
-        found += self._whole(plan, results, runs)
-        return found
+        claims += self._whole(plan, results, runs)
+        return claims
 
-    def _whole(self, plan: Plan, results: Results, runs: dict[tuple[float, str], str]) -> list[Finding]:
+    def _whole(self, plan: Plan, results: StudyResults, runs: dict[tuple[float, str], str]) -> list[Claim]:
         if not results.tasks("other"):
             return []
         location, other = (results.relative(runs[0.3, "FEATHER"], kind) for kind in KINDS)
         verdict: Verdict = judge(location.value >= 0.7 and other.value >= 0.95, location.value >= 0.5)
         return [
-            Finding(
+            Claim(
                 "feather-keeps",
                 "With 64 % saved FEATHER at its default layers keeps most of localization and nearly all else.",
                 "localization 39.3 of 53.2 (74 %); others 61.9 of 64.1 and 66.1 of 66.1 (97 and 100 %)",
@@ -118,7 +116,7 @@ class Budgets(Experiment):
             )
         ]
 
-    def _draw(self, plan: Plan, results: Results, runs: dict[tuple[float, str], str]) -> tuple[Figure, str]:
+    def _draw(self, plan: Plan, results: StudyResults, runs: dict[tuple[float, str], str]) -> tuple[Figure, str]:
         kinds = [kind for kind in KINDS if results.tasks(kind)]
         titles = [KINDS[kind][0] for kind in kinds]
         figure, plots = axes(len(kinds), "FLOPs saved", "mean accuracy", titles=titles, width=4.2)
@@ -140,7 +138,7 @@ class Budgets(Experiment):
             "All methods of a budget keep the same average number of tokens; 95 % intervals. Dotted: unpruned.",
         )
 
-    def _draw_sweep(self, results: Results, sweep: dict[int, str]) -> tuple[Figure, str]:
+    def _draw_sweep(self, results: StudyResults, sweep: dict[int, str]) -> tuple[Figure, str]:
         figure, (plot,) = axes(1, "second stage before layer", "mean accuracy", height=3.0)
         for kind, (title, colour) in KINDS.items():
             if results.tasks(kind):

@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import KNN, Ensemble, FastV, Method, Uniform
-from feathervlm.study.aggregates import Results
-from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
-from feathervlm.study.figures import KINDS, axes
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.experiments.base import Claim, Experiment, ExperimentResult, Table, judge
+from feathervlm.study.figures import KINDS
 from feathervlm.study.plan import Plan
+from feathervlm.utils.plotting import axes
 
 NAMES = ("RoPE", "RoPE-free", "KNN density", "uniform", "RoPE-free + uniform")
 
@@ -38,11 +39,9 @@ class Criteria(Experiment):
         return runs
 
     def methods(self, plan: Plan) -> list[str]:
-        """Five criteria at two layers."""
         return [UNPRUNED, *self._runs(plan).values()]
 
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """Accuracy and cost."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
         runs = self._runs(plan)
         kinds = [kind for kind in KINDS if results.tasks(kind)]
         halves = [True, False] if results.tasks("localization") else []
@@ -56,15 +55,17 @@ class Criteria(Experiment):
         columns += ["targets in the top half", "bottom half"] if halves else []
         table = Table("About a quarter of the tokens kept; mean accuracy", columns, rows)
         if "localization" not in kinds:
-            return Outcome([table], [])
-        return Outcome([table], self._findings(plan, results, runs), {"criteria": self._draw(plan, results, runs)})
+            return ExperimentResult([table], [])
+        return ExperimentResult(
+            [table], self._claims(plan, results, runs), {"criteria": self._draw(plan, results, runs)}
+        )
 
-    def _findings(self, plan: Plan, results: Results, runs: dict[tuple[int, str], str]) -> list[Finding]:
+    def _claims(self, plan: Plan, results: StudyResults, runs: dict[tuple[int, str], str]) -> list[Claim]:
         def gain(better: str, than: str, layer: int) -> Estimate:
             return results.mean(runs[layer, better], "localization") - results.mean(runs[layer, than], "localization")
 
-        found = []
-        claims = [
+        claims = []
+        comparisons = [
             ("rope-free-helps", "Scores without RoPE keep localization better.", "RoPE-free", "RoPE",
              "localization 16.7 against 5.9 at K=3, 27.3 against 23.3 at K=8"),
             ("grid-beats-early-scores", "A plain grid beats attention scores.", "uniform", "RoPE-free",
@@ -74,7 +75,7 @@ class Criteria(Experiment):
             ("scores-help-grid", "At a quarter of the depth scores and grid together beat the grid alone.",
              "RoPE-free + uniform", "uniform", "localization 35.6 against 30.3 at K=8; 27.2 against 28.0 at K=3"),
         ]  # fmt: skip
-        for name, claim, better, than, paper in claims:
+        for name, claim, better, than, paper in comparisons:
             early, quarter = gain(better, than, plan.early), gain(better, than, plan.quarter)
             if name == "scores-help-grid":
                 rule = "reproduced: the interval of the gain at a quarter of the depth is above 0; partly: the gain is"
@@ -83,10 +84,10 @@ class Criteria(Experiment):
                 rule = "reproduced: the interval of the gain is above 0 at both depths; partly: at one of them"
                 verdict = judge(early.low > 0 and quarter.low > 0, early.low > 0 or quarter.low > 0)
             measured = {f"gain, layer {plan.early}": early, f"gain, layer {plan.quarter}": quarter}
-            found.append(Finding(name, claim, paper, rule, measured, verdict))
-        return found
+            claims.append(Claim(name, claim, paper, rule, measured, verdict))
+        return claims
 
-    def _draw(self, plan: Plan, results: Results, runs: dict[tuple[int, str], str]) -> tuple[Figure, str]:
+    def _draw(self, plan: Plan, results: StudyResults, runs: dict[tuple[int, str], str]) -> tuple[Figure, str]:
         layers = (plan.early, plan.quarter)
         figure, plots = axes(2, "mean accuracy", titles=[f"before layer {layer}" for layer in layers], height=2.8)
         for plot, layer in zip(plots, layers, strict=True):

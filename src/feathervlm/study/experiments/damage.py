@@ -6,10 +6,11 @@ from matplotlib.figure import Figure
 from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import FastV
-from feathervlm.study.aggregates import Results
-from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
-from feathervlm.study.figures import KINDS, axes, spread
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.experiments.base import Claim, Experiment, ExperimentResult, Table, judge
+from feathervlm.study.figures import KINDS, label_positions
 from feathervlm.study.plan import Plan
+from feathervlm.utils.plotting import axes
 
 
 class Damage(Experiment):
@@ -21,14 +22,12 @@ class Damage(Experiment):
     source = "Fig. 2"
 
     def methods(self, plan: Plan) -> list[str]:
-        """FastV at the early layer, by budget."""
         return [UNPRUNED, *(self._spec(plan, keep) for keep in plan.kept)]
 
     def _spec(self, plan: Plan, keep: float) -> str:
         return str(FastV(layer=plan.early, keep=keep))
 
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """Accuracy relative to unpruned, by task and budget."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
         specs = {keep: self._spec(plan, keep) for keep in plan.kept}
         rows: list[list[str | Estimate]] = []
         for task in results.tasks():
@@ -47,16 +46,16 @@ class Damage(Experiment):
         table = Table(
             f"FastV before layer {plan.early} of {plan.depth}: accuracy over unpruned accuracy", columns, rows
         )
-        return Outcome([table], self._findings(results, specs), {"damage": self._draw(plan, results, specs)})
+        return ExperimentResult([table], self._claims(results, specs), {"damage": self._draw(plan, results, specs)})
 
-    def _findings(self, results: Results, specs: dict[float, str]) -> list[Finding]:
+    def _claims(self, results: StudyResults, specs: dict[float, str]) -> list[Claim]:
         if not (results.tasks("localization") and results.tasks("other")):
             return []
-        found = []
+        claims = []
         location, other = (results.relative(specs[0.25], kind) for kind in KINDS)
         gap = other - location
-        found.append(
-            Finding(
+        claims.append(
+            Claim(
                 "damage-75",
                 "With 75 % of the tokens removed at an early layer localization collapses, other tasks hardly notice.",
                 "localization keeps 9 to 14 %, eight other tasks 92 to 100 %, TextVQA 58 %",
@@ -70,8 +69,8 @@ class Damage(Experiment):
             )
         )
         half = results.relative(specs[0.5], "localization")
-        found.append(
-            Finding(
+        claims.append(
+            Claim(
                 "damage-50",
                 "Half of the tokens removed cost localization a great part already.",
                 "localization loses 45 %",
@@ -80,16 +79,18 @@ class Damage(Experiment):
                 judge(half.value <= 0.8 and half.high < 1, half.high < 1),
             )
         )
-        return found
+        return claims
 
-    def _draw(self, plan: Plan, results: Results, specs: dict[float, str]) -> tuple[Figure, str]:
+    def _draw(self, plan: Plan, results: StudyResults, specs: dict[float, str]) -> tuple[Figure, str]:
         figure, (plot,) = axes(1, "share of visual tokens removed", "accuracy over unpruned accuracy")
         x = [0.0, *(1 - keep for keep in specs)]
         lines = {
             task: [1.0, *((results.accuracy(s, task) / results.accuracy(UNPRUNED, task)).value for s in specs.values())]
             for task in results.tasks()
         }
-        for (task, y), place in zip(lines.items(), spread([y[-1] for y in lines.values()], 0.042), strict=True):
+        for (task, y), place in zip(
+            lines.items(), label_positions([y[-1] for y in lines.values()], 0.042), strict=True
+        ):
             _, colour = KINDS[results.kinds[task]]
             plot.plot(x, y, color=colour, alpha=0.35, linewidth=1)
             plot.annotate(task, (x[-1] + 0.01, place), va="center", fontsize=7, color=colour)

@@ -1,4 +1,4 @@
-"""Experiment 6: some scenes, chosen by a seed and not by hand, with what each method keeps and answers."""
+"""Experiment 6: pictures chosen by a seed and not by hand, with what each method keeps and answers."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -7,16 +7,16 @@ from matplotlib.patches import Rectangle
 from feathervlm.evaluation.samples import Sample, unpack
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Ensemble, FastV
-from feathervlm.study.aggregates import Results
-from feathervlm.study.experiments.base import Experiment, Outcome
-from feathervlm.study.figures import axes
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.experiments.base import Experiment, ExperimentResult
 from feathervlm.study.plan import Plan, feather
+from feathervlm.utils.plotting import axes, bare
 
 SCENES = 6
 TRUE, ANSWERED = "#00c853", "#ff1744"
 
 
-class Pictures(Experiment):
+class ExamplePictures(Experiment):
     """The paper's Fig. 6."""
 
     name = "6-pictures"
@@ -35,11 +35,9 @@ class Pictures(Experiment):
         return runs
 
     def methods(self, plan: Plan) -> list[str]:
-        """FastV, the union with a grid, FEATHER."""
         return list(self._runs(plan).values())
 
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """One figure."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
         runs = self._runs(plan)
         tasks = results.tasks("localization") or results.tasks()
         numbers = [number for task in tasks for number in results.numbers[task]]
@@ -49,35 +47,33 @@ class Pictures(Experiment):
             question, picture = results.item(number)
             for column, (name, spec) in enumerate(runs.items()):
                 plot = plots[row * len(runs) + column]
-                record = results.record(spec, number)
-                _show(plot, np.asarray(picture.convert("RGB")), record)
-                for box, colour in ((question.box, TRUE), (record.box, ANSWERED)):
+                sample = results.sample(spec, number)
+                _show(plot, np.asarray(picture.convert("RGB")), sample)
+                for box, colour in ((question.box, TRUE), (sample.box, ANSWERED)):
                     if box:
                         _outline(plot, box, colour)
-                plot.set_title(f"{name}: {_verdict(record)}", fontsize=7)
+                plot.set_title(f"{name}: {_verdict(sample)}", fontsize=7)
             plots[row * len(runs)].set_xlabel(_wrapped(question.prompt), fontsize=6.5)
         caption = (
-            "Questions drawn from all localization questions by the seed. Bright: cells that are left after the last "
+            "Questions drawn from all localization questions by the seed. Bright: cells that are kept by the last "
             "stage. Green: the true box; red: the answer."
         )
-        return Outcome([], [], {"pictures": (figure, caption)})
+        return ExperimentResult([], [], {"pictures": (figure, caption)})
 
 
-def _show(plot: Axes, pixels: np.ndarray, record: Sample) -> None:
+def _show(plot: Axes, pixels: np.ndarray, sample: Sample) -> None:
     height, width = pixels.shape[:2]
     light = np.ones((height, width))
-    if record.shape is not None:
-        _, rows, cols = record.shape
-        mask = unpack(record.kept[-1], record.shape)[0]
-        covered = record.covers or (0.0, 0.0, float(width), float(height))
+    if sample.shape is not None:
+        _, rows, cols = sample.shape
+        mask = unpack(sample.kept[-1], sample.shape)[0]
+        covered = sample.covers or (0.0, 0.0, float(width), float(height))
         left, top, right, bottom = covered
         y = ((np.arange(height) + 0.5 - top) / (bottom - top) * rows).astype(int).clip(0, rows - 1)
         x = ((np.arange(width) + 0.5 - left) / (right - left) * cols).astype(int).clip(0, cols - 1)
         light = np.where(mask[np.ix_(y, x)], 1.0, 0.25)
     plot.imshow((pixels * light[..., None]).astype(np.uint8))
-    plot.set_xticks([])
-    plot.set_yticks([])
-    plot.grid(False)
+    bare(plot)
 
 
 def _outline(plot: Axes, box: tuple[float, float, float, float], colour: str) -> None:
@@ -85,10 +81,10 @@ def _outline(plot: Axes, box: tuple[float, float, float, float], colour: str) ->
     plot.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.5))
 
 
-def _verdict(record: Sample) -> str:
-    if record.iou is not None:
-        return f"IoU {record.iou:.2f}" if record.box else "no box"
-    return "right" if record.right else "wrong"
+def _verdict(sample: Sample) -> str:
+    if sample.iou is not None:
+        return f"IoU {sample.iou:.2f}" if sample.box else "no box"
+    return "right" if sample.right else "wrong"
 
 
 def _wrapped(text: str, width: int = 34) -> str:

@@ -10,10 +10,11 @@ from feathervlm.diagnosis.rope_prior import prior_rank_correlation
 from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import FastV
-from feathervlm.study.aggregates import Results
-from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
-from feathervlm.study.figures import CRITERIA, KINDS, axes, band
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.experiments.base import Claim, Experiment, ExperimentResult, Table, judge
+from feathervlm.study.figures import CRITERIA, KINDS, band
 from feathervlm.study.plan import Plan
+from feathervlm.utils.plotting import axes, bare
 
 
 class Places(Experiment):
@@ -25,14 +26,12 @@ class Places(Experiment):
     source = "Fig. 3"
 
     def methods(self, plan: Plan) -> list[str]:
-        """A quarter of the tokens by last-token attention, with and without RoPE, by layer."""
         return [UNPRUNED, *(self._spec(layer, rope) for rope in CRITERIA for layer in plan.layers)]
 
     def _spec(self, layer: int, rope: bool) -> str:
         return str(FastV(layer=layer, keep=0.25, rope=rope))
 
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """Row statistics, accuracy and target recall by layer and criterion."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
         rows: list[list[str | Estimate]] = []
         for rope, (title, _) in CRITERIA.items():
             for layer in plan.layers:
@@ -47,33 +46,33 @@ class Places(Experiment):
         figures = {"heat": self._heat(plan, results), "rows": self._profiles(plan, results)}
         figures["layers"] = self._curves(plan, results)
         notes = [] if results.prior is not None else [f"There is no RoPE prior to compare with: {results.no_prior}."]
-        return Outcome([table], self._findings(plan, results), figures, notes)
+        return ExperimentResult([table], self._claims(plan, results), figures, notes)
 
-    def _where(self, results: Results, spec: str) -> list[str | Estimate]:
+    def _where(self, results: StudyResults, spec: str) -> list[str | Estimate]:
         masks = results.masks(spec)
-        found: list[str | Estimate] = [
+        cells: list[str | Estimate] = [
             results.of_masks(spec, mask_statistics.mean_row),
             results.of_masks(spec, mask_statistics.bottom_third),
             _chi_square(masks),
         ]
         if results.tasks("localization"):
-            found.append(results.recall(spec))
-        found += [results.mean(spec, kind) for kind in KINDS if results.tasks(kind)]
+            cells.append(results.recall(spec))
+        cells += [results.mean(spec, kind) for kind in KINDS if results.tasks(kind)]
         if results.tasks("localization"):
-            found += [results.half(spec, top) for top in (True, False)]
+            cells += [results.half(spec, top) for top in (True, False)]
         if results.prior is not None:
             prior = results.prior[0]
-            found.append(results.of_heat(spec, lambda heat: prior_rank_correlation(prior, heat), prior.shape))
-        return found
+            cells.append(results.of_heat(spec, lambda heat: prior_rank_correlation(prior, heat), prior.shape))
+        return cells
 
-    def _findings(self, plan: Plan, results: Results) -> list[Finding]:
+    def _claims(self, plan: Plan, results: StudyResults) -> list[Claim]:
         early, quarter = plan.early, plan.quarter
         with_rope, without = (
             results.of_masks(self._spec(early, rope), mask_statistics.mean_row) for rope in (True, False)
         )
         p = mask_statistics.chi_square(*_row_counts(results.masks(self._spec(early, True))))[1]
-        found = [
-            Finding(
+        claims = [
+            Claim(
                 "bottom-bias",
                 "At an early layer the tokens that the criterion keeps lie at the bottom of the picture.",
                 "mean row at 80.7 % of the height at K=3, p < 0.05",
@@ -82,7 +81,7 @@ class Places(Experiment):
                 {"mean row": with_rope},
                 judge(with_rope.value >= 0.65 and with_rope.low > 0.5 and p < 0.05, with_rope.low > 0.5),
             ),
-            Finding(
+            Claim(
                 "bias-is-rope",
                 "Without RoPE in the score the bias is gone.",
                 "shown as heat maps",
@@ -96,13 +95,13 @@ class Places(Experiment):
             ),
         ]
         if not results.tasks("localization"):
-            return found
+            return claims
         spec = self._spec(early, True)
         gap = (results.half(spec, False) / results.half(UNPRUNED, False)) - (
             results.half(spec, True) / results.half(UNPRUNED, True)
         )
-        found.append(
-            Finding(
+        claims.append(
+            Claim(
                 "top-suffers",
                 "Targets in the top half of the picture suffer most.",
                 "follows from the heat maps; no number",
@@ -113,8 +112,8 @@ class Places(Experiment):
             )
         )
         gain = results.mean(self._spec(quarter, True), "localization") - results.mean(spec, "localization")
-        found.append(
-            Finding(
+        claims.append(
+            Claim(
                 "later-is-better",
                 "The same criterion is better some layers later.",
                 "localization 5.9 at K=3, 23.3 at K=8",
@@ -124,9 +123,9 @@ class Places(Experiment):
                 judge(gain.value >= 0.1 and gain.low > 0, gain.low > 0),
             )
         )
-        return found
+        return claims
 
-    def _heat(self, plan: Plan, results: Results) -> tuple[Figure, str]:
+    def _heat(self, plan: Plan, results: StudyResults) -> tuple[Figure, str]:
         layers = plan.layers
         extra = results.prior is not None
         figure, plots = axes(len(layers) + extra, width=2.0, height=4.4, rows=2)
@@ -141,15 +140,13 @@ class Places(Experiment):
             plots[len(layers)].set_title("RoPE prior", fontsize=8)
             plots[-1].set_visible(False)
         for plot in plots:
-            plot.set_xticks([])
-            plot.set_yticks([])
-            plot.grid(False)
+            bare(plot)
         return figure, (
             "Share of questions in which a cell is kept, black 0 to light 1; an even spread would be 0.25. The prior "
-            "is what RoPE alone says of equal vectors, by distance to the query."
+            "is q·k of equal vectors under RoPE alone, by distance to the query."
         )
 
-    def _profiles(self, plan: Plan, results: Results) -> tuple[Figure, str]:
+    def _profiles(self, plan: Plan, results: StudyResults) -> tuple[Figure, str]:
         figure, plots = axes(2, "share of the kept tokens", "row", titles=[f"score {t}" for t, _ in CRITERIA.values()])
         for plot, rope in zip(plots, CRITERIA, strict=True):
             for number, layer in enumerate(plan.layers):
@@ -162,7 +159,7 @@ class Places(Experiment):
         plots[0].legend(fontsize=7)
         return figure, "Share of the kept tokens in each row, top of the picture at the top; dotted: an even spread."
 
-    def _curves(self, plan: Plan, results: Results) -> tuple[Figure, str]:
+    def _curves(self, plan: Plan, results: StudyResults) -> tuple[Figure, str]:
         views: list[tuple[str, Callable[[str], Estimate]]] = [
             (KINDS[kind][0], lambda spec, kind=kind: results.mean(spec, kind))  # type: ignore[misc]  # lambda
             for kind in KINDS
@@ -188,7 +185,7 @@ class Places(Experiment):
 
 
 def _row_counts(masks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How many kept tokens lie in each row, and how many would if they were spread evenly."""
+    """Return the counts of kept tokens by row, and those of an even spread."""
     profile = mask_statistics.row_profile(masks)
     total = sum(int(mask.sum()) for mask in masks)
     return profile * total, np.full(len(profile), total / len(profile))

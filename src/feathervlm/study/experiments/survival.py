@@ -1,14 +1,15 @@
-"""Experiment 3: why other tasks survive: the same tokens gone before the language model, no image, shuffled places."""
+"""Experiment 3: why other tasks survive: tokens pruned before the language model, no image, shuffled positions."""
 
 from matplotlib.figure import Figure
 
 from feathervlm.evaluation.statistics import Estimate
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import BeforeLLM, FastV, Method, ShuffledPositions, TextOnly
-from feathervlm.study.aggregates import Results
-from feathervlm.study.experiments.base import Experiment, Finding, Outcome, Table, judge
-from feathervlm.study.figures import KINDS, axes
+from feathervlm.study.aggregates import StudyResults
+from feathervlm.study.experiments.base import Claim, Experiment, ExperimentResult, Table, judge
+from feathervlm.study.figures import KINDS
 from feathervlm.study.plan import Plan, feather
+from feathervlm.utils.plotting import axes
 
 
 class Survival(Experiment):
@@ -42,11 +43,9 @@ class Survival(Experiment):
         return {name: str(run) for name, run in runs.items()}
 
     def methods(self, plan: Plan) -> list[str]:
-        """FastV, its tokens before the LLM, text only, shuffled positions."""
         return list(self._runs(plan).values())
 
-    def evaluate(self, plan: Plan, results: Results) -> Outcome:
-        """Accuracy by task."""
+    def evaluate(self, plan: Plan, results: StudyResults) -> ExperimentResult:
         runs = self._runs(plan)
         tasks = results.tasks()
         rows: list[list[str | Estimate]] = [
@@ -59,16 +58,16 @@ class Survival(Experiment):
             half = "top" if top else "bottom"
             rows.append([f"localization, {half} half", *(results.half(spec, top) for spec in runs.values())])
         table = Table("Accuracy", ["task", *runs], rows)
-        return Outcome([table], self._findings(plan, results, runs), {"survival": self._draw(results, runs)})
+        return ExperimentResult([table], self._claims(plan, results, runs), {"survival": self._draw(results, runs)})
 
-    def _findings(self, plan: Plan, results: Results, runs: dict[str, str]) -> list[Finding]:
-        found = []
+    def _claims(self, plan: Plan, results: StudyResults, runs: dict[str, str]) -> list[Claim]:
+        claims = []
         before, fastv = runs["its tokens alone from the start"], runs["FastV"]
         if results.tasks("other"):
             change = results.mean(before, "other") - results.mean(fastv, "other")
             blind = results.mean(fastv, "other") - results.mean(runs["text only"], "other")
-            found.append(
-                Finding(
+            claims.append(
+                Claim(
                     "not-carried-over",
                     "The other tasks do as well with the kept tokens alone from the start: what they need was not "
                     "carried over by the early layers.",
@@ -82,8 +81,8 @@ class Survival(Experiment):
         if results.tasks("localization") and results.tasks("other"):
             shuffled = runs["positions shuffled"]
             location, other = (results.relative(shuffled, kind) for kind in KINDS)
-            found.append(
-                Finding(
+            claims.append(
+                Claim(
                     "positions-matter",
                     "With the position ids of the image tokens shuffled localization is lost, other tasks are not.",
                     "localization 53.2 to 8.0; open-ended 64.1 to 59.2; challenge sets 66.1 to 63.3",
@@ -96,9 +95,9 @@ class Survival(Experiment):
                     ),
                 )
             )
-        return found
+        return claims
 
-    def _draw(self, results: Results, runs: dict[str, str]) -> tuple[Figure, str]:
+    def _draw(self, results: StudyResults, runs: dict[str, str]) -> tuple[Figure, str]:
         shown = [name for name in runs if "RoPE-free" not in name and "layer" not in name]
         tasks = results.tasks()
         figure, (plot,) = axes(1, "", "accuracy", width=max(1.1 * len(tasks), 5), height=3.8)
