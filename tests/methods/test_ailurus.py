@@ -94,7 +94,7 @@ def test_the_language_model_gets_every_token_and_the_encoder_fewer():
 
 
 def test_a_picture_that_is_not_square_is_refused():
-    with pytest.raises(Unprunable, match="24 patches are no square"):
+    with pytest.raises(Unprunable, match="24 patches do not make a square"):
         DensityPeakMerging().plan(24, 24)
     assert DensityPeakMerging().plan(24, 24, placed=True) == {2: 12}
 

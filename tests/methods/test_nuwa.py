@@ -268,7 +268,7 @@ def test_the_image_may_be_last_in_no_prompt():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Nuwa(layers=(0,)), "must be two layers"),
+        (lambda: Nuwa(layers=(0,)), "must be 2 layers"),
         (lambda: Nuwa(then=0), "then=0"),
         (lambda: Nuwa(keep=0), "keep=0"),
         (lambda: Nuwa(pillars=1.5), "pillars=1.5"),

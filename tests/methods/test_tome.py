@@ -138,7 +138,7 @@ def test_the_number_of_merges_is_the_smallest_that_gets_there():
     }
     with pytest.raises(Unprunable, match=r"36 patches cannot be brought down to keep=0\.1 \(3\) in 3 layers"):
         BipartiteMerging(keep=0.1, start=1, stop=-1).plan(4, 36)
-    with pytest.raises(Unprunable, match="No layer of 2 is from 1 to -2"):
+    with pytest.raises(Unprunable, match="No layer of 2 lies from start=1 to stop=-2"):
         BipartiteMerging(start=1).plan(2, 36)
     with pytest.raises(Unprunable, match="Layer 7 is beyond the 5 layers"):
         BipartiteMerging(stop=7).plan(5, 36)
