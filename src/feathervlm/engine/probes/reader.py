@@ -67,4 +67,5 @@ class SignalReader:
         return [note for note in dict.fromkeys(notes) if note]
 
     def read(self, signal: Signal) -> Tensor:
+        """Measure a signal for the current stage; see `feathervlm.core.signals.Signals.read`."""
         return self.forward.probe(signal, self.at).read()
