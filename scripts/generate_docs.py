@@ -81,7 +81,7 @@ def methods_data() -> str:
 
 def models_data() -> str:
     """Return what `feathervlm models` shows without loading transformers."""
-    return _data({"families": [family.to_dict() for family in describe.families()], "refused": describe.REFUSED})
+    return _data({"families": [family.to_dict() for family in describe.families()], "refused": describe.UNSUPPORTED})
 
 
 def _data(document: dict[str, Any]) -> str:
