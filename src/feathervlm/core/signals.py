@@ -120,6 +120,16 @@ class EncoderSignal(Signal):
     def in_encoder(self) -> bool:
         return True
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether it gives a vector for every token and not a single number."""
+        return False
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether it gives its values for every layer of the encoder."""
+        return False
+
 
 class EncoderMeasure(EncoderSignal):
     """Base of signals that are measured in a layer of the vision encoder."""
@@ -381,6 +391,10 @@ class EncoderKeys(EncoderMeasure):
     layer: int | float = -2
     heads: Heads = "mean"
 
+    @property
+    def has_vectors(self) -> bool:
+        return True
+
     def describe(self) -> str:
         return f"keys inside the vision encoder, layer {written_layer(self.layer)}"
 
@@ -391,6 +405,10 @@ class Representatives(EncoderSignal):
 
     The shape is (batch, visual), float32. The first patch of a group, in the encoder's order, represents it.
     """
+
+    @property
+    def has_layers(self) -> bool:
+        return True
 
     def describe(self) -> str:
         return "which patches the vision encoder has merged"

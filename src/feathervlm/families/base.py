@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout, tokens_of
-from feathervlm.core.signals import EncoderKeys, EncoderSignal, Representatives
+from feathervlm.core.signals import EncoderSignal
 from feathervlm.engine.call import ModelCall, VisualInput, projected
 from feathervlm.engine.family import Family
 from feathervlm.families.runs import PlaceholderRun, in_prompt_order, runs_by_sample, visual_placeholders
@@ -139,7 +139,7 @@ class Placeholders(Family):
         return self._per_token(call, layout, lambda visual: call.encoder_output(visual.modality))
 
     def inside_encoder(self, call: ModelCall, layout: VisualLayout, signal: EncoderSignal) -> Tensor:
-        one_number = not isinstance(signal, EncoderKeys)
+        one_number = not signal.has_vectors
 
         def output_with_signal(visual: VisualInput) -> Any:
             """Return what the encoder would have returned if the signal were its states."""
@@ -149,7 +149,7 @@ class Placeholders(Family):
                 raise Unprunable(f"The encoder of {self.title} does not return its states; choose another method.")
             states = values[..., None] if one_number else values
             packed = usual.dim() == 2
-            if isinstance(signal, Representatives):
+            if signal.has_layers:
                 states = states.flatten(1, 2) if packed else states
                 return SimpleNamespace(last_hidden_state=states[-1], hidden_states=states)
             states = states.flatten(0, 1) if packed else states
