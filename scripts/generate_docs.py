@@ -33,6 +33,21 @@ def method_table() -> str:
     return markdown(["method", "idea", "source"], rows)
 
 
+def short_method_table() -> str:
+    """Return the names of the methods by where their first stage prunes, with the default parameters."""
+    places: dict[str, list[str]] = {"inside the vision encoder": [], "before the language model": [], "inside it": []}
+    for name in methods.available():
+        described = describe_method.describe(methods.get(name))
+        if described["encoder"]:
+            place = "inside the vision encoder"
+        elif described["stages"][0]["layer_of_32"] == 0:
+            place = "before the language model"
+        else:
+            place = "inside it"
+        places[place].append(f"`{name}`")
+    return markdown(["tokens first leave", "methods"], [[place, ", ".join(names)] for place, names in places.items()])
+
+
 def study_page() -> str:
     """Return the report of the committed study next to those of the training seeds."""
     experiments = [tables.read(f"study/{experiment.name}.json") for experiment in EXPERIMENTS]
@@ -90,6 +105,7 @@ def _data(document: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods": method_table,
+    "methods-short": short_method_table,
     "bench": tables.bench_table,
     "speed": tables.speed_line,
     "quality": tables.quality_table,
@@ -105,7 +121,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "refused": refused_table,
 }
 FILES = {
-    "README.md": ("methods", "count", "bench", "speed", "headline"),
+    "README.md": ("methods-short", "count", "speed", "headline"),
+    "docs/methods.md": ("methods",),
     "docs/models.md": ("models", "refused"),
     "docs/results/catalogue.md": ("catalogue",),
     "docs/results/seeds.md": ("seeds-quality", "seeds-lookup", "seeds"),

@@ -14,9 +14,8 @@ SEEDS = [path.name.removeprefix("study-") for path in sorted(RESULTS.glob("study
 HEADLINE = (
     "unpruned",
     "fastv:layer=2",
-    "ensemble:layer=4",
-    "feather:layers=4+8",
     "feather:layers=4+9",
+    "feather:layers=4+8",
     "uniform:layer=2",
 )
 """Methods in the short table of the README."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Device, Load, Methods, read_methods
+from feathervlm.cli.options import AsJson, Attention, Device, Load, Methods, default_methods, read_methods
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def bench(
     """
     if plot is not None:
         console.require("report", "matplotlib")
-    specs = read_methods(method, "fastv,feather")
+    specs = read_methods(method, default_methods(model))
     with progress.spinner("importing transformers"):
         from feathervlm.bench.run_bench import BenchRequest, run
         from feathervlm.core.errors import PruningError

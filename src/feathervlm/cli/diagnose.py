@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, read_methods
+from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, default_methods, read_methods
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
@@ -50,7 +50,7 @@ def diagnose(
         --method fastv --prompt "Where is the dog?" --out fastv
     """
     console.require("report", "matplotlib", "jinja2")
-    specs = read_methods(method, "feather")
+    specs = read_methods(method, default_methods(model)[1:])
     with progress.spinner("importing transformers") as say:
         from feathervlm.core.errors import PruningError
         from feathervlm.diagnosis.run import diagnose_methods

@@ -17,6 +17,7 @@ from feathervlm.cli.options import (
     Load,
     Methods,
     Model,
+    default_methods,
     read_methods,
 )
 from feathervlm.embedded.assets import SHIPPED
@@ -74,7 +75,7 @@ def evaluate(
     feathervlm eval --model prism-siglip --tasks feather_suite
         --methods fastv,feather --protocol paper --compare-paper
     """
-    specs = read_methods(method, "unpruned,fastv,feather")
+    specs = read_methods(method, ("unpruned", *default_methods(model)))
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     with progress.spinner("importing transformers"):
         from feathervlm.core.errors import PruningError

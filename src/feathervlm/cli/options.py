@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from feathervlm.embedded.assets import METHODS, SHIPPED
 from feathervlm.utils import progress
 
 
@@ -45,12 +46,17 @@ Methods = Annotated[
 Model = Annotated[str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")]
 
 
-def read_methods(values: Sequence[str] | None, default: str = "") -> tuple[str, ...]:
+def default_methods(model: str | None) -> tuple[str, str]:
+    """Return FastV and FEATHER as specs, with the layers that suit the shipped model."""
+    return METHODS if model == SHIPPED else ("fastv", "feather")
+
+
+def read_methods(values: Sequence[str] | None, default: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the specs of a `Methods` option, with `none` as an alias of "unpruned".
 
     Args:
         values: Values of the option; each may hold several specs.
-        default: Specs that stand for no value, joined by commas.
+        default: Specs that stand for no value.
 
     Raises:
         PruningError: If there is no such method or parameter.
@@ -61,7 +67,7 @@ def read_methods(values: Sequence[str] | None, default: str = "") -> tuple[str, 
         from feathervlm.methods import get
 
     specs: list[str] = []
-    for value in values or [default]:
+    for value in values or default:
         specs += [value] if Path(value).is_file() else split_specs(value)
     specs = [UNPRUNED if spec == "none" else spec for spec in specs]
     for spec in specs:
@@ -78,7 +84,7 @@ def read_method(values: Sequence[str] | None, default: str, command: str) -> str
     """
     from feathervlm.core.errors import PruningError
 
-    specs = read_methods(values, default)
+    specs = read_methods(values, [default])
     if len(specs) != 1:
         raise PruningError(f"`{command}` takes one --method, not {len(specs)} ({', '.join(specs)}); give one of them.")
     return specs[0]

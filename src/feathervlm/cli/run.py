@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, read_method
+from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, default_methods, read_method
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
@@ -52,7 +52,7 @@ def run(
         --prompt "What differs?" --method feather:keep=0.2
         --overlay kept.png --json
     """
-    spec = read_method(method, "feather", "run")
+    spec = read_method(method, default_methods(model)[1], "run")
     with progress.spinner("importing transformers") as say:
         from feathervlm.core.errors import PruningError
         from feathervlm.inference.compare import RunRequest

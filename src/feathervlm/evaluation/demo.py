@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.embedded.assets import SHIPPED
+from feathervlm.embedded.assets import METHODS, SHIPPED
 from feathervlm.embedded.questions import SceneQuestion, grade, read_box
 from feathervlm.embedded.scenes import SIDE
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
@@ -31,9 +31,7 @@ from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 
 ANYWHERE = ("fastv", "feather")
-METHODS = ("fastv:layer=2", "feather:layers=4+9")
-"""Methods for the embedded model. The second stage of FEATHER is at layer 9 of 16, because the scores before layer 8,
-its default, mislead in this model; found on other questions than those of the demo (docs/study.md)."""
+"""Methods for other models than the embedded one."""
 ASKED = ("locate", "attribute", "existence")
 PANEL = 384
 TRUE, PREDICTED = "#00c853", "#ff1744"
@@ -161,7 +159,7 @@ def show(request: DemoRequest, say: Say = lambda now: None) -> DemoResult:
             answerer.answer(batch, method)  # warms up
             answers.append(DemoAnswer(method, question, answerer.answer(batch, method, timed=True)[0]))
     pictures = {
-        method: _draw(picture, next(one for one in answers if one.method == method), answerer.processor)
+        method: draw_answer(picture, next(one for one in answers if one.method == method), answerer.processor)
         for method in dict.fromkeys(one.method for one in answers)
     }
     benchmarks = []
@@ -195,7 +193,7 @@ def _picture_and_questions(request: DemoRequest) -> tuple[Image.Image, list[Scen
     return scene.image, questions
 
 
-def _draw(picture: Image.Image, answer: DemoAnswer, processor: Any) -> Image.Image:
+def draw_answer(picture: Image.Image, answer: DemoAnswer, processor: Any) -> Image.Image:
     """Draw the picture with the true and the predicted box, and beside it the patches that each stage kept."""
     scale = PANEL / max(picture.size)
     width, height = (max(round(side * scale), 1) for side in picture.size)
