@@ -35,7 +35,7 @@ def method_table() -> str:
 
 def short_method_table() -> str:
     """Return the names of the methods by where their first stage prunes, with the default parameters."""
-    places: dict[str, list[str]] = {"inside the vision encoder": [], "before the language model": [], "inside it": []}
+    places: dict[str, list[str]] = {"inside the vision encoder": [], "before the language model": [], "inside the language model": []}
     for name in methods.available():
         described = describe_method.describe(methods.get(name))
         if described["encoder"]:
@@ -43,7 +43,7 @@ def short_method_table() -> str:
         elif described["stages"][0]["layer_of_32"] == 0:
             place = "before the language model"
         else:
-            place = "inside it"
+            place = "inside the language model"
         places[place].append(f"`{name}`")
     return markdown(["tokens first leave", "methods"], [[place, ", ".join(names)] for place, names in places.items()])
 
