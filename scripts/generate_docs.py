@@ -35,7 +35,11 @@ def method_table() -> str:
 
 def short_method_table() -> str:
     """Return the names of the methods by where their first stage prunes, with the default parameters."""
-    places: dict[str, list[str]] = {"inside the vision encoder": [], "before the language model": [], "inside the language model": []}
+    places: dict[str, list[str]] = {
+        "inside the vision encoder": [],
+        "before the language model": [],
+        "inside the language model": [],
+    }
     for name in methods.available():
         described = describe_method.describe(methods.get(name))
         if described["encoder"]:

@@ -123,11 +123,7 @@ def test_crop_takes_back_text_but_not_dropped_tokens():
     for seed in range(5):
         layer, plain, _ = filled(PrunedDynamicLayer, seed)
         append(4, layer, plain)
-<<<<<<< HEAD
-        for count in (0, 3, 2):  # the last one reaches into the mapped text at the end of the prompt
-=======
-        for count in (0, 3, 2, 1):  # the last two reach into the text at the prefix's end, up to its first token
->>>>>>> part-tests
+        for count in (0, 3, 2, 1):  # the last two reach into the text at the end of the prompt, up to its first token
             layer.crop(-count)
             plain.crop(-count)
             agree(layer, plain)
