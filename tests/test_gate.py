@@ -29,16 +29,16 @@ def test_every_use_of_the_engine_has_one_representative():
     assert set(uses) == {usage(method.schedule()) for method in METHODS.values()}
 
 
-def test_every_family_meets_the_first_way_and_every_way_every_attention():
+def test_every_family_meets_one_way_and_every_way_every_attention():
     ways = ("x", "y", "z", "w")
     cases = with_attention(ways)
     assert len(cases) == len(ways) * sum(len(specimen.attention) for specimen in SPECIMENS.values())
-    assert {name for name, _, way in gate(cases) if way == "x"} == set(SPECIMENS)
+    assert {name for name, *_ in gate(cases)} == set(SPECIMENS)
     assert {run[1:] for run in gate(cases)} == {(kind, way) for kind in KINDS for way in ways}
 
 
 def test_every_family_runs_some_of_the_values():
-    runs = gate(with_some(METHODS, representatives(), 3))
+    runs = gate(with_some(METHODS, representatives(), 5))
     assert {name for name, _ in runs} == set(SPECIMENS)
     assert {value for name, value in runs if name == next(iter(SPECIMENS))} == set(METHODS)
     assert {value for name, value in runs if name != next(iter(SPECIMENS))} == set(representatives())

@@ -285,7 +285,7 @@ def test_the_model_is_untouched_afterwards(case):
     assert traces(model) == before
 
 
-@pytest.mark.parametrize(("name", "row"), with_some(METHODS, representatives(), 3))
+@pytest.mark.parametrize(("name", "row"), with_some(METHODS, representatives(), 5))
 def test_every_method_runs_or_is_refused_in_words(case, row):
     model, inputs = case.model(), case.inputs(*case.prompts())
     method = METHODS[row]

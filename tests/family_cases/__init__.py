@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from _pytest.mark import ParameterSet
 
@@ -17,15 +17,15 @@ for case in FAMILY_CASES.values():
     case.refuses = {**case.refuses, **refuses_encoder_merging(case.name)}
 
 
-def with_attention(ways: Iterable[str], share: int = 3) -> list[ParameterSet]:
+def with_attention(ways: Sequence[str]) -> list[ParameterSet]:
     """Return every (case, attention, way) by name, for `pytest.mark.parametrize`.
 
-    Without the mark `full`, the first way runs on every case and the others on one case in `share`. The
-    attention implementations alternate, so that every way meets all of them.
+    Without the mark `full`, every case runs one of the ways in turn. The attention implementations alternate, so
+    that every way meets all of them.
     """
     return [
         in_gate(
-            (place + number) % len(case.attention) == turn and (number == 0 or (place + number) % share == 0),
+            (place + number) % len(ways) == 0 and (place // len(ways)) % len(case.attention) == turn,
             name,
             attention,
             way,
