@@ -1,7 +1,7 @@
 """Model directories of tiny families, whose processors are the real ones without what needs torchvision."""
 
 from families.processors import PROCESSORS
-from family_cases import SPECIMENS
+from family_cases import FAMILY_CASES
 from feathervlm.inference import loading
 
 TEMPLATE = (
@@ -17,7 +17,7 @@ def maker(folder, monkeypatch):
     def make(name, template=True):
         processor = PROCESSORS[name]()
         processor.chat_template = TEMPLATE.replace("MARK", MARKS[name]) if template else None
-        SPECIMENS[name].model().save_pretrained(folder / name)
+        FAMILY_CASES[name].model().save_pretrained(folder / name)
         monkeypatch.setattr(loading, "load_processor", lambda path: processor)
         return str(folder / name)
 

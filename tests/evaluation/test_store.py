@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from feathervlm.core.errors import PruningError
 from feathervlm.evaluation import store as stores
 from feathervlm.evaluation.samples import Sample
-from feathervlm.evaluation.store import AnswerStore, method_fingerprint
+from feathervlm.evaluation.store import AnswerStore, run_name
 from feathervlm.evaluation.tasks.base import Question, QuestionSet
 from feathervlm.evaluation.tasks.embedded import Embedded
-from feathervlm.inference.model_spec import UNPRUNED
 
 METHOD = "fastv:layer=2"
 
@@ -79,11 +78,12 @@ def test_after_a_cut_at_any_byte_only_whole_chunks_count_and_the_rest_can_be_app
 def test_a_changed_method_of_the_same_name_does_not_meet_old_answers(tmp_path, monkeypatch):
     fill(tmp_path)
     store = AnswerStore(tmp_path, {"model": "m"})
-    assert method_fingerprint("fastv:layer=2") != method_fingerprint("fastv:layer=3") != method_fingerprint(UNPRUNED)
-    assert method_fingerprint("fastv:layer=2") == method_fingerprint("fastv:layer=2,keep=0.25"), "the same schedule"
+    assert sorted(store.read(QUESTIONS, METHOD)) == list(range(6))
+    name = run_name(QUESTIONS, METHOD)
     other = stores.get("fastv:layer=3")
     monkeypatch.setattr(stores, "get", lambda spec: other)
     assert store.read(QUESTIONS, METHOD) == {}
+    assert run_name(QUESTIONS, METHOD) != name
 
 
 def test_two_methods_with_the_same_words_have_files_of_their_own(tmp_path):

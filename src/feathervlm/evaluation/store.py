@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from feathervlm.core import spec
 from feathervlm.core.errors import PruningError
 from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks.base import QuestionSet
@@ -91,15 +90,11 @@ class AnswerStore:
         return self.folder / f"{run_name(questions, method)}{part}.jsonl"
 
 
-def method_fingerprint(method: str) -> str:
-    """Return a hash of all that a method does, so that a changed method does not meet old answers."""
-    schedule = UNPRUNED if method == UNPRUNED else spec.to_json(get(method).schedule())
-    return hashlib.sha256(schedule.encode()).hexdigest()
-
-
 def run_name(questions: QuestionSet, method: str) -> str:
     """Return a file name for the answers to exactly these questions under exactly this method."""
-    return stem(f"{questions.name} {questions.fingerprint[:8]} {method}", method_fingerprint(method))
+    # A method of the same name may have changed, in a file or with its package.
+    changes = () if method == UNPRUNED else (get(method).fingerprint(),)
+    return stem(f"{questions.name} {questions.fingerprint[:8]} {method}", *changes)
 
 
 def stem(name: str, *more: str) -> str:
