@@ -10,6 +10,7 @@ import pytest
 
 import feathervlm
 from feathervlm import embedded
+from feathervlm.embedded.assets import WEIGHTS
 from feathervlm.embedded.tasks import sample
 from feathervlm.inference.prompts import Prompt, prepare
 from feathervlm.methods import base
@@ -44,13 +45,48 @@ def test_files_that_the_readme_names_exist():
         assert (ROOT / name).exists()
 
 
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("README.md"))))
+def test_the_code_of_the_readme_runs(number, tmp_path, monkeypatch):
+    """Every block by itself, on the embedded model and a picture of its own."""
+    monkeypatch.chdir(tmp_path)
+    sample("locate", 0, 0)[0].image.save("photo.jpg")
+    code = blocks("README.md")[number].replace("llava-hf/llava-1.5-7b-hf", str(WEIGHTS))
+    exec(compile(code, "README.md", "exec"), {})
+    assert (
+        sorted(path.name for path in tmp_path.iterdir() if path.name != "photo.jpg")
+        == [
+            ["kept.png"],
+            ["feather.json"],
+        ][number]
+    )
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 1200
+
+
+def test_links_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "tests/README.md"]
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
 def test_generated_pages_are_up_to_date(tables):
     for where, make in tables.PAGES.items():
         assert make() == (ROOT / where).read_text()
 
 
 def test_the_guide_to_methods_works(monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(), re.DOTALL)
+    (code,) = blocks("docs/add-a-method.md")
     monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
     module = types.ModuleType("guide")
     monkeypatch.setitem(sys.modules, "guide", module)
