@@ -22,7 +22,7 @@ def draw_curves(folder: Path, target: Path) -> None:
     """Plot the `<stage>.jsonl` files of a directory.
 
     Raises:
-        typer.BadParameter: if there is no log.
+        typer.BadParameter: If there is no log.
     """
     logs = {stage: folder / f"{stage}.jsonl" for stage in STAGES if (folder / f"{stage}.jsonl").exists()}
     if not logs:

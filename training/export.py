@@ -17,7 +17,7 @@ def export(checkpoint: Path, size: Size, target: Path) -> int:
     `target` is replaced as a whole, except for its README.
 
     Raises:
-        typer.BadParameter: if `target` exists and is not a model directory.
+        typer.BadParameter: If `target` exists and is not a model directory.
     """
     present = {path.name for path in target.iterdir()} if target.exists() else set()
     if present - {"README.md"} and "config.json" not in present:

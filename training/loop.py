@@ -85,7 +85,7 @@ def train(
         run: Identifies the run; a checkpoint of another run is refused.
 
     Raises:
-        typer.BadParameter: if the checkpoint belongs to another run.
+        typer.BadParameter: If the checkpoint belongs to another run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(module, plan)
@@ -174,7 +174,7 @@ def resume(path: Path, module: nn.Module, optimizers: Iterable[torch.optim.Optim
     """Load a checkpoint if there is one; return the next step and the seconds spent so far.
 
     Raises:
-        typer.BadParameter: if the checkpoint belongs to another run.
+        typer.BadParameter: If the checkpoint belongs to another run.
     """
     if not path.exists():
         return 0, 0.0

@@ -91,7 +91,7 @@ def arrange(lengths: list[int]) -> list[tuple[int, int]]:
     """Return the row and the start in it of each question; the longest come first, each in the first row it fits.
 
     Raises:
-        ValueError: if a question is longer than a row.
+        ValueError: If a question is longer than a row.
     """
     if max(lengths) > ROW:
         raise ValueError(f"a question of {max(lengths)} tokens does not fit into a row of {ROW}; raise questions.ROW")

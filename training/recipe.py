@@ -131,7 +131,7 @@ def find(name: str) -> Recipe:
     """Return the recipe of that name.
 
     Raises:
-        typer.BadParameter: if there is no such recipe.
+        typer.BadParameter: If there is no such recipe.
     """
     if name not in RECIPES:
         raise typer.BadParameter(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")

@@ -24,7 +24,7 @@ def launch(stage: str, folder: Path, seed: int, recipe: Recipe, processes: int, 
     """Run stage 3 or 4 in one or several processes of one thread each; on a GPU in one.
 
     Raises:
-        typer.BadParameter: if a required stage is missing or belongs to another run, or the images of a step cannot
+        typer.BadParameter: If a required stage is missing or belongs to another run, or the images of a step cannot
             be divided evenly.
     """
     for name in NEEDS[stage]:

@@ -80,7 +80,7 @@ def picture_count(total: int, single: int) -> int:
     """Return how many pictures of `single` tokens have `total` tokens together.
 
     Raises:
-        PruningError: if `total` is not a multiple of `single`.
+        PruningError: If `total` is not a multiple of `single`.
     """
     if total % single or total < single:
         raise PruningError(
@@ -103,7 +103,7 @@ def picture_prompt(
         count_visual: Returns the number of visual tokens in inputs.
 
     Raises:
-        PruningError: if no number of pictures has that many tokens.
+        PruningError: If no number of pictures has that many tokens.
     """
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)

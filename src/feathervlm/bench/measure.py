@@ -96,7 +96,7 @@ def measure(
         progress: Called with a description before every run.
 
     Raises:
-        PruningError: if the model does not accept the output of its encoder, or a method does not fit.
+        PruningError: If the model does not accept the output of its encoder, or a method does not fit.
     """
     if "mm_encoder_outputs" not in inspect.signature(model.base_model.forward).parameters:
         raise PruningError(f"The vision encoder of {type(model).__name__} cannot be timed apart; choose another model.")

@@ -53,7 +53,7 @@ class Preset(ABC):
             layers: Number of decoder layers; None for the preset's own.
 
         Raises:
-            PruningError: if no picture has that many tokens.
+            PruningError: If no picture has that many tokens.
         """
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Preset(ABC):
         """Return a prompt with that many visual tokens and that many text tokens.
 
         Raises:
-            PruningError: if no picture has that many visual tokens.
+            PruningError: If no picture has that many visual tokens.
         """
 
     def decoder(self, layers: int | None) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def get(name: str) -> Preset:
     """Return the preset of that name.
 
     Raises:
-        PruningError: if there is no such preset.
+        PruningError: If there is no such preset.
     """
     if name not in PRESETS:
         raise PruningError(f"There is no config {name!r}; choose one of {', '.join(PRESETS)}.")

@@ -69,7 +69,7 @@ def run(request: BenchRequest, progress: Callable[[str], None] = lambda what: No
         progress: Called with a description before every step.
 
     Raises:
-        PruningError: if the request cannot be met, or no case fits into memory.
+        PruningError: If the request cannot be met, or no case fits into memory.
     """
     methods = tuple(dict.fromkeys(str(get(spec)) for spec in request.methods))
     with threads(request.threads), quiet():
@@ -130,7 +130,7 @@ def plan(
     """Return (model without weights, prompt, batch sizes) of all cases that fit, and the cases that do not.
 
     Raises:
-        PruningError: if no case fits, or a prompt or a method is impossible.
+        PruningError: If no case fits, or a prompt or a method is impossible.
     """
     name = request.model or request.config
     planned, refused = [], []

@@ -48,7 +48,7 @@ class BenchTarget(ABC):
         """Return the model without weights, and the prompt.
 
         Raises:
-            PruningError: if there is no such model or no such prompt.
+            PruningError: If there is no such model or no such prompt.
         """
 
     @abstractmethod
@@ -136,7 +136,7 @@ def check_methods(model: Any, methods: tuple[str, ...]) -> None:
     """Attach methods to a model without weights, one after the other.
 
     Raises:
-        PruningError: if a method does not exist or does not fit the model.
+        PruningError: If a method does not exist or does not fit the model.
     """
     for spec in methods:
         prune(model, get(spec)).remove()

@@ -109,7 +109,7 @@ def numbers(text: str | None, option: str) -> tuple[int, ...]:
     """Read positive integers joined by commas; None gives an empty tuple.
 
     Raises:
-        PruningError: if a part is anything else.
+        PruningError: If a part is anything else.
     """
     from feathervlm.core.errors import PruningError
 

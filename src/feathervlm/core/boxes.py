@@ -32,21 +32,21 @@ class BoxFormat:
     """How a family of models is asked for a box and how it writes one.
 
     Attributes:
-        name: the numbers and the notation in a few words.
-        prompt: question for the box of one described `{object}`.
-        notations: formats with four `{}` each. Boxes are written in the first and read in all; a space stands for any
+        name: The numbers and the notation in a few words.
+        prompt: Question for the box of one described `{object}`.
+        notations: Formats with four `{}` each. Boxes are written in the first and read in all; a space stands for any
             white space, or none.
-        scale: number at the right and bottom end of the frame; None counts pixels of the resized picture.
-        corners: meaning of the four numbers: xyxy, yxyx, or xywh (left, top, width, height).
-        square: whether the frame is the picture padded to a square, with the picture in the middle.
-        cells: whether the frame is cut into `scale` cells along each side, and numbers name the cells of a box's first
+        scale: Number at the right and bottom end of the frame; None counts pixels of the resized picture.
+        corners: Meaning of the four numbers: xyxy, yxyx, or xywh (left, top, width, height).
+        square: Whether the frame is the picture padded to a square, with the picture in the middle.
+        cells: Whether the frame is cut into `scale` cells along each side, and numbers name the cells of a box's first
             and last pixels; otherwise numbers are positions of edges.
-        decimals: digits after the point.
-        digits: exact number of digits of every number; 0 for as many as needed.
-        whole: whether an answer counts only if it is one box and nothing else.
+        decimals: Digits after the point.
+        digits: Exact number of digits of every number; 0 for as many as needed.
+        whole: Whether an answer counts only if it is one box and nothing else.
 
     Raises:
-        PruningError: if these do not fit together.
+        PruningError: If these do not fit together.
     """
 
     name: str
@@ -85,14 +85,14 @@ class BoxFormat:
         guess. A later valid box does not count: an answer has one try.
 
         Args:
-            answer: text of the model; reasoning up to `</think>` is skipped.
-            size: size of the original picture.
-            shown: size of the picture as resized for the model; only needed if `scale` is None.
-            part: part of the picture that the model saw, in pixels, where that is not all of it (`Family.shown`); the
+            answer: Text of the model; reasoning up to `</think>` is skipped.
+            size: Size of the original picture.
+            shown: Size of the picture as resized for the model; only needed if `scale` is None.
+            part: Part of the picture that the model saw, in pixels, where that is not all of it (`Family.shown`); the
                 frame is then this part.
 
         Raises:
-            PruningError: if a size is missing or not positive.
+            PruningError: If a size is missing or not positive.
         """
         boxes = self.read_all(answer, size, shown, part)
         return boxes[0] if boxes else None
@@ -113,7 +113,7 @@ class BoxFormat:
         Ends are rounded, but never to an empty box. Arguments are those of `read`.
 
         Raises:
-            PruningError: if the box is empty or outside what is shown, or a size is missing or not positive.
+            PruningError: If the box is empty or outside what is shown, or a size is missing or not positive.
         """
         frame, limits = self._frame(size, shown, part)
         sides = list(zip(box[:2], box[2:], frame[:2], frame[2:], size, strict=True))

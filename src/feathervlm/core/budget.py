@@ -17,8 +17,8 @@ class ImageTokens(NamedTuple):
     """What is known of one image before the model runs.
 
     Attributes:
-        picture: planes of the image.
-        current: number of its tokens that enter a stage.
+        picture: Planes of the image.
+        current: Number of its tokens that enter a stage.
     """
 
     picture: Picture

@@ -20,10 +20,10 @@ class Candidates:
     different stages can be compared directly.
 
     Args:
-        geometry: coordinates of all tokens.
+        geometry: Coordinates of all tokens.
         present: bool tensor, False for tokens that earlier stages dropped and for padding.
-        signals: the source of measurements.
-        scores: scores of the criteria that were computed at this stage, float32.
+        signals: The source of measurements.
+        scores: Scores of the criteria that were computed at this stage, float32.
     """
 
     geometry: Geometry
@@ -57,7 +57,7 @@ def top_per_image(scores: Tensor, tokens: Candidates, budget: Tensor, first: Ten
 
     Args:
         scores: float tensor of shape (batch, visual).
-        tokens: the candidates; absent tokens are never kept.
+        tokens: The candidates; absent tokens are never kept.
         budget: long tensor of shape (batch, images), number of tokens to keep of every image.
         first: bool tensor of shape (batch, visual), tokens that come before all others whatever their score.
 

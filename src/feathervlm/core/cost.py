@@ -13,10 +13,10 @@ class LayerCost:
     """The dimensions of one decoder layer that determine its cost.
 
     Attributes:
-        weights: number of matrix weights that every token is multiplied with (for a mixture of experts: per routed
+        weights: Number of matrix weights that every token is multiplied with (for a mixture of experts: per routed
             token).
-        attention_width: query heads times head dimension.
-        kv_width: key plus value numbers stored per token.
+        attention_width: Query heads times head dimension.
+        kv_width: Key plus value numbers stored per token.
     """
 
     weights: int
@@ -57,10 +57,10 @@ def paper_flops_reduction(tokens: Sequence[float], visual: int, hidden: int, int
     """Return the FLOPs reduction by FEATHER's Eq. 1, C(n) = 4 n d^2 + 2 n^2 d + 2 n d m (arXiv 2412.13180; as FastV's).
 
     Args:
-        tokens: number of visual tokens that every layer sees; text does not count.
-        visual: number of visual tokens before pruning.
-        hidden: d.
-        intermediate: m.
+        tokens: Number of visual tokens that every layer sees; text does not count.
+        visual: Number of visual tokens before pruning.
+        hidden: D.
+        intermediate: M.
 
     Returns:
         The fraction saved, in [0, 1].

@@ -23,7 +23,7 @@ class ImageRows:
     """The images of a batch as rows of shape (images, longest), where `images` is batch times images per sample.
 
     Args:
-        tokens: the candidates.
+        tokens: The candidates.
     """
 
     tokens: Candidates

@@ -28,7 +28,7 @@ class Plane:
 
     Attributes:
         shape: (frames, rows, cols).
-        box: area that the grid covers, as shares of the picture's width and height; outside 0 to 1 where the model was
+        box: Area that the grid covers, as shares of the picture's width and height; outside 0 to 1 where the model was
             shown a margin around the picture.
         tiles: (rows, cols) of tiles. Tokens are ordered tile after tile, in raster order of tiles and inside each; rows
             and columns are counted over the whole plane.
@@ -90,14 +90,14 @@ class VisualLayout:
 
     Args:
         mask: bool tensor of shape (batch, sequence), True on visual tokens. Separators and line-break tokens are text.
-        grids: for every sample a list with one (frames, rows, cols) per image, in sequence order; (rows, cols) is read
+        grids: For every sample a list with one (frames, rows, cols) per image, in sequence order; (rows, cols) is read
             as one frame. Tokens of an image are in raster order, frame by frame. For an image in several planes a tuple
             of `Plane`s.
         query: long tensor of shape (batch,), the position whose attention asks for tokens; by default the last token of
             the prompt.
 
     Raises:
-        PruningError: if a grid does not match the number of visual tokens of its sample.
+        PruningError: If a grid does not match the number of visual tokens of its sample.
 
     >>> mask = torch.tensor([[False, True, True, True, True, False]])
     >>> VisualLayout(mask, [[(1, 2, 2)]]).counts
@@ -183,7 +183,7 @@ def grid_shape(grid: Sequence[int]) -> GridShape:
     """Return (frames, rows, cols) for that or for (rows, cols).
 
     Raises:
-        PruningError: if it is neither.
+        PruningError: If it is neither.
     """
     sides = tuple(grid) if isinstance(grid, Sequence) else ()
     if len(sides) == 2:
@@ -197,7 +197,7 @@ def picture_of(entry: Sequence[int] | Picture) -> Picture:
     """Return the picture of one plane for (frames, rows, cols) or (rows, cols); a picture is returned unchanged.
 
     Raises:
-        PruningError: if it is neither.
+        PruningError: If it is neither.
     """
     if isinstance(entry, tuple) and entry and all(isinstance(part, Plane) for part in entry):
         return cast(Picture, entry)

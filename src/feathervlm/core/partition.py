@@ -16,11 +16,11 @@ def part_of_each(images: ImageRows, partition: Partition, size: int, whole_windo
     """Return the part that every token belongs to, numbered within its image by the order of first cells.
 
     Args:
-        images: the images.
+        images: The images.
         partition: "window", squares of `size` x `size` cells; "grid", `size` x `size` parts of every frame; "chunk",
             `size` runs of the sequence, of which the first ones are one token longer where it does not divide.
-        size: side of a window, parts along a side, or number of chunks.
-        whole_windows: whether rows and columns beyond the last whole window belong to it; otherwise they make smaller
+        size: Side of a window, parts along a side, or number of chunks.
+        whole_windows: Whether rows and columns beyond the last whole window belong to it; otherwise they make smaller
             windows at the lower and right border.
 
     Returns:
@@ -79,7 +79,7 @@ def rank_in_part(pool: Tensor, part: Tensor, scores: Tensor) -> Tensor:
     Args:
         pool: bool tensor of shape (images, n), the tokens that are ranked.
         part: long tensor of shape (images, n).
-        scores: tensor of shape (images, n).
+        scores: Tensor of shape (images, n).
 
     Returns:
         Long tensor of shape (images, n); any value outside the pool.

@@ -24,13 +24,13 @@ def moved(policy: Positions, places: Tensor, visual: Tensor, geometry: Geometry,
     """Return the places of all tokens after a stage.
 
     Args:
-        policy: position policy of the stage.
+        policy: Position policy of the stage.
         places: long tensor of shape (batch, sequence), the place of every position of the input before the stage; at
             first its own.
         visual: long tensor of shape (batch, visual), the position of every visual token.
-        geometry: geometry of the visual tokens.
+        geometry: Geometry of the visual tokens.
         kept: bool tensor of shape (batch, visual), the tokens that stay.
-        seed: seed of the permutation for `shuffle`.
+        seed: Seed of the permutation for `shuffle`.
 
     Returns:
         Long tensor of shape (batch, sequence); dropped tokens have any place.

@@ -29,8 +29,8 @@ def run_stage(stage: Stage, candidates: Candidates, kept: Tensor | None = None) 
     """Select the tokens that stay, and say where a merging stage puts the others.
 
     Args:
-        stage: the stage.
-        candidates: the tokens that enter it.
+        stage: The stage.
+        candidates: The tokens that enter it.
         kept: bool tensor of shape (batch, visual), a selection that replaces the one of the stage's selector.
     """
     chosen = stage.select.select(candidates) if kept is None else kept.to(candidates.present.device)

@@ -47,7 +47,7 @@ def layer_index(layer: Layer, depth: int) -> int:
     """Return the 0-based layer for a model of `depth` layers; fractions are rounded to the nearest layer, at least 1.
 
     Raises:
-        PruningError: if the model is not that deep.
+        PruningError: If the model is not that deep.
 
     >>> layer_index(0.25, 32), layer_index(3 / 32, 24), layer_index(3, 24), layer_index(0.0, 32)
     (8, 2, 3, 0)
@@ -76,12 +76,12 @@ class Stage:
     """One pruning step: layers 0..at-1 see all tokens, tokens leave the tensor that enters `layers[at]`.
 
     Args:
-        at: layer index, or fraction of the depth. 0 is before the language model.
-        select: selector of the tokens that stay.
-        positions: policy for position ids from this stage on, see `feathervlm.core.positions`.
-        merge: merger that adds the other tokens to those that stay; None drops them.
-        seed: seed of the permutation for `positions="shuffle"`.
-        cache: layers whose cached keys and values are cut: "later", the layers that never see the dropped tokens, or
+        at: Layer index, or fraction of the depth. 0 is before the language model.
+        select: Selector of the tokens that stay.
+        positions: Policy for position ids from this stage on, see `feathervlm.core.positions`.
+        merge: Merger that adds the other tokens to those that stay; None drops them.
+        seed: Seed of the permutation for `positions="shuffle"`.
+        cache: Layers whose cached keys and values are cut: "later", the layers that never see the dropped tokens, or
             "all", also layers 0..at-1 as soon as the tokens are chosen. With "all" the prompt has read every token in
             the early layers, and generated tokens see the same tokens in every layer. Without a cache there is nothing
             to cut, and the early layers see all tokens at every step.
@@ -116,11 +116,11 @@ class Schedule:
     """Stages in order of depth, and optionally merging inside the vision encoder.
 
     Args:
-        stages: pruning steps; with `encoder` at least one, such as `Stage(0, KeepAll())`, which keeps every token.
-        encoder: merging inside the vision encoder; None leaves the encoder unchanged.
+        stages: Pruning steps; with `encoder` at least one, such as `Stage(0, KeepAll())`, which keeps every token.
+        encoder: Merging inside the vision encoder; None leaves the encoder unchanged.
 
     Raises:
-        PruningError: if the parts contradict each other.
+        PruningError: If the parts contradict each other.
 
     >>> from feathervlm.core.selectors.basic import Grid
     >>> Schedule(Stage(at=8, select=Grid(stride=3))).average_tokens([(1, 27, 27)], depth=32)
@@ -180,7 +180,7 @@ class Schedule:
         """Return the 0-based layer of every stage in a model of `depth` layers.
 
         Raises:
-            PruningError: if a layer is beyond the depth, two stages are out of order or fall on one layer, or a stage
+            PruningError: If a layer is beyond the depth, two stages are out of order or fall on one layer, or a stage
                 at layer 0 is to be scored with the layer before it.
         """
         layers = tuple(layer_index(stage.at, depth) for stage in self.stages)
@@ -215,7 +215,7 @@ class Schedule:
         """Return a hash of the schedule, the same on every machine; schedules that differ have different ones.
 
         Raises:
-            PruningError: if the schedule cannot be written down.
+            PruningError: If the schedule cannot be written down.
         """
         return hashlib.sha256(self.format.to_json(self).encode()).hexdigest()
 
@@ -223,10 +223,10 @@ class Schedule:
         """Write the schedule to a JSON file, which `Schedule.load` and `--method FILE.json` read.
 
         Args:
-            path: the file, with the suffix `.json`; an existing file is overwritten.
+            path: The file, with the suffix `.json`; an existing file is overwritten.
 
         Raises:
-            PruningError: if the path has another suffix or cannot be written, or the schedule cannot be written down.
+            PruningError: If the path has another suffix or cannot be written, or the schedule cannot be written down.
         """
         path = _json_file(path)
         text = self.format.to_json(self)
@@ -240,7 +240,7 @@ class Schedule:
         """Read a schedule from a JSON file that `save` wrote.
 
         Raises:
-            PruningError: if the path has another suffix, cannot be read, or does not hold a schedule of this version.
+            PruningError: If the path has another suffix, cannot be read, or does not hold a schedule of this version.
         """
         path = _json_file(path)
         try:

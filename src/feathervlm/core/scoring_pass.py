@@ -18,10 +18,10 @@ class Survivors(Signal):
     """The tokens that remain after `schedule` has run on the same input: (batch, visual) bool.
 
     Args:
-        schedule: the schedule of the scoring pass.
+        schedule: The schedule of the scoring pass.
 
     Raises:
-        PruningError: if the schedule merges in the vision encoder, which runs once and before the scoring pass.
+        PruningError: If the schedule merges in the vision encoder, which runs once and before the scoring pass.
     """
 
     schedule: Schedule
@@ -54,7 +54,7 @@ class SurvivorsOf(Selector):
     """Keep the tokens that remain after another schedule has run on the same input, in a scoring pass of its own.
 
     Args:
-        signal: the survivors of that schedule.
+        signal: The survivors of that schedule.
     """
 
     signal: Survivors

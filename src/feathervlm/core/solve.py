@@ -29,17 +29,17 @@ def solve(method: S, average: float, grids: Sequence[Sequence[int] | Picture], d
     Counts that depend on the data (unions) enter with their expected size.
 
     Args:
-        method: a method with a budget parameter.
-        average: visual tokens per layer, averaged over all layers.
+        method: A method with a budget parameter.
+        average: Visual tokens per layer, averaged over all layers.
         grids: (frames, rows, cols) of each image of a typical sample.
-        depth: number of layers of the language model.
-        tolerance: largest difference of the best reachable average, in tokens per image.
+        depth: Number of layers of the language model.
+        tolerance: Largest difference of the best reachable average, in tokens per image.
 
     Returns:
         A copy of the method.
 
     Raises:
-        PruningError: if no value of the parameter comes that close.
+        PruningError: If no value of the parameter comes that close.
     """
 
     def cost(value: float) -> float:

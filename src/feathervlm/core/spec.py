@@ -50,7 +50,7 @@ def to_json(schedule: Schedule) -> str:
     """Write a schedule as a JSON document with a version.
 
     Raises:
-        PruningError: if it holds tokens that were given for one input.
+        PruningError: If it holds tokens that were given for one input.
     """
     return json.dumps({"feathervlm": VERSION, **_encode(schedule)}, indent=2)
 
@@ -59,7 +59,7 @@ def from_json(text: str) -> Schedule:
     """Read the schedule that `to_json` wrote.
 
     Raises:
-        PruningError: if the text is not such a document, or is of another version.
+        PruningError: If the text is not such a document, or is of another version.
     """
     try:
         data = json.loads(text)
@@ -116,7 +116,7 @@ def build(cls: type, parameters: Mapping[str, Any], name: str) -> Any:
     """Make an instance of a dataclass from named parameters.
 
     Raises:
-        PruningError: on an unknown or missing parameter; the message lists the parameters that exist.
+        PruningError: On an unknown or missing parameter; the message lists the parameters that exist.
     """
     declared = {f.name: f for f in fields(cls) if f.init}
     for parameter in parameters:
@@ -135,7 +135,7 @@ def split_specs(text: str) -> tuple[str, ...]:
     A comma separates two specs unless it stands in brackets, or a parameter's name and `=` follow.
 
     Raises:
-        PruningError: if the brackets do not match.
+        PruningError: If the brackets do not match.
 
     >>> split_specs("none,fastv,feather:keep=0.3,stride=3,before-llm:method=(fastv:layer=3,keep=0.5)")
     ('none', 'fastv', 'feather:keep=0.3,stride=3', 'before-llm:method=(fastv:layer=3,keep=0.5)')
@@ -153,8 +153,8 @@ def add_parameters(spec: str, parameters: Mapping[str, Any]) -> str:
     """Append parameters to a spec.
 
     Args:
-        spec: a method's name or a spec.
-        parameters: values by name; a string is taken as written.
+        spec: A method's name or a spec.
+        parameters: Values by name; a string is taken as written.
 
     >>> add_parameters("feather:keep=0.3", {"layers": (8, 16)}), add_parameters("fastv", {})
     ('feather:keep=0.3,layers=8+16', 'fastv')
@@ -169,7 +169,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     A value is a number, true or false, a list `8+16` (or `[8,16]`), a word, or a spec of its own in parentheses.
 
     Raises:
-        PruningError: if the text does not have that form.
+        PruningError: If the text does not have that form.
 
     >>> parse("feather:keep=0.3,layers=8+16")
     ('feather', {'keep': 0.3, 'layers': (8, 16)})

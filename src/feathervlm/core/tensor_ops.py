@@ -10,7 +10,7 @@ def lexsort(keys: Sequence[Tensor], order: Tensor | None = None) -> Tensor:
     """Sort along rows by several keys, ascending and stable; the first key is the most significant.
 
     Args:
-        keys: tensors of shape (batch, n).
+        keys: Tensors of shape (batch, n).
         order: long tensor of shape (batch, n), the order of elements whose keys are equal; by index if not given.
 
     Returns:
@@ -30,7 +30,7 @@ def first_n(keys: Sequence[Tensor], pool: Tensor, count: Tensor) -> Tensor:
     """Return the `count` tokens of the pool that come first by `keys`; of equal tokens the lower index comes first.
 
     Args:
-        keys: tensors of shape (images, n), the most significant first, sorted ascending.
+        keys: Tensors of shape (images, n), the most significant first, sorted ascending.
         pool: bool tensor of shape (images, n), the candidates.
         count: long tensor of shape (images,); an image whose pool is smaller returns its whole pool.
 
@@ -64,9 +64,9 @@ def quantile(scores: Tensor, present: Tensor, share: float) -> Tensor:
     """Compute `torch.quantile` of the present scores of every image, linearly interpolated.
 
     Args:
-        scores: tensor of shape (images, n).
+        scores: Tensor of shape (images, n).
         present: bool tensor of shape (images, n).
-        share: quantile in [0, 1].
+        share: Quantile in [0, 1].
 
     Returns:
         Tensor of shape (images, 1); inf for an image without tokens.
@@ -106,8 +106,8 @@ def stable_cosines(vectors: Tensor, others: Tensor) -> Tensor:
     are the same ties in any batch.
 
     Args:
-        vectors: unit vectors of shape (images, n, dim).
-        others: unit vectors of shape (images, m, dim).
+        vectors: Unit vectors of shape (images, n, dim).
+        others: Unit vectors of shape (images, m, dim).
 
     Returns:
         Tensor of shape (images, n, m).
@@ -124,7 +124,7 @@ def density_peaks(features: Tensor, members: Tensor, neighbors: int | Tensor) ->
     """Score the `members` of every row by how much they are density peaks (DPC-kNN): density times distance.
 
     Args:
-        features: tensor of shape (batch, n, dim); tokens that are not members may hold any value.
+        features: Tensor of shape (batch, n, dim); tokens that are not members may hold any value.
         members: bool tensor of shape (batch, n).
         neighbors: k, the token itself included; an int, or a long tensor of shape (batch,).
 
@@ -142,7 +142,7 @@ def peak_scores(distance: Tensor, neighbors: int | Tensor) -> Tensor:
     """Compute rho * delta, (batch, n): density times distance to the nearest denser token.
 
     Args:
-        distance: distances of all pairs, (batch, n, n); infinite between tokens that are not neighbours.
+        distance: Distances of all pairs, (batch, n, n); infinite between tokens that are not neighbours.
         neighbors: k, the token itself included; an int, or a long tensor of shape (batch,).
     """
     width = distance.shape[-1]

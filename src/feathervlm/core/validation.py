@@ -32,11 +32,11 @@ def check_number(
     """Raise `PruningError` unless `value` is a finite number within the bounds.
 
     Args:
-        value: the value of the parameter.
-        name: the name of the parameter.
-        minimum: smallest allowed number.
-        maximum: largest allowed number.
-        above: number that must be exceeded.
+        value: The value of the parameter.
+        name: The name of the parameter.
+        minimum: Smallest allowed number.
+        maximum: Largest allowed number.
+        above: Number that must be exceeded.
 
     >>> check_number(1.5, "tau", -1, 1)
     Traceback (most recent call last):

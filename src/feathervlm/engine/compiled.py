@@ -16,7 +16,7 @@ class Uncompiled:
     It covers `torch.compile(module)`, `module.compile()` and `module.forward = torch.compile(module.forward)`.
 
     Args:
-        modules: modules, each of which may be compiled.
+        modules: Modules, each of which may be compiled.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:

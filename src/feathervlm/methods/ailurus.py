@@ -23,12 +23,12 @@ class AiluRus(Method):
     its group. Pictures must be square unless the encoder packs them as in Qwen2-VL.
 
     Args:
-        keep: fraction of the patches that remain.
-        encoder_layer: patches merge before this layer of the vision encoder, counted from 0, or a fraction of its
+        keep: Fraction of the patches that remain.
+        encoder_layer: Patches merge before this layer of the vision encoder, counted from 0, or a fraction of its
             depth; by default the published 2 of 24.
         neighbors: k of the density, the patch itself included.
-        reach: number of patches around a patch that are its neighbours.
-        locality: weight of the distance to the nearest neighbour; the farthest has weight 1.
+        reach: Number of patches around a patch that are its neighbours.
+        locality: Weight of the distance to the nearest neighbour; the farthest has weight 1.
     """
 
     name: ClassVar[str] = "ailurus"

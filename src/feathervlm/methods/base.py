@@ -39,9 +39,9 @@ class Method(ABC):
     """Base of all methods.
 
     Class attributes:
-        name: name on the command line, lower case.
-        paper: source of the method, arXiv id first.
-        budget_parameter: name of the parameter in (0, 1] that `solve` may change, None if there is none.
+        name: Name on the command line, lower case.
+        paper: Source of the method, arXiv id first.
+        budget_parameter: Name of the parameter in (0, 1] that `solve` may change, None if there is none.
     """
 
     name: ClassVar[str]
@@ -91,7 +91,7 @@ class Method(ABC):
         """Return a copy whose budget parameter is `value`.
 
         Raises:
-            PruningError: if the method has no such parameter.
+            PruningError: If the method has no such parameter.
         """
         if self.budget_parameter is None:
             raise PruningError(f"{self.name} has no budget parameter to solve for; choose another method.")
@@ -101,7 +101,7 @@ class Method(ABC):
         """Return a hash of the method's name, parameters and schedule, the same on every machine.
 
         Raises:
-            PruningError: if the schedule cannot be written down.
+            PruningError: If the schedule cannot be written down.
         """
         parameters = {field.name: written(getattr(self, field.name)) for field in fields(self)}
         parts = [self.name, parameters, self.schedule().fingerprint()]
@@ -115,7 +115,7 @@ class Method(ABC):
         0.266
 
         Raises:
-            PruningError: if that average cannot be reached.
+            PruningError: If that average cannot be reached.
         """
         return solve(self, average, grids, depth)
 
@@ -125,10 +125,10 @@ class ScheduleFile(Method, registered=False):
     """A schedule that `Schedule.save` wrote to a JSON file, as a method.
 
     Args:
-        path: the file; it is read once, when the method is made.
+        path: The file; it is read once, when the method is made.
 
     Raises:
-        PruningError: if the file does not hold a schedule.
+        PruningError: If the file does not hold a schedule.
     """
 
     name: ClassVar[str] = "schedule-file"
@@ -155,7 +155,7 @@ def get(spec: str) -> Method:
     """Return the method of a spec such as `feather` or `feather:keep=0.3,layers=8+16`, or of a schedule's JSON file.
 
     Raises:
-        PruningError: on an unknown method or parameter, a value out of range, or a file that holds no schedule.
+        PruningError: On an unknown method or parameter, a value out of range, or a file that holds no schedule.
     """
     if spec.strip().endswith(".json"):
         return ScheduleFile(spec.strip())
@@ -176,10 +176,10 @@ def resolve(method: "str | Method | Schedule") -> tuple[str, Schedule]:
     """Return the name and the schedule of a method.
 
     Args:
-        method: a spec, the path of a JSON file that `Schedule.save` wrote, a method, or a schedule.
+        method: A spec, the path of a JSON file that `Schedule.save` wrote, a method, or a schedule.
 
     Raises:
-        PruningError: if it is none of these, or `get` refuses it.
+        PruningError: If it is none of these, or `get` refuses it.
     """
     if isinstance(method, Schedule):
         return "schedule", method

@@ -16,7 +16,7 @@ class BeforeLLM(Method):
     and Table 2), which shows how much the early layers read from the tokens that are dropped later.
 
     Args:
-        method: the method that selects, a spec in parentheses on the command line.
+        method: The method that selects, a spec in parentheses on the command line.
     """
 
     name: ClassVar[str] = "before-llm"

@@ -23,8 +23,8 @@ class CDPruner(Method):
     relevant tokens fill the budget.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept.
         text: `all` of the prompt, or the `question` after the last image.
         positions: `preserve`, `renumber` or `stretch`.
     """

@@ -23,12 +23,12 @@ class DART(Method):
     their rotation, because rotated keys make |k| depend on position and padding.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept, pivots included.
-        pivots: number of visual pivots of every image, at least 2.
-        words: number of text pivots; 0 for none.
-        text: text pivots are from the `question` after the last image, or from `all` of the prompt.
-        rope: whether keys are rotated, as in the cache.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept, pivots included.
+        pivots: Number of visual pivots of every image, at least 2.
+        words: Number of text pivots; 0 for none.
+        text: Text pivots are from the `question` after the last image, or from `all` of the prompt.
+        rope: Whether keys are rotated, as in the cache.
     """
 
     name: ClassVar[str] = "dart"

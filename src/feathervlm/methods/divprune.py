@@ -19,8 +19,8 @@ class DivPrune(Method):
     (`positions=renumber`), their Qwen keeps them.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept.
         features: `projected`, as published, or `vision`, the encoder's.
         positions: `preserve`, `renumber` or `stretch`.
     """

@@ -14,9 +14,9 @@ class Ensemble(Method):
     It selects at an early layer, by the attention of the last text token in the layer before.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept by attention; the grid is added to them.
-        stride: stride of the uniform grid.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept by attention; the grid is added to them.
+        stride: Stride of the uniform grid.
     """
 
     name: ClassVar[str] = "ensemble"

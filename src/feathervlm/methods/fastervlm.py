@@ -17,9 +17,9 @@ class FasterVLM(Method):
     Paper and code: the authors' code renumbers positions (`positions=renumber`); here tokens keep theirs.
 
     Args:
-        layer: tokens leave before this layer of the language model.
-        keep: fraction or number of visual tokens kept.
-        encoder_layer: layer of the vision encoder; -2 is the last but one. In a layer with window attention patches of
+        layer: Tokens leave before this layer of the language model.
+        keep: Fraction or number of visual tokens kept.
+        encoder_layer: Layer of the vision encoder; -2 is the last but one. In a layer with window attention patches of
             different windows are not compared; choose one with full attention there (Qwen2.5-VL: -1).
         positions: `preserve`, `renumber` or `stretch`.
     """

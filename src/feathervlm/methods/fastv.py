@@ -18,10 +18,10 @@ class FastV(Method):
     during prefill). `rope=false` is FEATHER's phi_-R at one layer.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept.
-        rope: whether q and k are rotated for the score, as in the layer itself.
-        over: keys of the softmax: `visual` or `all`.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept.
+        rope: Whether q and k are rotated for the score, as in the layer itself.
+        over: Keys of the softmax: `visual` or `all`.
     """
 
     name: ClassVar[str] = "fastv"

@@ -20,10 +20,10 @@ class Feather(Method):
     device sync, one compiled graph).
 
     Args:
-        layers: the two layers before which tokens leave.
-        keep: fraction of the visual tokens kept by attention at the first stage.
-        stride: stride of the uniform grid.
-        fixed: whether the union is filled up to a size that does not depend on the data.
+        layers: The two layers before which tokens leave.
+        keep: Fraction of the visual tokens kept by attention at the first stage.
+        stride: Stride of the uniform grid.
+        fixed: Whether the union is filled up to a size that does not depend on the data.
     """
 
     name: ClassVar[str] = "feather"

@@ -20,11 +20,11 @@ class GreedyPrune(Method):
     projected features for the comparison, FastV's layer, `tau`, and how the budget is filled.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept.
-        tau: cosine above which two tokens are too similar; 1 is FastV.
-        rope: whether q and k are rotated for the score, as in the layer itself.
-        over: keys of the softmax: `visual` or `all`.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept.
+        tau: Cosine above which two tokens are too similar; 1 is FastV.
+        rope: Whether q and k are rotated for the score, as in the layer itself.
+        over: Keys of the softmax: `visual` or `all`.
         features: `projected`, or `vision`, the encoder's.
     """
 

@@ -32,12 +32,12 @@ class HiPrune(Method):
     LLaVA renumbers positions (`positions=renumber`), their Qwen keeps them.
 
     Args:
-        layer: tokens leave before this layer of the language model.
-        keep: fraction or number of visual tokens kept.
-        alpha: share of these for anchors and the cells around them.
-        object_layer: middle layer of the vision encoder, counted from 0, or a fraction of its depth. 1/3 is the
+        layer: Tokens leave before this layer of the language model.
+        keep: Fraction or number of visual tokens kept.
+        alpha: Share of these for anchors and the cells around them.
+        object_layer: Middle layer of the vision encoder, counted from 0, or a fraction of its depth. 1/3 is the
             published layer of CLIP-L (the ninth of 24); for Qwen2.5-VL it is 15.
-        encoder_layer: deep layer; -2 is LLaVA's, for Qwen2.5-VL it is -1.
+        encoder_layer: Deep layer; -2 is LLaVA's, for Qwen2.5-VL it is -1.
         positions: `preserve`, `renumber` or `stretch`.
     """
 

@@ -34,11 +34,11 @@ class HoloV(Method):
     positions (`positions=renumber`); here tokens stay in order.
 
     Args:
-        layer: tokens leave before this layer of the language model.
-        keep: fraction or number of visual tokens kept.
-        chunks: number of runs.
-        alpha: weight of variety relative to attention.
-        encoder_layer: layer of the vision encoder; -2 is the last but one, a float is a fraction of its depth. In a
+        layer: Tokens leave before this layer of the language model.
+        keep: Fraction or number of visual tokens kept.
+        chunks: Number of runs.
+        alpha: Weight of variety relative to attention.
+        encoder_layer: Layer of the vision encoder; -2 is the last but one, a float is a fraction of its depth. In a
             layer with window attention patches of different windows are not compared; choose one with full attention
             there (Qwen2.5-VL: -1).
         features: `vision`, the encoder's as published, or `projected`.

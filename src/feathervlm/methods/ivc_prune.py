@@ -29,10 +29,10 @@ class IVCPrune(Method):
     with a state keep theirs.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept, coordinates included.
-        share: fraction or number of visual tokens kept by cosines, and as many by sines.
-        seeds: fraction of an image's tokens that are queries together with the text the second time.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept, coordinates included.
+        share: Fraction or number of visual tokens kept by cosines, and as many by sines.
+        seeds: Fraction of an image's tokens that are queries together with the text the second time.
     """
 
     name: ClassVar[str] = "ivc-prune"

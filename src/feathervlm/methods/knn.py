@@ -17,8 +17,8 @@ class KNN(Method):
     as here. Ties are broken by index instead of by random noise.
 
     Args:
-        layer: tokens leave before this layer.
-        count: number of tokens (clusters) kept per image.
+        layer: Tokens leave before this layer.
+        count: Number of tokens (clusters) kept per image.
         neighbors: k of the density, the token itself included.
         features: `vision`, or `projected` where only embeddings are known.
     """

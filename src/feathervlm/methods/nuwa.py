@@ -43,8 +43,8 @@ class Regions(Selector):
     With K tokens to keep of N, that is ceil(4 K / N) of each region; where a side is odd, its last regions are smaller.
 
     Args:
-        criterion: criterion of the ranking.
-        keep: the whole budget, a number or a fraction of the original tokens.
+        criterion: Criterion of the ranking.
+        keep: The whole budget, a number or a fraction of the original tokens.
     """
 
     criterion: Criterion
@@ -94,11 +94,11 @@ class Nuwa(Method):
     in the code; the paper's alternative stretches those of the kept tokens over the whole range (`positions=stretch`).
 
     Args:
-        layers: tokens leave, and merge, before the first layer; the second stage is scored with the layer before it.
-        keep: fraction or number of visual tokens kept at the first stage.
-        then: fraction of these kept at the second stage.
-        pillars: quantile of the kept tokens' attention from which on they add nothing.
-        encoder_layer: layer of the vision encoder; -2 is the last but one. Where layers have window attention, choose
+        layers: Tokens leave, and merge, before the first layer; the second stage is scored with the layer before it.
+        keep: Fraction or number of visual tokens kept at the first stage.
+        then: Fraction of these kept at the second stage.
+        pillars: Quantile of the kept tokens' attention from which on they add nothing.
+        encoder_layer: Layer of the vision encoder; -2 is the last but one. Where layers have window attention, choose
             one with full attention (Qwen2.5-VL: -1).
         positions: `preserve` or `stretch`.
     """

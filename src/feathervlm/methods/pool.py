@@ -15,8 +15,8 @@ class AveragePool(Method):
     FastV, SparseVLM and VisionZip (RefCOCO at 128 and 64 tokens of 576, arXiv 2602.02951).
 
     Args:
-        layer: tokens are averaged before this layer; 0 is the input of the language model.
-        stride: side of a block; blocks at the border are smaller.
+        layer: Tokens are averaged before this layer; 0 is the input of the language model.
+        stride: Side of a block; blocks at the border are smaller.
     """
 
     name: ClassVar[str] = "pool"

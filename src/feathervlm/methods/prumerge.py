@@ -33,7 +33,7 @@ class Supplemented(Selector):
     is never part of it.
 
     Args:
-        first: selector of the tokens that stay in any case.
+        first: Selector of the tokens that stay in any case.
     """
 
     first: Selector
@@ -81,11 +81,11 @@ class PruMerge(Method):
     stays.
 
     Args:
-        layer: tokens leave before this layer of the language model.
-        plus: whether the sample is kept as well.
-        factor: distance of an outlier from the upper quartile, in interquartile ranges.
-        neighbors: number of tokens added to each kept token.
-        encoder_layer: layer of the vision encoder, for attention and keys; -1 is the last.
+        layer: Tokens leave before this layer of the language model.
+        plus: Whether the sample is kept as well.
+        factor: Distance of an outlier from the upper quartile, in interquartile ranges.
+        neighbors: Number of tokens added to each kept token.
+        encoder_layer: Layer of the vision encoder, for attention and keys; -1 is the last.
         positions: `preserve` or `renumber`.
     """
 

@@ -16,8 +16,8 @@ class PyramidDrop(Method):
     before, softmax over the visual keys, int(n * keep) of the current n, positions preserved.
 
     Args:
-        layers: tokens leave before each of these layers.
-        keep: share kept at each stage.
+        layers: Tokens leave before each of these layers.
+        keep: Share kept at each stage.
         form: `authors` or `baseline`.
     """
 

@@ -12,9 +12,9 @@ class RandomKeep(Method):
     """Keep random visual tokens, the control for any criterion.
 
     Args:
-        layer: tokens leave before this layer.
-        keep: fraction or number of visual tokens kept.
-        seed: seed of the choice, which is the same in any batch.
+        layer: Tokens leave before this layer.
+        keep: Fraction or number of visual tokens kept.
+        seed: Seed of the choice, which is the same in any batch.
     """
 
     name: ClassVar[str] = "random"

@@ -15,8 +15,8 @@ class ShuffledPositions(Method):
     nearly all of localization and little else (arXiv 2412.13180, A4): an experiment on what positions are worth.
 
     Args:
-        method: the method that prunes, a spec in parentheses on the command line; without one every token stays.
-        seed: seed of the permutation, which is the same in any batch.
+        method: The method that prunes, a spec in parentheses on the command line; without one every token stays.
+        seed: Seed of the permutation, which is the same in any batch.
     """
 
     name: ClassVar[str] = "shuffled-positions"

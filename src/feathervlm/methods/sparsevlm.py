@@ -54,14 +54,14 @@ class SparseVLM(Method):
     where the code takes the mean of an empty set, all words are raters.
 
     Args:
-        layers: tokens leave before each of these, scored by the layer before (2, 6 and 15 in the paper's counting).
-        keep: fraction kept at the first stage, the others of `table` raised to the same power; None for the table
+        layers: Tokens leave before each of these, scored by the layer before (2, 6 and 15 in the paper's counting).
+        keep: Fraction kept at the first stage, the others of `table` raised to the same power; None for the table
             itself.
-        table: fractions or numbers of the original tokens kept at each stage, without merged ones. None is the authors'
+        table: Fractions or numbers of the original tokens kept at each stage, without merged ones. None is the authors'
             row named 192, of 576: 300, 200 and 110, or 118 for `plus`. Their other rows are 303+110+36, 238+48+26 and
             66+30+17, for `plus` 238+108+60, 246+54+28 and 66+34+20.
-        plus: whether to run SparseVLM+.
-        text: raters are words of the `question` after the last image, or of `all` of the prompt.
+        plus: Whether to run SparseVLM+.
+        text: Raters are words of the `question` after the last image, or of `all` of the prompt.
         positions: `preserve` or `renumber`; None for the default of the form.
     """
 

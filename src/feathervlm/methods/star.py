@@ -32,9 +32,9 @@ class STAR(Method):
     of the prompt.
 
     Args:
-        layers: tokens leave before the first layer by the image's own attention, before the second by the text's.
-        keep: fraction or number of visual tokens kept at the first stage.
-        then: fraction of these kept at the second stage.
+        layers: Tokens leave before the first layer by the image's own attention, before the second by the text's.
+        keep: Fraction or number of visual tokens kept at the first stage.
+        then: Fraction of these kept at the second stage.
         text: `all` of the prompt, or the `question` after the last image.
     """
 

@@ -28,10 +28,10 @@ class ToMe(Method):
     in each later layer. If these are too few, as many as possible merge, and later layers merge more where they can.
 
     Args:
-        keep: fraction of the patches that remain in the end.
-        start: first layer of the vision encoder that merges, counted from 0, or a fraction of its depth.
-        stop: last layer that merges; -2 is the last but one.
-        proportional: whether layers attend to a merged token as often as it stands for patches.
+        keep: Fraction of the patches that remain in the end.
+        start: First layer of the vision encoder that merges, counted from 0, or a fraction of its depth.
+        stop: Last layer that merges; -2 is the last but one.
+        proportional: Whether layers attend to a merged token as often as it stands for patches.
     """
 
     name: ClassVar[str] = "tome"

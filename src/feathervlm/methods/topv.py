@@ -27,8 +27,8 @@ class Recovered(Selector):
     """Keep what `first` keeps, and of the tokens that it drops in an image the first and every n-th after it.
 
     Args:
-        first: selector of the tokens that stay in any case.
-        every: n; 0 recovers none.
+        first: Selector of the tokens that stay in any case.
+        every: N; 0 recovers none.
     """
 
     first: Selector
@@ -73,12 +73,12 @@ class TopV(Method):
     row, so any step on rows cancels it, and it is count out. Cells are those of any grid, not of a square one.
 
     Args:
-        layer: tokens leave before this layer; they are scored with the layer before.
-        keep: fraction or number of visual tokens kept by transport.
-        every: every n-th of the other tokens stays as well; 0 for none.
-        sigma: reach of the distance of cells.
-        epsilon: weight of the entropy.
-        iterations: number of Sinkhorn iterations.
+        layer: Tokens leave before this layer; they are scored with the layer before.
+        keep: Fraction or number of visual tokens kept by transport.
+        every: Every n-th of the other tokens stays as well; 0 for none.
+        sigma: Reach of the distance of cells.
+        epsilon: Weight of the entropy.
+        iterations: Number of Sinkhorn iterations.
     """
 
     name: ClassVar[str] = "topv"

@@ -14,8 +14,8 @@ class Uniform(Method):
     Rows and columns start at the top left corner; of 27 x 27 tokens 729, 196, 81, 49 and 36 remain for strides 1 to 5.
 
     Args:
-        layer: tokens leave before this layer.
-        stride: distance of kept rows and columns.
+        layer: Tokens leave before this layer.
+        stride: Distance of kept rows and columns.
     """
 
     name: ClassVar[str] = "uniform"

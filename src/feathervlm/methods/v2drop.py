@@ -47,9 +47,9 @@ class V2Drop(Method):
     one token.
 
     Args:
-        layers: tokens leave before each of these; the last stage keeps only a few.
-        keep: share of the current tokens kept at each layer but the last.
-        last: fraction or number of the original tokens kept at the last layer; one of 576 by default.
+        layers: Tokens leave before each of these; the last stage keeps only a few.
+        keep: Share of the current tokens kept at each layer but the last.
+        last: Fraction or number of the original tokens kept at the last layer; one of 576 by default.
     """
 
     name: ClassVar[str] = "v2drop"

@@ -35,8 +35,8 @@ class Sampled(Selector):
     sample.
 
     Args:
-        first: selector of the tokens that stay in any case.
-        keep: size of the sample, a number or a fraction of the original tokens.
+        first: Selector of the tokens that stay in any case.
+        keep: Size of the sample, a number or a fraction of the original tokens.
     """
 
     first: Selector
@@ -83,11 +83,11 @@ class VisionZip(Method):
     separately; here its tiles share one budget.
 
     Args:
-        layer: tokens leave before this layer of the language model.
-        dominant: fraction or number of visual tokens kept by attention. The authors' pairs for 576 tokens are 162 + 30,
+        layer: Tokens leave before this layer of the language model.
+        dominant: Fraction or number of visual tokens kept by attention. The authors' pairs for 576 tokens are 162 + 30,
             108 + 20 and 54 + 10.
-        contextual: fraction or number of visual tokens that the rest are merged into.
-        encoder_layer: layer of the vision encoder, for attention and keys; -2 is the last but one. Where layers have
+        contextual: Fraction or number of visual tokens that the rest are merged into.
+        encoder_layer: Layer of the vision encoder, for attention and keys; -2 is the last but one. Where layers have
             window attention, choose one with full attention (Qwen2.5-VL: -1).
         positions: `preserve` or `renumber`.
     """

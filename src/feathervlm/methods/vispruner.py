@@ -33,11 +33,11 @@ class VisPruner(Method):
     the token without a partner counts to the first half. It renumbers positions (`positions=renumber`).
 
     Args:
-        layer: tokens leave before this layer of the language model.
-        keep: fraction or number of visual tokens kept.
-        important: share of these that is kept by attention.
-        per_round: largest number of duplicates that leave in one round.
-        encoder_layer: layer of the vision encoder; -2 is the last but one, a float is a fraction of its depth. In a
+        layer: Tokens leave before this layer of the language model.
+        keep: Fraction or number of visual tokens kept.
+        important: Share of these that is kept by attention.
+        per_round: Largest number of duplicates that leave in one round.
+        encoder_layer: Layer of the vision encoder; -2 is the last but one, a float is a fraction of its depth. In a
             layer with window attention patches of different windows are not compared; choose one with full attention
             there (Qwen2.5-VL: -1).
         features: `vision`, the encoder's as published, or `projected`.

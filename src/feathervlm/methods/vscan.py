@@ -42,10 +42,10 @@ class LocalScan(Selector):
     Rows and columns beyond the last whole window belong to it, so that no window is a narrow strip.
 
     Args:
-        criterion: criterion of the ranking.
-        keep: the whole budget, a number or a fraction of the original tokens; half of it, rounded down, is spent here.
-        window: side of a window.
-        share: tokens of a window: "even", half the budget over the number of windows, rounded down; or "capped",
+        criterion: Criterion of the ranking.
+        keep: The whole budget, a number or a fraction of the original tokens; half of it, rounded down, is spent here.
+        window: Side of a window.
+        share: Tokens of a window: "even", half the budget over the number of windows, rounded down; or "capped",
             rounded up, and the best of all windows up to half the budget.
     """
 
@@ -91,13 +91,13 @@ class VScan(Method):
     fills the budget in both forms. Features are averaged after the projector, as in the code.
 
     Args:
-        layers: tokens leave, and merge, before the first layer; the second stage is scored with its own attention.
-        keep: fraction or number of visual tokens kept by the two scans.
-        then: fraction of these kept at the second layer.
+        layers: Tokens leave, and merge, before the first layer; the second stage is scored with its own attention.
+        keep: Fraction or number of visual tokens kept by the two scans.
+        then: Fraction of these kept at the second layer.
         form: `llava` or `qwen`.
-        shallow: encoder layer of the local scan, a number or a fraction of the depth; None for that of the form.
-        deep: encoder layer of the global scan; None for that of the form.
-        window: side of a window; None for that of the form.
+        shallow: Encoder layer of the local scan, a number or a fraction of the depth; None for that of the form.
+        deep: Encoder layer of the global scan; None for that of the form.
+        window: Side of a window; None for that of the form.
         positions: `preserve` or `renumber`.
     """
 

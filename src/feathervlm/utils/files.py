@@ -35,7 +35,7 @@ def write_json(path: Path, document: Any) -> None:
     """Write a document for reading, whole or not at all.
 
     Raises:
-        PruningError: if the file cannot be written.
+        PruningError: If the file cannot be written.
     """
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all.
 
     Raises:
-        PruningError: if the file cannot be written.
+        PruningError: If the file cannot be written.
     """
 
     def write(draft: Path) -> None:
@@ -57,7 +57,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then move it there, so that no reader ever sees half of it.
 
     Raises:
-        PruningError: if the file cannot be written.
+        PruningError: If the file cannot be written.
     """
     draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

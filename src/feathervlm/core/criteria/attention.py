@@ -40,8 +40,8 @@ class LastTokenAttention(Criterion):
     the layer itself is unchanged.
 
     Args:
-        rope: whether q and k are rotated.
-        over: keys of the softmax: "visual", so that each head has the same weight, or "all".
+        rope: Whether q and k are rotated.
+        over: Keys of the softmax: "visual", so that each head has the same weight, or "all".
         layer: "K-1", the last layer that saw all tokens, or "K", the layer about to run.
     """
 
@@ -71,7 +71,7 @@ class VisionAttention(Criterion):
     """Attention inside the vision encoder, from [CLS] where there is one (FasterVLM, arXiv 2412.01818).
 
     Args:
-        layer: layer of the encoder; -2 is the last but one, a float is a fraction of the depth.
+        layer: Layer of the encoder; -2 is the last but one, a float is a fraction of the depth.
         source: "cls", or "received", the mean over all queries; without a [CLS] token the two are the same.
         heads: "mean" over the heads, or "joint", one softmax of undivided queries and keys (LLaVA-PruMerge).
     """
@@ -106,13 +106,13 @@ class TextRaterAttention(Criterion):
     at most 1 / `min_decay` times its attention (SparseVLM+). Heads are chosen after that.
 
     Args:
-        text: text that raters are chosen from: "all" of the prompt, or the "question" after its last image.
-        heads: share of the heads that count, rounded down and at least one: the heads that attend most to visual
+        text: Text that raters are chosen from: "all" of the prompt, or the "question" after its last image.
+        heads: Share of the heads that count, rounded down and at least one: the heads that attend most to visual
             tokens.
-        min_decay: smallest divisor; None not to divide.
+        min_decay: Smallest divisor; None not to divide.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     text: TextPart = "question"
@@ -146,9 +146,9 @@ def raters(visual: Tensor, exists: Tensor, text: Tensor, there: Tensor) -> Tenso
     word, all words are raters.
 
     Args:
-        visual: embeddings of visual tokens that enter the language model, (batch, visual, dim).
+        visual: Embeddings of visual tokens that enter the language model, (batch, visual, dim).
         exists: bool tensor of shape (batch, visual).
-        text: embeddings of text tokens, (batch, texts, dim).
+        text: Embeddings of text tokens, (batch, texts, dim).
         there: bool tensor of shape (batch, texts), the words to choose from.
 
     Returns:

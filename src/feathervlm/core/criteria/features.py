@@ -55,11 +55,11 @@ class KeyNorm(Criterion):
     """Sum of |k| over the key of a token, all heads side by side (DART, arXiv 2502.11494).
 
     Args:
-        rope: whether keys are rotated as in the cache, where |k| depends on the position, or as projected.
+        rope: Whether keys are rotated as in the cache, where |k| depends on the position, or as projected.
         layer: "K-1", the last layer that saw all tokens, or "K", the layer about to run.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     rope: bool = False
@@ -91,7 +91,7 @@ class TextSimilarity(Criterion):
         text: "all" of the prompt, including the chat template, or the "question" after its last image.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     features: FeatureSource = "projected"
@@ -123,12 +123,12 @@ class FeatureAttention(Criterion):
     keeps the others apart, which otherwise would underflow to zero and be ranked by index.
 
     Args:
-        of: queries: the tokens of the "image" themselves, or the "text".
+        of: Queries: the tokens of the "image" themselves, or the "text".
         features: "vision", "projected" or "hidden"; text has no "vision" features.
         text: "all" of the prompt, including the chat template, or the "question" after its last image.
 
     Raises:
-        PruningError: if a parameter is out of range, or text has no such features.
+        PruningError: If a parameter is out of range, or text has no such features.
     """
 
     of: Literal["image", "text"] = "image"
@@ -163,11 +163,11 @@ def log_received(queries: Tensor, asks: Tensor, keys: Tensor, present: Tensor, r
     """Compute the logarithm of the attention that every key receives: column means of softmax(Q K^T / sqrt(dim)).
 
     Args:
-        queries: tensor of shape (rows / repeats, m, dim); any value where `asks` is False.
+        queries: Tensor of shape (rows / repeats, m, dim); any value where `asks` is False.
         asks: bool tensor of shape (rows / repeats, m), the queries that exist.
-        keys: tensor of shape (rows, n, dim), zeros where absent.
+        keys: Tensor of shape (rows, n, dim), zeros where absent.
         present: bool tensor of shape (rows, n), the keys of each query's softmax.
-        repeats: number of consecutive rows of keys that share the same queries.
+        repeats: Number of consecutive rows of keys that share the same queries.
 
     Returns:
         Tensor of shape (rows, n), in the dtype of `keys`; any value where a key is absent.

@@ -17,7 +17,7 @@ class RandomScore(Criterion):
     batch and at any stage.
 
     Args:
-        seed: seed of the random numbers.
+        seed: Seed of the random numbers.
     """
 
     seed: int = 0

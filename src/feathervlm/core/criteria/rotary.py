@@ -22,7 +22,7 @@ class RotaryPhase(Criterion):
         of: "cos" or "sin".
 
     Raises:
-        PruningError: if `of` is neither.
+        PruningError: If `of` is neither.
     """
 
     of: Wave = "cos"

@@ -30,14 +30,14 @@ class OptimalTransport(Criterion):
     are infinitely far apart.
 
     Args:
-        feature: weight of the distance of states.
-        spatial: weight of the distance of cells.
-        sigma: reach of the distance of cells, in cells.
-        epsilon: weight of the entropy.
-        iterations: number of Sinkhorn iterations.
+        feature: Weight of the distance of states.
+        spatial: Weight of the distance of cells.
+        sigma: Reach of the distance of cells, in cells.
+        epsilon: Weight of the entropy.
+        iterations: Number of Sinkhorn iterations.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     feature: float = 1.0
@@ -98,10 +98,10 @@ def sent_by(cost: Tensor, present: Tensor, epsilon: float, iterations: int) -> T
     """Compute the row sums of the plan after Sinkhorn steps that end on columns, 1 on average: float32 (images, n).
 
     Args:
-        cost: tensor of shape (images, n, n); rows are sources.
+        cost: Tensor of shape (images, n, n); rows are sources.
         present: bool tensor of shape (images, n).
-        epsilon: weight of the entropy.
-        iterations: number of iterations, each a step on rows and one on columns.
+        epsilon: Weight of the entropy.
+        iterations: Number of iterations, each a step on rows and one on columns.
     """
     pairs = present[:, :, None] & present[:, None]
     kernel = torch.exp(-cost / epsilon).masked_fill(~pairs, 0)

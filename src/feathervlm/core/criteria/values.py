@@ -26,11 +26,11 @@ class ValueForeground(Criterion):
     and seeds as queries.
 
     Args:
-        seeds: fraction of an image's tokens that are seeds, at least one token.
-        text: the "question" after the last image, or "all" of the prompt, including the chat template.
+        seeds: Fraction of an image's tokens that are seeds, at least one token.
+        text: The "question" after the last image, or "all" of the prompt, including the chat template.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     seeds: float = 0.01

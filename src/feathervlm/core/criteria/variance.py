@@ -25,14 +25,14 @@ class LocalVariance(Criterion):
     / mean variance.
 
     Args:
-        criterion: criterion of the score.
+        criterion: Criterion of the score.
         partition: "window", "grid" or "chunk", see `feathervlm.core.partition.part_of_each`.
-        partition_size: side of a window, parts along a side, or number of chunks.
-        alpha: weight of the variance.
+        partition_size: Side of a window, parts along a side, or number of chunks.
+        alpha: Weight of the variance.
         features: "vision", encoder patch features before the projector, or "projected".
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     criterion: Criterion
@@ -68,7 +68,7 @@ def variety(directions: Tensor, present: Tensor, part: Tensor) -> Tensor:
     """Compute the variance of the cosines to all other tokens of the part; 0 for absent and single tokens.
 
     Args:
-        directions: unit vectors of shape (images, n, dim).
+        directions: Unit vectors of shape (images, n, dim).
         present: bool tensor of shape (images, n).
         part: long tensor of shape (images, n).
 

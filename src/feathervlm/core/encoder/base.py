@@ -17,10 +17,10 @@ class EncoderMerging(ABC):
     """Base of merging inside the vision encoder: a frozen dataclass whose fields are its parameters.
 
     Attributes:
-        compares: what `assign` compares, (images, tokens, dim): the "states" that enter a layer, which are merged
+        compares: What `assign` compares, (images, tokens, dim): the "states" that enter a layer, which are merged
             before it, or its "keys", mean over heads, in which case states are merged between its attention and its
             MLP.
-        proportional: whether later layers attend to a token as often as it stands for patches: the log of that number
+        proportional: Whether later layers attend to a token as often as it stands for patches: the log of that number
             is added to the logits of its key.
     """
 
@@ -32,12 +32,12 @@ class EncoderMerging(ABC):
         """Return the number of patches of each image after each layer that merges, in the order of layers.
 
         Args:
-            depth: number of layers of the encoder.
-            patches: number of patches of an image.
-            placed: whether `assign` gets the positions of patches.
+            depth: Number of layers of the encoder.
+            patches: Number of patches of an image.
+            placed: Whether `assign` gets the positions of patches.
 
         Raises:
-            Unprunable: if that depth, or that number of patches, does not allow it.
+            Unprunable: If that depth, or that number of patches, does not allow it.
         """
 
     @abstractmethod
@@ -52,9 +52,9 @@ class EncoderMerging(ABC):
         """Return the group of every token: long (images, tokens), see `feathervlm.core.encoder.grouping`.
 
         Args:
-            compared: tensor of shape (images, tokens, dim), see `compares`.
-            count: number of patches after the merge.
-            protected: number of tokens before the patches ([CLS]), which stay single and first.
+            compared: Tensor of shape (images, tokens, dim), see `compares`.
+            count: Number of patches after the merge.
+            protected: Number of tokens before the patches ([CLS]), which stay single and first.
             cells: long tensor of shape (tokens, 2), row and column of each token of a single image; None for raster
                 order.
             window: long tensor of shape (tokens,), ascending, of a single image: only tokens of one window merge.

@@ -22,8 +22,8 @@ def bipartite(metric: Tensor, merges: int, protected: int = 0, window: Tensor | 
     Groups are numbered in the order of the remaining tokens of A, then those of B.
 
     Args:
-        metric: tensor of shape (images, tokens, dim) that is compared.
-        merges: number of tokens of an image that leave, at most half of the unprotected ones.
+        metric: Tensor of shape (images, tokens, dim) that is compared.
+        merges: Number of tokens of an image that leave, at most half of the unprotected ones.
         protected: 1 if the first token ([CLS]) is to stay single; it belongs to A, so that nothing goes into it.
         window: long tensor of shape (tokens,), ascending: only tokens of one window merge, as many as can if these are
             fewer than `merges`, and groups are numbered by window first. For a single image.
@@ -67,10 +67,10 @@ class BipartiteMerging(EncoderMerging):
     `bipartite`.
 
     Args:
-        keep: fraction of the patches that remain in the end.
-        start: first layer that merges, counted from the first (0) or from the last (-1), or a fraction of the depth.
-        stop: last layer that merges, likewise. LLaVA takes its features after layer -2.
-        proportional: see `EncoderMerging`.
+        keep: Fraction of the patches that remain in the end.
+        start: First layer that merges, counted from the first (0) or from the last (-1), or a fraction of the depth.
+        stop: Last layer that merges, likewise. LLaVA takes its features after layer -2.
+        proportional: See `EncoderMerging`.
     """
 
     compares: ClassVar[Literal["states", "keys"]] = "keys"

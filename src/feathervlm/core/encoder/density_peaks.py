@@ -26,13 +26,13 @@ class DensityPeakMerging(EncoderMerging):
     nearest on the grid. Where an encoder does not give the positions of its patches, pictures must be square.
 
     Args:
-        layer: patches merge before this layer, counted from the first (0) or from the last (-1), or a fraction of the
+        layer: Patches merge before this layer, counted from the first (0) or from the last (-1), or a fraction of the
             depth.
-        keep: fraction of the patches that remain.
+        keep: Fraction of the patches that remain.
         neighbors: k of the density, the patch itself included.
-        reach: number of patches around a patch that are its neighbours.
-        locality: weight of the nearest of these, in (0, 1]; 1 weights all neighbours equally.
-        proportional: see `EncoderMerging`.
+        reach: Number of patches around a patch that are its neighbours.
+        locality: Weight of the nearest of these, in (0, 1]; 1 weights all neighbours equally.
+        proportional: See `EncoderMerging`.
     """
 
     compares: ClassVar[Literal["states", "keys"]] = "states"

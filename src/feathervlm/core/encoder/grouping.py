@@ -14,10 +14,10 @@ def merge_groups(states: Tensor, group: Tensor, count: int, sizes: Tensor) -> Te
     unless `torch.use_deterministic_algorithms(True)` is set.
 
     Args:
-        states: tensor of shape (images, tokens, dim).
+        states: Tensor of shape (images, tokens, dim).
         group: long tensor of shape (images, tokens).
-        count: number of groups of an image.
-        sizes: tensor of shape (images, tokens), the number of patches that each token stands for.
+        count: Number of groups of an image.
+        sizes: Tensor of shape (images, tokens), the number of patches that each token stands for.
     """
     images, _, dim = states.shape
     wide = torch.promote_types(states.dtype, torch.float32)

@@ -29,7 +29,7 @@ class Merger(ABC):
         """Return the kept token of its image that each token goes into.
 
         Args:
-            tokens: the tokens that entered the stage.
+            tokens: The tokens that entered the stage.
             kept: bool tensor of shape (batch, visual), the tokens that stay.
 
         Returns:
@@ -58,9 +58,9 @@ class Merger(ABC):
         unless `torch.use_deterministic_algorithms(True)` is set.
 
         Args:
-            states: tensor of shape (batch, visual, dim); any value for tokens that went nowhere.
+            states: Tensor of shape (batch, visual, dim); any value for tokens that went nowhere.
             groups: long tensor of shape (batch, visual), the result of `groups`.
-            tokens: the tokens that entered the stage.
+            tokens: The tokens that entered the stage.
 
         Returns:
             Tensor of shape (batch, visual, dim) in the dtype of `states`, with values at kept tokens and zeros

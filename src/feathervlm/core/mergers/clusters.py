@@ -17,10 +17,10 @@ class Clusters(Merger):
     """Each clustered token goes into the nearest centre, which becomes its cluster's mean; other tokens are dropped.
 
     Args:
-        selector: the selector that clusters.
+        selector: The selector that clusters.
 
     Raises:
-        PruningError: if `selector` is not `TopAndClusters`.
+        PruningError: If `selector` is not `TopAndClusters`.
     """
 
     selector: TopAndClusters

@@ -47,13 +47,13 @@ class Nearest(Merger):
     """Each token goes into the most similar kept token of its image: the one with the highest cosine.
 
     Args:
-        vectors: signal that is compared.
+        vectors: Signal that is compared.
         form: "mean" of the kept token and all tokens that go into it (VScan, arXiv 2505.22654), or "onto": the kept
             token plus the mean of the others, which is about twice as long (VisionZip, arXiv 2412.04467).
-        exclude: selector of kept tokens that take in no others, None if all kept tokens do.
+        exclude: Selector of kept tokens that take in no others, None if all kept tokens do.
 
     Raises:
-        PruningError: if a parameter is of the wrong kind.
+        PruningError: If a parameter is of the wrong kind.
     """
 
     vectors: Vectors
@@ -92,12 +92,12 @@ class Neighbors(AdditiveMerger):
     tokens took, the most similar of them.
 
     Args:
-        vectors: signal that is compared.
-        weights: criterion of w; the sum is not divided by the weights.
-        count: number of neighbours that each kept token adds.
+        vectors: Signal that is compared.
+        weights: Criterion of w; the sum is not divided by the weights.
+        count: Number of neighbours that each kept token adds.
 
     Raises:
-        PruningError: if a parameter is of the wrong kind.
+        PruningError: If a parameter is of the wrong kind.
     """
 
     vectors: Vectors

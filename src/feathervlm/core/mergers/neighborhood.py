@@ -25,14 +25,14 @@ class Neighborhood(AdditiveMerger):
     Pillars, the best of the kept tokens, add nothing.
 
     Args:
-        vectors: signal that is compared.
-        score: criterion by which kept tokens are pillars.
+        vectors: Signal that is compared.
+        score: Criterion by which kept tokens are pillars.
         reach: R as a share of the plane's diagonal. Nuwa's R of sqrt(280) cells on 24 x 24 is 0.514.
-        pillars: quantile of the scores of an image's kept tokens, interpolated linearly, from which on a token is a
+        pillars: Quantile of the scores of an image's kept tokens, interpolated linearly, from which on a token is a
             pillar; with 0 all of them are.
 
     Raises:
-        PruningError: if a parameter is of the wrong kind or out of range.
+        PruningError: If a parameter is of the wrong kind or out of range.
     """
 
     vectors: Vectors

@@ -20,7 +20,7 @@ class Pool(Merger):
     With `Grid(stride)` as the selector that is the block's first cell, and the merge is average pooling.
 
     Args:
-        stride: s, or (frame, row, column) strides. An int keeps frames apart.
+        stride: S, or (frame, row, column) strides. An int keeps frames apart.
     """
 
     stride: int | Sequence[int]

@@ -74,8 +74,8 @@ class Budgeted(Selector):
     """A selector that keeps `keep` tokens of every image, or all tokens of an image that has fewer.
 
     Attributes:
-        keep: fraction or number of tokens kept.
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        keep: Fraction or number of tokens kept.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     The budget holds for each image, so that no image is lost to another.
     """
@@ -92,7 +92,7 @@ class Budgeted(Selector):
         """Fill the budget of every image, with the tokens `first` before all others.
 
         Args:
-            tokens: the candidates.
+            tokens: The candidates.
             first: bool tensor of shape (batch, visual), a subset of `tokens.present`. If an image has more of them than
                 its budget allows, the selector chooses among them.
 
@@ -152,9 +152,9 @@ class Union(Selector):
     size it can have. Then the count is known beforehand: no device sync, one compiled graph.
 
     Args:
-        a: a selector.
-        b: a selector.
-        fixed: whether the union is filled up.
+        a: A selector.
+        b: A selector.
+        fixed: Whether the union is filled up.
     """
 
     a: Selector

@@ -18,9 +18,9 @@ class Top(Ranked):
     """Keep the `keep` tokens with the highest scores; of equal scores the lower index.
 
     Args:
-        criterion: criterion of the scores.
-        keep: fraction or number of tokens kept.
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        criterion: Criterion of the scores.
+        keep: Fraction or number of tokens kept.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     >>> Top(LastTokenAttention(rope=False), keep=0.3) | Grid(stride=3)  # doctest: +SKIP
     """
@@ -43,9 +43,9 @@ class Random(Ranked):
     """Keep `keep` random tokens, the same ones in any batch.
 
     Args:
-        keep: fraction or number of tokens kept.
-        seed: seed of the choice.
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        keep: Fraction or number of tokens kept.
+        seed: Seed of the choice.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
     """
 
     keep: Keep
@@ -68,7 +68,7 @@ class Grid(Selector):
     Rows and columns are counted over the whole of a plane, whatever its tiles.
 
     Args:
-        stride: s, or (frame, row, column) strides. With an int every frame is kept.
+        stride: S, or (frame, row, column) strides. With an int every frame is kept.
 
     >>> from feathervlm.core.layout import picture_of
     >>> Grid(3).expected(ImageTokens(picture_of((1, 27, 27)), 729))

@@ -29,13 +29,13 @@ class TopAndClusters(Selector):
     neighbours as there are clusters. Of equal tokens the lower index wins.
 
     Args:
-        first: selector of the tokens that stay in any case, whose scores also rank the others.
-        share: share of the dropped tokens that are clustered.
-        group: approximate number of tokens per cluster.
-        features: features of the distances: "hidden", the states that enter the stage's layer, "projected" or "vision".
+        first: Selector of the tokens that stay in any case, whose scores also rank the others.
+        share: Share of the dropped tokens that are clustered.
+        group: Approximate number of tokens per cluster.
+        features: Features of the distances: "hidden", the states that enter the stage's layer, "projected" or "vision".
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     first: Ranked
@@ -70,7 +70,7 @@ class TopAndClusters(Selector):
         """Return the nearest centre of every clustered token, -1 for all other tokens: long (batch, visual).
 
         Args:
-            tokens: the candidates.
+            tokens: The candidates.
             centres: bool tensor of shape (batch, visual); tokens that are not clustered are ignored.
         """
         return self._pool(tokens).nearest(centres)
@@ -91,10 +91,10 @@ class Shortlist:
     """Chosen tokens of every image side by side, (images, most), so that the other tokens need no memory.
 
     Args:
-        tokens: the candidates.
+        tokens: The candidates.
         chosen: bool tensor of shape (batch, visual).
-        most: largest number of chosen tokens of an image.
-        features: features of the distances.
+        most: Largest number of chosen tokens of an image.
+        features: Features of the distances.
     """
 
     def __init__(self, tokens: Candidates, chosen: Tensor, most: int, features: FeatureSource) -> None:

@@ -17,11 +17,11 @@ class Dilate(Selector):
     """Keep what another selector keeps, and the cells around it in the same frame of the same image.
 
     Args:
-        inner: the other selector.
+        inner: The other selector.
         offsets: (row, column) steps to the cells around; by default the four that share a side.
 
     Raises:
-        PruningError: if an offset is not two integers.
+        PruningError: If an offset is not two integers.
     """
 
     inner: Selector

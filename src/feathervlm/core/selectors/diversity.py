@@ -24,7 +24,7 @@ class Picks:
     """The state of picking tokens of every image one by one, as long as its budget lasts.
 
     Args:
-        images: the candidates as rows.
+        images: The candidates as rows.
         first: bool tensor of shape (images, longest), tokens to pick before all others.
         budget: long tensor of shape (images,).
     """
@@ -73,12 +73,12 @@ class MaxMin(ByFeatures):
     authors' code. A picked token is never picked again, which happens in their code once only duplicates remain.
 
     Args:
-        keep: fraction or number of tokens kept.
+        keep: Fraction or number of tokens kept.
         features: "vision", "projected" or "hidden".
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     keep: Keep
@@ -106,13 +106,13 @@ class DPP(ByFeatures):
     relevant tokens fill the budget, or without a criterion the lowest indices.
 
     Args:
-        keep: fraction or number of tokens kept.
-        relevance: criterion of r, None for the same relevance everywhere.
+        keep: Fraction or number of tokens kept.
+        relevance: Criterion of r, None for the same relevance everywhere.
         features: "vision", "projected" or "hidden".
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     keep: Keep

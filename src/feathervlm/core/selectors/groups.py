@@ -19,7 +19,7 @@ class OnePerGroup(Selector):
     group, so that few tokens leave where groups are small.
 
     Args:
-        keep: fraction of the patches that the vision encoder keeps, for planning.
+        keep: Fraction of the patches that the vision encoder keeps, for planning.
     """
 
     keep: float

@@ -30,14 +30,14 @@ class GreedyThreshold(ByFeatures):
     When all remaining tokens are too similar to a kept one, the best of them fill the budget.
 
     Args:
-        criterion: criterion of the ranking.
-        keep: fraction or number of tokens kept.
-        tau: cosine in [-1, 1] above which two tokens are too similar; with 1 the criterion decides alone.
+        criterion: Criterion of the ranking.
+        keep: Fraction or number of tokens kept.
+        tau: Cosine in [-1, 1] above which two tokens are too similar; with 1 the criterion decides alone.
         features: "vision", "projected" or "hidden".
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     criterion: Criterion
@@ -77,14 +77,14 @@ class Dedup(ByFeatures):
     leaves. `A >> Dedup(...)` keeps A and fills up with the least duplicated of the other tokens.
 
     Args:
-        criterion: criterion of the line.
-        keep: fraction or number of tokens kept.
+        criterion: Criterion of the line.
+        keep: Fraction or number of tokens kept.
         features: "vision", "projected" or "hidden".
-        per_round: largest number of tokens that leave an image in a round.
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        per_round: Largest number of tokens that leave an image in a round.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     criterion: Criterion
@@ -151,16 +151,16 @@ class FarFromPivots(ByFeatures):
     which are text.
 
     Args:
-        pivots: selector of the pivots, which are kept; if they exceed the budget, the lowest indices of them.
-        keep: fraction or number of tokens kept, pivots included.
+        pivots: Selector of the pivots, which are kept; if they exceed the budget, the lowest indices of them.
+        keep: Fraction or number of tokens kept, pivots included.
         features: "vision", "projected" or "hidden".
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
-        words: number of text tokens that are pivots of every image as well: the tokens with the largest sum of |k|.
-        text: text that these are chosen from: "all" of the prompt, or the "question" after its last image.
-        keys: signal of k.
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
+        words: Number of text tokens that are pivots of every image as well: the tokens with the largest sum of |k|.
+        text: Text that these are chosen from: "all" of the prompt, or the "question" after its last image.
+        keys: Signal of k.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     pivots: Budgeted

@@ -21,8 +21,8 @@ class Bounded(Selector):
     """A selector of all tokens whose score is above a bound, and of the best token of every image.
 
     Attributes:
-        criterion: criterion of the score.
-        expected_share: share of the tokens that is expected to stay, for planning.
+        criterion: Criterion of the score.
+        expected_share: Share of the tokens that is expected to stay, for planning.
     """
 
     criterion: Criterion
@@ -56,12 +56,12 @@ class Threshold(Bounded):
     """Keep all tokens that score higher than `above`, and the best token of every image.
 
     Args:
-        criterion: criterion of the score.
-        above: the bound.
-        expected_share: share of the tokens that is expected to stay, for planning.
+        criterion: Criterion of the score.
+        above: The bound.
+        expected_share: Share of the tokens that is expected to stay, for planning.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     criterion: Criterion
@@ -83,12 +83,12 @@ class IQR(Bounded):
     Quartiles are interpolated linearly. The best token of every image always stays.
 
     Args:
-        criterion: criterion of the score.
-        factor: distance from the upper quartile, in interquartile ranges.
-        expected_share: share of the tokens that is expected to stay, for planning; 5.5 % is PruMerge's mean.
+        criterion: Criterion of the score.
+        factor: Distance from the upper quartile, in interquartile ranges.
+        expected_share: Share of the tokens that is expected to stay, for planning; 5.5 % is PruMerge's mean.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     criterion: Criterion

@@ -32,9 +32,9 @@ def quotas(count: Tensor, weights: Tensor, sizes: Tensor, rounding: Rounding = "
 
     Args:
         count: long tensor of shape (images,), at most the sum of sizes.
-        weights: tensor of shape (images, parts), at least 0.
+        weights: Tensor of shape (images, parts), at least 0.
         sizes: long tensor of shape (images, parts).
-        rounding: parts that get one of the remaining tokens: with the largest "fraction" or the largest "weight".
+        rounding: Parts that get one of the remaining tokens: with the largest "fraction" or the largest "weight".
 
     Returns:
         Long tensor of shape (images, parts) whose sums are `count`.
@@ -72,18 +72,18 @@ class Zone(Budgeted):
     theirs, no token of the budget is lost: what a full part cannot take goes to the others.
 
     Args:
-        criterion: criterion of the ranking inside a part.
-        keep: fraction or number of tokens kept of the whole image.
+        criterion: Criterion of the ranking inside a part.
+        keep: Fraction or number of tokens kept of the whole image.
         partition: "window", squares of cells; "grid", equal parts of every frame; "chunk", runs of the sequence.
-        partition_size: side of a window in cells, parts along a side of the grid, or number of chunks.
+        partition_size: Side of a window in cells, parts along a side of the grid, or number of chunks.
         share: "equal" for all parts, "proportional" to the mean weight of their tokens, or to its exponential
             ("softmax").
-        weight: criterion of the weight, None for `criterion`. Negative means count as zero unless "softmax".
-        rounding: parts that get the tokens that do not divide: with the largest "fraction" or the largest "weight".
-        of: whether a fraction is of the `original` count of tokens or of the `current` one.
+        weight: Criterion of the weight, None for `criterion`. Negative means count as zero unless "softmax".
+        rounding: Parts that get the tokens that do not divide: with the largest "fraction" or the largest "weight".
+        of: Whether a fraction is of the `original` count of tokens or of the `current` one.
 
     Raises:
-        PruningError: if a parameter is out of range.
+        PruningError: If a parameter is out of range.
     """
 
     criterion: Criterion

@@ -88,6 +88,6 @@ class Signals(Protocol):
         """Measure `signal`; absent tokens hold any value.
 
         Raises:
-            Unprunable: if the model or the input cannot give it.
+            Unprunable: If the model or the input cannot give it.
         """
         ...

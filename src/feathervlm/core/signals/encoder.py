@@ -50,7 +50,7 @@ class EncoderAttention(EncoderMeasure):
     """Attention inside the vision encoder that the patches of every visual token receive: (batch, visual) float32.
 
     Args:
-        layer: layer of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
+        layer: Layer of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
         source: "cls", the row of the [CLS] token where the encoder has one; otherwise, and for "received", the mean
             over all queries, the [CLS] token included.
         heads: "mean" over the heads, or "joint", one softmax over queries and keys that are not split into heads.
@@ -75,7 +75,7 @@ class EncoderKeys(EncoderMeasure):
     Keys are as the encoder's attention compares them: rotated and normed where it does so.
 
     Args:
-        layer: layer of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
+        layer: Layer of the encoder, counted from the first (0) or from the last (-1), or a fraction of its depth.
         heads: "mean" over the heads, or "joint", all heads side by side.
     """
 

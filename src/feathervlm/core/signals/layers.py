@@ -37,8 +37,8 @@ class Attention(LayerSignal):
 
     Args:
         layer: "K-1", the last layer that saw all tokens, or "K", the layer about to run.
-        rope: whether q and k are rotated as in the layer, or compared without rotation.
-        over: keys of the softmax: the "visual" tokens that enter the stage, or "all" that the query may see.
+        rope: Whether q and k are rotated as in the layer, or compared without rotation.
+        over: Keys of the softmax: the "visual" tokens that enter the stage, or "all" that the query may see.
     """
 
     layer: ScoreLayer = "K-1"
@@ -80,11 +80,11 @@ class RaterAttention(Attention):
     Raters are words that the pictures are about; see `feathervlm.core.criteria.attention.raters`.
 
     Args:
-        over: keys of the softmax as in `Attention`, by default all.
-        text: text that raters are chosen from: "all" or the "question" after the last image of the sample.
-        heads: share of the heads that count, rounded down and at least one: the heads whose raters attend most to
+        over: Keys of the softmax as in `Attention`, by default all.
+        text: Text that raters are chosen from: "all" or the "question" after the last image of the sample.
+        heads: Share of the heads that count, rounded down and at least one: the heads whose raters attend most to
             visual tokens; 1 for all.
-        min_decay: smallest divisor. The attention from a rater to a token is divided by what rotation alone leaves
+        min_decay: Smallest divisor. The attention from a rater to a token is divided by what rotation alone leaves
             between their positions, the cosine of rotated vectors of ones, or by this number where that is smaller;
             None not to divide.
     """
@@ -105,7 +105,7 @@ class Keys(LayerSignal):
 
     Args:
         layer: "K-1", the last layer that saw all tokens, or "K", the layer about to run.
-        rope: whether keys are rotated as in the cache, by positions that may count padding, or as projected.
+        rope: Whether keys are rotated as in the cache, by positions that may count padding, or as projected.
     """
 
     layer: ScoreLayer = "K-1"
@@ -137,7 +137,7 @@ class RotaryTable(Signal):
     the picture.
 
     Args:
-        of: the "cos" or the "sin" of position times frequency.
+        of: The "cos" or the "sin" of position times frequency.
     """
 
     of: Wave = "cos"

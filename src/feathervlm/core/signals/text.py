@@ -17,10 +17,10 @@ class Text(Signal):
     the `texts` a sample has; the others hold any value.
 
     Args:
-        of: the signal that is measured for text tokens.
+        of: The signal that is measured for text tokens.
 
     Raises:
-        PruningError: if text has no such vectors.
+        PruningError: If text has no such vectors.
     """
 
     of: Features | Keys | Values

@@ -100,7 +100,7 @@ def convert(source: PrismaticFiles, out: Path, *, force: bool = False, say: Say 
         say: Called with a description before every step.
 
     Raises:
-        PruningError: if tensors are unknown or missing, LLaVA cannot represent the model, or the weights or the
+        PruningError: If tensors are unknown or missing, LLaVA cannot represent the model, or the weights or the
             tokenizer belong to another model.
     """
     facts = parse_config(reading.read_config(source.run), str(source.run / "config.json"))

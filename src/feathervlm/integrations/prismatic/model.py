@@ -41,7 +41,7 @@ def parts(checkpoint: Mapping[str, Tensors], encoder: Tensors, facts: RunFacts) 
         facts: The model that the run's config.json describes.
 
     Raises:
-        PruningError: if names are unknown or missing.
+        PruningError: If names are unknown or missing.
     """
     clip = facts.vision.kind == "clip"
     if any(name.startswith("embeddings.") for name in encoder):
@@ -67,7 +67,7 @@ def assemble(parts: Mapping[str, CheckpointPart], facts: RunFacts, image_token: 
         image_token: Token id of the image placeholder; the id before it is that of the padding token.
 
     Raises:
-        PruningError: if the shapes do not fit the model or one another.
+        PruningError: If the shapes do not fit the model or one another.
     """
     moved: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
@@ -112,7 +112,7 @@ def vision_config(facts: RunFacts, moved: Tensors) -> PreTrainedConfig:
     """Return the config of the vision encoder: sizes from the tensors, everything else from the registry.
 
     Raises:
-        PruningError: if this encoder cannot have that width or depth.
+        PruningError: If this encoder cannot have that width or depth.
     """
     encoder = facts.vision
     width = moved["model.vision_tower.post_layernorm.weight"].shape[0]
@@ -136,7 +136,7 @@ def llm_config(facts: RunFacts, moved: Tensors, pad_token: int) -> PreTrainedCon
     """Return the config of the language model: sizes from the tensors, everything else from the registry.
 
     Raises:
-        PruningError: if this model cannot have that width or depth.
+        PruningError: If this model cannot have that width or depth.
     """
     llm, layer = facts.llm, "model.language_model.layers.0."
     rows, width = moved["model.language_model.embed_tokens.weight"].shape

@@ -35,7 +35,7 @@ class TensorMove:
         """Return the tensors of the targets by name.
 
         Raises:
-            ValueError: if the tensor does not have such a shape.
+            ValueError: If the tensor does not have such a shape.
         """
         if any(size != 1 for size in tensor.shape[: self.leading]) or tensor.dim() <= self.leading:
             raise ValueError(f"does not begin with {self.leading} dimension(s) of size 1")
@@ -111,7 +111,7 @@ def check(parts: Mapping[str, tuple[Iterable[str], Moves]]) -> None:
         parts: For each part, the names of its tensors and the known moves.
 
     Raises:
-        PruningError: if names are unknown or missing; the message lists them all.
+        PruningError: If names are unknown or missing; the message lists them all.
     """
     unknown, missing = [], []
     for part, (names, moves) in parts.items():

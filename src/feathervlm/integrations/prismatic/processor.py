@@ -65,7 +65,7 @@ def read_tokenizer(directory: Path, llm: LanguageBackbone) -> Tokenizer:
     """Read the tokenizer.json of a directory.
 
     Raises:
-        PruningError: if there is no such file, or its first tokens are not Llama's.
+        PruningError: If there is no such file, or its first tokens are not Llama's.
     """
     path = directory / "tokenizer.json"
     if not path.is_file():
@@ -95,7 +95,7 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, llm: LanguageBackbone) -> 
         llm: The language model that the run's config.json names.
 
     Raises:
-        PruningError: if Prismatic would add up to another number of embeddings, or the vocabulary is that of another
+        PruningError: If Prismatic would add up to another number of embeddings, or the vocabulary is that of another
             model of the same size.
     """
     tokens = size(tokenizer)
@@ -116,7 +116,7 @@ def build_processor(facts: RunFacts, source: Tokenizer) -> LlavaProcessor:
     """Return LLaVA's processor for a converted model.
 
     Raises:
-        PruningError: if prompts would not get the ids that the original gives them.
+        PruningError: If prompts would not get the ids that the original gives them.
     """
     clip = facts.vision.kind == "clip"
     result = LlavaProcessor(

@@ -47,7 +47,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """Read a run's config.json.
 
     Raises:
-        PruningError: if it cannot be read.
+        PruningError: If it cannot be read.
     """
     path = run / "config.json"
     try:
@@ -66,7 +66,7 @@ def read_checkpoint(run: Path) -> dict[str, Tensors]:
     """Return a run's tensors by part: projector, llm_backbone and, if it was trained, vision_backbone.
 
     Raises:
-        PruningError: if the file is missing or damaged, or has other parts.
+        PruningError: If the file is missing or damaged, or has other parts.
     """
     path = run / CHECKPOINT
     document = _load_pickle(path)
@@ -92,7 +92,7 @@ def encoder_in_checkpoint(tensors: Tensors) -> EncoderWeights:
     """Return the vision encoder that a checkpoint includes.
 
     Raises:
-        PruningError: if it is not a single encoder.
+        PruningError: If it is not a single encoder.
     """
     prefix = "featurizer."
     other = [name for name in tensors if not name.startswith(prefix)]
@@ -108,7 +108,7 @@ def read_encoder(path: Path) -> EncoderWeights:
     """Read a vision encoder, in the names of timm or transformers, from a file or a directory.
 
     Raises:
-        PruningError: if there is no such file, or it cannot be read.
+        PruningError: If there is no such file, or it cannot be read.
     """
     file = path
     if path.is_dir():

@@ -171,7 +171,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> RunFacts:
         name: Name of the file, for messages.
 
     Raises:
-        PruningError: if keys are missing, names are unknown, or LLaVA cannot represent the model.
+        PruningError: If keys are missing, names are unknown, or LLaVA cannot represent the model.
     """
     model = config.get("model")
     if not isinstance(model, Mapping):
