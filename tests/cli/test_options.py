@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from command_line import cli, document, sentence
-from feathervlm.cli.options import read_method, read_methods, split_specs
+from feathervlm.cli.options import read_method, read_methods
 from feathervlm.core.errors import PruningError
+from feathervlm.core.spec import split_specs
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_a_list_of_specs_keeps_their_own_commas(text, expected):
     ],
 )
 def test_methods_may_be_repeated_and_joined(values, expected):
-    assert read_methods(values, "unpruned,fastv") == expected
+    assert read_methods(values, ("unpruned", "fastv")) == expected
 
 
 @pytest.mark.parametrize(("value", "words"), [("fastv,nope", "'nope'"), ("fastv:layer=2,colour=3", "'colour'")])

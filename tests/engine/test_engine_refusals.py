@@ -71,7 +71,7 @@ CASES = {
         "ends inside an image",
         lambda m: forward(m, [IN_IMAGE]),
     ),
-    "merged embeddings": (FEATHER, "inputs_embeds hide", lambda m: forward(m, **embedded(m))),
+    "merged embeddings": (FEATHER, "inputs_embeds do not show", lambda m: forward(m, **embedded(m))),
     "label right after the image": (
         FEATHER,
         "Sample 0 has a label right after a visual token",
@@ -287,7 +287,7 @@ def martian():
     ("make", "message"),
     [
         (tiny.llama, r"LlamaForCausalLM \(llama\) takes no images; .*layout=VisualLayout"),
-        (martian, r"\(martian\) is of a family that is not known, .*layout=VisualLayout"),
+        (martian, r"\(martian\) is of an unknown family, .*layout=VisualLayout"),
     ],
 )
 def test_unknown_models_need_a_layout(make, message):

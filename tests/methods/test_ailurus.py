@@ -89,7 +89,7 @@ def test_the_language_model_gets_every_token_and_the_encoder_fewer():
     assert report.tokens_per_layer == [[72] * tiny.LAYERS]
     assert report.flops_ratio == 1
     assert report.notes == []
-    assert "vision encoder   20.8 of 37 tokens per layer" in str(report)
+    assert "vision encoder    20.8 of 37 tokens per layer" in str(report)
     assert report.to_dict()["encoder_tokens"] == [[37, 37, 10, 10, 10]]
 
 

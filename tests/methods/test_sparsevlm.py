@@ -96,7 +96,7 @@ def head_maps(block, states, positions, asking):
     return maps
 
 
-def naive_scores(block, states, positions, asking, visual, plus, heads=HEADS * 14 // 32, least=0.1):
+def naive_scores(block, states, positions, asking, visual, plus, heads=HEADS * 14 // 32, min_decay=0.1):
     """Of the rows `visual`, from the rows `asking`."""
     maps = head_maps(block, states, positions, asking)[:, :, visual]
     if plus:
@@ -104,7 +104,7 @@ def naive_scores(block, states, positions, asking, visual, plus, heads=HEADS * 1
         for number, row in enumerate(asking):
             for token, place in enumerate(visual):
                 prior = np.mean(np.cos((positions[row] - positions[place]) * frequency))
-                maps[:, number, token] /= max(prior, least)
+                maps[:, number, token] /= max(prior, min_decay)
         mass = maps.sum((1, 2))
         maps = maps[sorted(sorted(range(HEADS), key=lambda head: -mass[head])[:heads])]
     return maps.mean((0, 1))
@@ -193,17 +193,17 @@ def test_it_is_the_papers_algorithm(plus, positions, grids, seed):
     torch.testing.assert_close(ours[:, -AFTER:], logits[:, -AFTER:], atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("least", [0.1, 0.7, 1.0])
+@pytest.mark.parametrize("min_decay", [0.1, 0.7, 1.0])
 @pytest.mark.parametrize("heads", [1, 2, 3])
-def test_debiased_attention_of_the_heads_that_look_most(heads, least):
+def test_debiased_attention_of_the_heads_that_look_most(heads, min_decay):
     """With a bound that some places reach, and others not."""
     prompt = Prompt(SQUARE[0], 3)
     embedded, text = prompt.embeddings[0].numpy(), prompt.text("question")
     asking = [text[word] for word in naive_raters(embedded[prompt.visual], embedded[text])]
     block, places = llama().model.layers[0], list(range(prompt.length))
     with torch.no_grad():
-        expected = naive_scores(block, prompt.embeddings, places, asking, prompt.visual, True, heads, least)
-    schedule = Schedule(Stage(1, Top(TextRaterAttention(heads=heads / HEADS, min_decay=least), 20)))
+        expected = naive_scores(block, prompt.embeddings, places, asking, prompt.visual, True, heads, min_decay)
+    schedule = Schedule(Stage(1, Top(TextRaterAttention(heads=heads / HEADS, min_decay=min_decay), 20)))
     with torch.no_grad(), feathervlm.prune(llama(), schedule, layout=prompt.layout) as pruning:
         llama()(inputs_embeds=prompt.embeddings)
     np.testing.assert_allclose(pruning.report.stages[0].scores[0], expected, rtol=1e-3, atol=1e-7)
@@ -419,8 +419,8 @@ def test_written_forms_go_both_ways(spec):
         ({"table": (300, 200)}, "must be 2 layers"),
         ({"layers": (3, 7)}, "must be 3 layers"),
         ({"keep": 0}, "keep=0"),
-        ({"keep": 0.5, "table": (300, 200, 110)}, "bends a table of fractions"),
-        ({"keep": 0.5, "table": (1.0, 0.5, 0.2)}, "bends a table of fractions"),
+        ({"keep": 0.5, "table": (300, 200, 110)}, "needs a table of fractions"),
+        ({"keep": 0.5, "table": (1.0, 0.5, 0.2)}, "needs a table of fractions"),
     ],
 )
 def test_bad_parameters_are_named(parameters, named):
@@ -428,7 +428,7 @@ def test_bad_parameters_are_named(parameters, named):
         SparseVLM(**parameters)
 
 
-@pytest.mark.parametrize("make", [{"heads": 0}, {"least": 2.0}, {"which": "before"}], ids=str)
+@pytest.mark.parametrize("make", [{"heads": 0}, {"min_decay": 2.0}, {"text": "before"}], ids=str)
 def test_bad_criteria_are_refused(make):
     with pytest.raises(PruningError):
         TextRaterAttention(**make)

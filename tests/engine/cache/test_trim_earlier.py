@@ -232,7 +232,7 @@ def test_a_second_turn_counts_what_the_first_has_left():
     stored = [layer.keys.shape[-2] for layer in past.layers]
     everything = first["input_ids"].shape[1] + second["input_ids"].shape[1]
     assert len(set(before)) == len(set(stored)) == 1
-    assert pruning.report._pasts(0) == before
+    assert pruning.report.costs.past(0) == before
     assert pruning.report.kv_bytes_ratio == pytest.approx(sum(stored) / (everything * tiny.LAYERS), rel=1e-12)
 
 

@@ -268,15 +268,15 @@ def test_schedules_with_towers_in_writing():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Schedule(encoder=DensityPeakMerging()), "needs a stage, too"),
-        (lambda: Schedule(Stage(0, OnePerGroup(0.5))), "needs the groups of a tower"),
-        (lambda: Schedule(Stage(0, KeepAll()), encoder=Grid(2)), "not Grid"),
+        (lambda: Schedule(encoder=DensityPeakMerging()), "needs a stage; Stage"),
+        (lambda: Schedule(Stage(0, OnePerGroup(0.5))), "needs the groups of merging"),
+        (lambda: Schedule(Stage(0, KeepAll()), encoder=Grid(2)), r"encoder=Grid\(stride=2\) must merge"),
         (
             lambda: Schedule(Stage(0, Top(VisionAttention(), 0.5)), encoder=DensityPeakMerging()),
             "not those of single patches",
         ),
-        (lambda: Survivors(methods.ToMe().schedule()), "can have no tower"),
-        (lambda: methods.BeforeLLM(methods.ToMe()), "can have no tower"),
+        (lambda: Survivors(methods.ToMe().schedule()), "its schedule cannot merge there"),
+        (lambda: methods.BeforeLLM(methods.ToMe()), "its schedule cannot merge there"),
         (lambda: methods.ShuffledPositions(methods.AiluRus()), "has a stage at layer 0"),
     ],
 )
