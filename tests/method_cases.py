@@ -147,8 +147,8 @@ def representatives(names: Iterable[str] = METHODS) -> list[str]:
 def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = ()) -> list[ParameterSet]:
     """Return every (subject, kind, method), or (subject, method), for `pytest.mark.parametrize`.
 
-    Without the mark `full` are every method on the first subject of the first kind, and representatives on all
-    subjects, where the kinds alternate: each representative meets all subjects and kinds, and so does each subject.
+    Without the mark `full` are every method on the first subject of the first kind, and representatives on one in three
+    of the subjects in turn, where the kinds alternate, so that every subject meets a third of the representatives.
 
     Args:
         names: rows of the shared table.
@@ -159,7 +159,8 @@ def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = 
     chosen = representatives(names)
     for (place, subject), (turn, kind), name in product(enumerate(subjects), enumerate(kinds or [None]), names):
         first = place == turn == 0
-        alternate = name in chosen and (chosen.index(name) + place) % len(kinds or [None]) == turn
+        number = chosen.index(name) if name in chosen else None
+        alternate = number is not None and (number + place) % 3 == 0 and (number // 3) % len(kinds or [None]) == turn
         values = [value for value in (subject, kind, name) if value is not None]
         cases.append(in_gate(first or alternate, *values))
     return cases

@@ -3,23 +3,23 @@
 from family_cases import FAMILY_CASES, with_attention, with_some
 from method_cases import METHODS, crossed, pairs, representatives, usage
 
-SUBJECTS, KINDS = ("a", "b", "c"), ("sdpa", "eager")
+SUBJECTS, KINDS = ("a", "b", "c", "d", "e", "f"), ("sdpa", "eager")
 
 
 def gate(cases):
     return [case.values for case in cases if not case.marks]
 
 
-def test_every_method_runs_on_one_model_and_representatives_on_all():
+def test_every_method_runs_on_one_model_and_representatives_on_others():
     cases = pairs(METHODS, SUBJECTS, KINDS)
     assert len(cases) == len(METHODS) * len(SUBJECTS) * len(KINDS)
     runs = gate(cases)
     assert {method for *place, method in runs if place == ["a", "sdpa"]} == set(METHODS)
     for method in representatives():
         own = [run for run in runs if run[-1] == method]
-        assert {subject for subject, *_ in own} == set(SUBJECTS)
-        assert {kind for _, kind, _ in own} == set(KINDS)
+        assert len({subject for subject, *_ in own}) >= 2
     assert {run[:2] for run in runs} == {(subject, kind) for subject in SUBJECTS for kind in KINDS}
+    assert all(len({method for subject, _, method in runs if subject == one}) >= 7 for one in SUBJECTS)
     assert {run[0] for run in gate(pairs(METHODS, SUBJECTS))} == set(SUBJECTS)
 
 

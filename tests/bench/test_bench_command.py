@@ -36,6 +36,7 @@ def test_words_tell_every_figure():
     assert "only 49 of 108 tokens are visual" in result.stdout
 
 
+@pytest.mark.full
 def test_json_is_one_document_and_out_the_same(tmp_path):
     out, plot = tmp_path / "out.json", tmp_path / "plot.png"
     result = cli(*SMALL, "--json", "--batch", "1,2", "--ragged", "--out", out, "--plot", plot)
@@ -48,6 +49,7 @@ def test_json_is_one_document_and_out_the_same(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "plot.png"]
 
 
+@pytest.mark.full
 def test_an_old_result_survives_a_failure(tmp_path, monkeypatch):
     out = tmp_path / "out.json"
     out.write_text("old")

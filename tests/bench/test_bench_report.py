@@ -26,6 +26,7 @@ def folder(tmp_path, _measured):
     return tmp_path
 
 
+@pytest.mark.full
 def test_the_page_shows_every_row_command_and_figure(folder):
     text = report.render(folder, folder, "where")
     for document in report.read(folder).values():

@@ -52,6 +52,7 @@ def process(*arguments: object, **environment: str) -> "subprocess.CompletedProc
     )
 
 
+@pytest.mark.full
 def test_a_process_prints_json_alone(demo: Path) -> None:
     result = process(
         "run", "--model", demo, "--image", demo / "scene.png", "--prompt", "Where?", "--method", "feather",

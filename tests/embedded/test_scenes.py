@@ -82,6 +82,7 @@ def test_digits_differ():
 
 
 @pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.full
 def test_objects_prefer_no_part_of_the_picture(name):
     rng = np.random.default_rng(11)
     centres, looks = [], []

@@ -96,6 +96,7 @@ def test_every_word_is_in_the_vocabulary(task, asked):
 
 
 @pytest.mark.parametrize("task", LOCALIZATION)
+@pytest.mark.full
 def test_targets_are_spread_over_the_picture(task):
     """Boxes are uniform among the places where they fit, but that `place` and `relation` avoid unclear middles."""
     boxes = np.array([question.box for _, question in (sample(task, 21, i) for i in range(1200))], float)
@@ -120,6 +121,7 @@ def test_answers_are_balanced(task, most, asked):
     assert best_blind([question for _, question in asked[task]]) <= max(counts.values()) / MANY
 
 
+@pytest.mark.full
 def test_yes_cannot_be_told_from_the_words():
     """Size, colour and shape are asked about as often when the answer is yes as when it is no."""
     found = [sample("existence", 31, i)[1] for i in range(1500)]

@@ -58,6 +58,7 @@ def test_an_own_picture_and_question(tmp_path):
     assert [one["method"] for one in document["benchmarks"]] == []
 
 
+@pytest.mark.full
 def test_another_model(tmp_path):
     result = demo("--model", WEIGHTS, "--out", tmp_path / "out", "--json")
     document = json.loads(result.stdout)
@@ -73,6 +74,7 @@ def test_a_picture_of_any_shape(size, tmp_path):
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.full
 def test_pictures_of_an_earlier_run_go(tmp_path):
     for method in ("uniform:layer=3", "random"):
         demo("--n", 0, "--out", tmp_path, "--method", method, "--method", method)

@@ -102,6 +102,7 @@ def test_the_training_seeds_find_what_they_are_asked_for(name):
     assert np.mean([tasks[task]["accuracy"]["value"] for task in LOCALIZATION]) >= 0.8
 
 
+@pytest.mark.full
 def test_it_does_not_guess(unpruned):
     blind = benchmark("text-only", n=40, seed=100, progress=False, unpruned=unpruned)
     assert blind.localization.high < -0.5
@@ -119,6 +120,7 @@ def test_differences_are_paired(unpruned):
     assert 0 < result.flops_ratio < 1
 
 
+@pytest.mark.full
 def test_keeping_all_changes_no_answer(unpruned):
     result = benchmark("fastv:layer=3,keep=1.0", "locate", 40, 100, progress=False)
     assert result.tasks["locate"].answers == unpruned.tasks["locate"].answers

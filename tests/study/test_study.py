@@ -111,6 +111,7 @@ def test_a_run_that_was_stopped_goes_on_without_loss_or_double_counting(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()} == before, "nothing asked again"
 
 
+@pytest.mark.full
 def test_two_processes_answer_as_one(tmp_path: Path, whole: Path, spec: ModelSpec, questions: StudyQuestions) -> None:
     run(StudyRequest(spec, questions, tmp_path, quick=True, processes=2, experiments=EXPERIMENTS[:1]))
     expected = answers(whole)
@@ -151,6 +152,7 @@ def test_another_study_beside_this_one(tmp_path: Path, whole: Path, spec: ModelS
         run(StudyRequest(spec, questions, tmp_path, beside=(tmp_path / "nowhere",)))
 
 
+@pytest.mark.full
 def test_questions_without_boxes_or_with_boxes_alone(
     tmp_path: Path, spec: ModelSpec, questions: StudyQuestions
 ) -> None:
@@ -189,6 +191,7 @@ def test_records_say_what_was_kept(whole: Path, spec: ModelSpec, questions: Stud
     assert all(record.kept == () for record in questions.read(store, UNPRUNED).values())
 
 
+@pytest.mark.full
 def test_a_finished_study_is_reported_again_without_its_model(
     tmp_path: Path, whole: Path, spec: ModelSpec, questions: StudyQuestions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +239,7 @@ def study(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["study", *map(str, arguments)])
 
 
+@pytest.mark.full
 def test_the_command_prints_verdicts_and_where_the_report_is(
     whole: Path, demo: Path, questions: StudyQuestions, tmp_path: Path
 ) -> None:
@@ -295,6 +299,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path, arguments: tuple[obje
     assert len(told.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.full
 def test_the_embedded_questions_need_the_embedded_kind_of_model(tmp_path: Path, demo: Path) -> None:
     told = study("--out", tmp_path / "out", "--model", demo)
     assert told.exit_code == 2

@@ -92,6 +92,7 @@ def test_an_interrupted_stage_goes_on_where_it_stood(folder, tmp_path):
         assert torch.equal(weight, weights(tmp_path / "align.pt")[name]), name
 
 
+@pytest.mark.full
 def test_more_layers_are_frozen_until_the_later_ones_have_learned_to_look(folder, tmp_path):
     for name in ("vision.pt", "language.pt"):
         (tmp_path / name).symlink_to(folder / name)
@@ -106,6 +107,7 @@ def test_more_layers_are_frozen_until_the_later_ones_have_learned_to_look(folder
             assert same == (layer in frozen), (stop, layer)
 
 
+@pytest.mark.full
 def test_two_processes_do_what_one_does(folder, tmp_path):
     """Both see half of the images of each step; with as many questions on each, the mean gradient is the same."""
     for count in (1, 2):
@@ -265,6 +267,7 @@ def test_an_unknown_recipe_is_refused():
         find("large")
 
 
+@pytest.mark.full
 def test_a_recipe_without_a_vision_stage_takes_the_shipped_tower(tmp_path):
     recipe = replace(
         TINY,

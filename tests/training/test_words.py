@@ -1,6 +1,7 @@
 """Before any question is asked, visual tokens lie near the words for what their patches show."""
 
 import numpy as np
+import pytest
 import torch
 
 from feathervlm import embedded
@@ -10,6 +11,7 @@ from training.build import Size, build_model
 from training.vision import DENSE, dense_labels, to_pixels
 
 
+@pytest.mark.full
 def test_the_projector_learns_the_words_of_each_patch():
     model = build_model(Size(layers=1), 0)
     model.model.vision_tower.load_state_dict(embedded.load()[0].model.vision_tower.state_dict())

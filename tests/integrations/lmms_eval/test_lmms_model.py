@@ -94,6 +94,7 @@ def test_samples_tell_what_was_pruned(found):
                found["none"]["samples"][EMBEDDED])  # fmt: skip
 
 
+@pytest.mark.full
 def test_the_command_writes_it_all_down(found, monkeypatch, tmp_path, capsys):
     """`lmms-eval` itself: the same answers in its file of samples, and a table."""
     from lmms_eval.cli.dispatch import main
