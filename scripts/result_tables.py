@@ -46,7 +46,7 @@ def bench_table() -> str:
 
 def speed_line() -> str:
     """Return what FEATHER saves in the same measurement, as sentences."""
-    row = next(row for row in read("bench/overhead-cpu.json")["rows"] if row["method"] == "feather:layers=8+16")
+    row = next(row for row in read("bench/overhead-cpu.json")["rows"] if row["method"] == "feather")
     ratio, ideal = row["ratio"], row["ideal"]
     return (
         f"On a 170M-parameter LLaVA (random weights, {row['tokens']} visual tokens, one CPU core) FEATHER takes "
