@@ -135,7 +135,7 @@ def _print(rows: "list[Row]") -> None:
 
 
 def _print_splits(rows: "list[Row]") -> None:
-    table = tables.table("score by split", *dict.fromkeys((row.method for row in rows)))
+    table = tables.table("score by split", *dict.fromkeys(row.method for row in rows))
     for task in dict.fromkeys(row.task for row in rows if row.splits):
         mine = [row for row in rows if row.task == task]
         for split in mine[0].splits:
