@@ -71,7 +71,7 @@ def test_keeping_everything_keeps_the_answer(demo: Path) -> None:
 
 def test_run_unpruned_only(demo: Path) -> None:
     found = document(ask(demo, "--json", method="none"))
-    assert found["method"] == "none"
+    assert found["method"] == "unpruned"
     assert found["answers"]["pruned"] is found["seconds"]["pruned"] is found["report"] is None
     assert "pruned  " not in ask(demo, method="none").stdout.replace("unpruned", "")
 

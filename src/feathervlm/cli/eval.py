@@ -135,7 +135,7 @@ def _print(rows: "list[Row]") -> None:
 
 
 def _print_splits(rows: "list[Row]") -> None:
-    table = tables.table("score by split", *dict.fromkeys(map(_name, rows)))
+    table = tables.table("score by split", *dict.fromkeys(row.method for row in rows))
     for task in dict.fromkeys(row.task for row in rows if row.splits):
         mine = [row for row in rows if row.task == task]
         for split in mine[0].splits:
@@ -145,14 +145,10 @@ def _print_splits(rows: "list[Row]") -> None:
         tables.show(table, whole=True)
 
 
-def _name(row: "Row") -> str:
-    return "none" if row.change is None else row.method
-
-
 def _cells(row: "Row") -> list[str]:
     change = "" if row.change is None else "{value:+.1f} [{low:+.1f}, {high:+.1f}]".format(**_percent(row.change))
     return [
-        _name(row),
+        row.method,
         f"{100 * row.score.value:.1f}",
         change,
         "" if row.retention is None or not isfinite(row.retention.value) else f"{row.retention.value:.1%}",
@@ -174,9 +170,8 @@ def _print_comparison(compared: dict[str, Any]) -> None:
         where = f"{row['label']} ({row['source']})"
         here = f"{row['here']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
         within = "yes" if row["within"] else "no"
-        method = "none" if row["method"] == "unpruned" else row["method"]
         off = f"{row['difference']:+.1f}"
-        table.add_row(row["task"], method, where, f"{row['paper']:.1f}", here, off, within)
+        table.add_row(row["task"], row["method"], where, f"{row['paper']:.1f}", here, off, within)
     tables.show(table, whole=True)
     if not compared["rows"]:
         typer.echo("No task and method of this run is in the paper.")

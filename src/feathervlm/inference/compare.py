@@ -14,7 +14,7 @@ from feathervlm.engine.report.overlay import stack
 from feathervlm.engine.report.report import Report
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answer, Answerer, Batch
-from feathervlm.inference.model_spec import ModelSpec
+from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
 from feathervlm.inference.prompts import Prompt, check_markers, open_picture
 from feathervlm.methods import Method
 from feathervlm.utils.progress import Say
@@ -68,7 +68,7 @@ class RunResult:
         answers = {"unpruned": self.unpruned, "pruned": self.pruned}
         return {
             "model": self.request.spec.model,
-            "method": str(self.request.method or "none"),
+            "method": str(self.request.method or UNPRUNED),
             "prompt": self.request.prompt,
             "images": [str(path) for path in self.request.images],
             "answers": {name: one and one.text for name, one in answers.items()},

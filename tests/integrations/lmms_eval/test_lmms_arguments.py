@@ -60,7 +60,7 @@ def test_no_parameter_of_a_method_is_an_argument_of_the_model():
 
 
 def test_no_method():
-    assert read_method("none", {}) is None
+    assert read_method("none", {}) is read_method("unpruned", {}) is None
     with pytest.raises(PruningError, match=r"keep=0\.3"):
         read_method("none", {"keep": 0.3})
     with pytest.raises(PruningError, match="no method 'fether'"):

@@ -6,17 +6,16 @@ from typing import Any, Self
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.spec import add_parameters
+from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Method, get
 
-NO_METHOD = "none"
-"""Name of the unpruned baseline on the command line of lmms-eval."""
 MAX_NEW_TOKENS = 128
 """Answer length for tasks that set no limit, as in the harness of arXiv 2412.13180."""
 _DECODING = ("do_sample", "temperature", "top_p", "top_k", "num_beams")
 
 
 def read_method(method: str, more: Mapping[str, Any]) -> Method | None:
-    """Return the method, or None for `none`.
+    """Return the method, or None for `unpruned` and its alias `none`.
 
     lmms-eval cuts `method=feather:keep=0.3,layers=8+16` at its comma into a method and an argument `layers`. Arguments
     that the model does not have are therefore further parameters of the method, in their order.
@@ -32,10 +31,11 @@ def read_method(method: str, more: Mapping[str, Any]) -> Method | None:
     True
     """
     spec = method.strip().strip("\"'").strip()
-    if spec == NO_METHOD and more:
+    unpruned = spec in (UNPRUNED, "none")
+    if unpruned and more:
         rest = add_parameters("", more)[1:]
         raise PruningError(f"{rest} is no argument of the model, and without a method no parameter of one.")
-    return None if spec == NO_METHOD else get(add_parameters(spec, more))
+    return None if unpruned else get(add_parameters(spec, more))
 
 
 def read_batch_size(value: int | str) -> int:

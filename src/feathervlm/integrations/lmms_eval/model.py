@@ -21,9 +21,9 @@ from feathervlm.embedded.vocabulary import check_words
 from feathervlm.evaluation.tasks.localization import BoxReader
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answer, Answerer
-from feathervlm.inference.model_spec import ModelSpec
+from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
 from feathervlm.inference.prompts import Prompt, has_template
-from feathervlm.integrations.lmms_eval.arguments import NO_METHOD, Generation, read_batch_size, read_method
+from feathervlm.integrations.lmms_eval.arguments import Generation, read_batch_size, read_method
 from feathervlm.integrations.lmms_eval.scoring import write_fractions
 from feathervlm.integrations.lmms_eval.token_counts import PrunedCounts, of_report
 from lmms_eval.api.instance import GenerationResult, Instance
@@ -49,7 +49,7 @@ class FeatherVLM(lmms):
 
     Args:
         pretrained: Directory of a model, id on the hub, or `embedded` for the model that ships with the package.
-        method: Spec as in `feathervlm methods`, or `none`.
+        method: Spec as in `feathervlm methods`, or `unpruned`.
         average: Visual tokens per layer, averaged over layers, that the free parameter of the method is solved for.
         batch_size: Prompts per forward.
         device: `auto`, or a torch device.
@@ -68,7 +68,7 @@ class FeatherVLM(lmms):
     def __init__(
         self,
         pretrained: str,
-        method: str = NO_METHOD,
+        method: str = UNPRUNED,
         average: float | None = None,
         batch_size: int | str = 1,
         device: str = "auto",
@@ -218,7 +218,7 @@ class FeatherVLM(lmms):
         return [self._result(one, answer, generation) for one, answer in zip(asked, answers, strict=True)]
 
     def _result(self, asked: BoxPrompt, answer: Answer, generation: Generation) -> GenerationResult:
-        text, counts = generation.cut(answer.written), dict[str, Any](method=str(self.method or NO_METHOD))
+        text, counts = generation.cut(answer.written), dict[str, Any](method=str(self.method or UNPRUNED))
         if answer.report is not None:
             counts |= of_report(answer.report, answer.place)
         if asked.size is not None:
