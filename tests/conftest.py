@@ -5,11 +5,16 @@ with `--hypothesis-profile full`.
 """
 
 import importlib.util
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start, before torch reads it here
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+import method_cases
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -19,6 +24,11 @@ for profile, examples in {"gate": 25, "full": 150}.items():
         profile, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
 settings.load_profile("gate")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Do not collect what will not run."""
+    method_cases.GATE_ONLY = config.option.markexpr == "not full"
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ def pairs(names: Iterable[str], subjects: Sequence[str], kinds: Sequence[str] = 
         alternate = number is not None and (number + place) % 3 == 0 and (number // 3) % len(kinds or [None]) == turn
         values = [value for value in (subject, kind, name) if value is not None]
         cases.append(in_gate(first or alternate, *values))
-    return cases
+    return selected(cases)
 
 
 def crossed(*axes: Iterable[object], share: int = 2) -> list[ParameterSet]:
@@ -171,10 +171,19 @@ def crossed(*axes: Iterable[object], share: int = 2) -> list[ParameterSet]:
 
     The sum of a combination's places in the axes decides, so that every value of every axis is among them.
     """
-    return [
+    return selected(
         in_gate(sum(place for place, _ in combination) % share == 0, *(value for _, value in combination))
         for combination in product(*(list(enumerate(axis)) for axis in axes))
-    ]
+    )
+
+
+GATE_ONLY = False
+"""Whether only the gate is run, so that its other combinations need not be collected; `conftest.py` sets it."""
+
+
+def selected(cases: Iterable[ParameterSet]) -> list[ParameterSet]:
+    """Return the cases that can run."""
+    return [case for case in cases if not (GATE_ONLY and case.marks)]
 
 
 def in_gate(gate: bool, *values: object) -> ParameterSet:

@@ -1,9 +1,18 @@
 """The combinations that the gate runs: every method, model, family and attention implementation is among them."""
 
+import pytest
+
+import method_cases
 from family_cases import FAMILY_CASES, with_attention, with_some
 from method_cases import METHODS, crossed, pairs, representatives, usage
 
 SUBJECTS, KINDS = ("a", "b", "c", "d", "e", "f"), ("sdpa", "eager")
+
+
+@pytest.fixture(autouse=True)
+def everything(monkeypatch):
+    """Return the combinations of `make test-full`, too."""
+    monkeypatch.setattr(method_cases, "GATE_ONLY", False)
 
 
 def gate(cases):

@@ -12,7 +12,7 @@ from feathervlm import LastTokenAttention, Schedule, Stage, Top, Unprunable, met
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.families import FAMILIES
 from laws import frozen, hidden, traces
-from method_cases import METHODS, representatives
+from method_cases import METHODS, in_gate, representatives, selected
 
 TOKENS = 3
 WAYS = ["feather", "uniform-0", "random", "pool", "shuffled"]
@@ -24,6 +24,9 @@ def case(name):
 
 
 EVERY = pytest.mark.parametrize("name", FAMILY_CASES)
+IN_TURN = pytest.mark.parametrize(
+    "name", selected(in_gate(place % 2 == 0, name) for place, name in enumerate(FAMILY_CASES))
+)
 
 
 def ways(case):
@@ -188,7 +191,7 @@ def exchange(model, taken):
     return [part.register_forward_pre_hook(hook, with_kwargs=True) for part in parts]
 
 
-@EVERY
+@IN_TURN
 def test_shuffled_positions_are_permuted_position_ids(case):
     model, (logits, report) = case.model(), pruned(case, "sdpa", "shuffled")
     layout, slots = report.record.layout, report.record.layout.positions()
@@ -235,7 +238,7 @@ def test_scores_are_those_of_eager_attention(case, rope):
         torch.testing.assert_close(report.stages[0].scores[sample], weights[sample][mask], atol=1e-5, rtol=1e-3)
 
 
-@EVERY
+@IN_TURN
 def test_scores_of_the_layer_about_to_run_are_its_own(case):
     """They are made from its projections before it runs, whatever else these bring (gates, norms, fused weights)."""
     model, inputs = case.model("eager"), case.inputs(*case.prompts())

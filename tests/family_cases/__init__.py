@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from _pytest.mark import ParameterSet
 
 from family_cases.unmergeable_encoders import refuses_encoder_merging
-from method_cases import in_gate
+from method_cases import in_gate, selected
 
 FAMILY_CASES = {}
 for info in pkgutil.iter_modules(__path__, f"{__name__}."):
@@ -23,7 +23,7 @@ def with_attention(ways: Sequence[str]) -> list[ParameterSet]:
     Without the mark `full`, every case runs one of the ways in turn. The attention implementations alternate, so
     that every way meets all of them.
     """
-    return [
+    return selected(
         in_gate(
             (place + number) % len(ways) == 0 and (place // len(ways)) % len(case.attention) == turn,
             name,
@@ -33,7 +33,7 @@ def with_attention(ways: Sequence[str]) -> list[ParameterSet]:
         for place, (name, case) in enumerate(FAMILY_CASES.items())
         for turn, attention in enumerate(case.attention)
         for number, way in enumerate(ways)
-    ]
+    )
 
 
 def with_some(values: Iterable[object], gate: Iterable[object], share: int) -> list[ParameterSet]:
@@ -47,8 +47,8 @@ def with_some(values: Iterable[object], gate: Iterable[object], share: int) -> l
         share: how many of them a case skips from one to the next.
     """
     turns = {value: number for number, value in enumerate(gate)}
-    return [
+    return selected(
         in_gate(place == 0 or (value in turns and (place + turns[value]) % share == 0), name, value)
         for place, name in enumerate(FAMILY_CASES)
         for value in values
-    ]
+    )
