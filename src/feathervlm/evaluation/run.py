@@ -141,8 +141,7 @@ def _collect(evaluation: Evaluation, store: AnswerStore) -> Evaluation:
             utils_files.make_directory(folder, "--out")
             for method, samples_of_run in runs_of_task.items():
                 path = folder / f"{stem(method)}.jsonl"
-                text = "".join(map(line, samples_of_run))
-                utils_files.write_whole(path, lambda draft, text=text: draft.write_text(text))  # type: ignore[misc]  # lambda
+                utils_files.write_text(path, "".join(map(line, samples_of_run)))
                 evaluation.files.append(path)
     return evaluation
 
