@@ -1,9 +1,10 @@
 """`prune`, which joins a method, a model and the family that knows the model."""
 
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from feathervlm.core.errors import PruningError, Unprunable, UnprunedWarning
@@ -15,11 +16,16 @@ from feathervlm.families.registry import find
 from feathervlm.methods.base import Method, resolve
 
 
+Query = int | Tensor | Callable[[Mapping[str, Any]], "int | Tensor"]
+"""What says which token asks: its position, or a function from the arguments of the base model to its position."""
+
+
 def prune(
     model: nn.Module,
     method: str | Method | Schedule,
     *,
     layout: VisualLayout | None = None,
+    query: Query | None = None,
     strict: bool = True,
 ) -> Pruning:
     """Prune the visual tokens of every prompt that `model` runs from now on.
@@ -38,6 +44,10 @@ def prune(
         model: A transformers vision-language model, or any decoder if `layout` is given; PEFT and compiled models, too.
         method: A spec such as "feather:keep=0.3", a method such as `Feather(keep=0.3)`, or a `Schedule`.
         layout: The places of the visual tokens of the next prompts; replaces what the family would find.
+        query: Position of the last token of the prompt, whose state asks for visual tokens: a whole number (negative
+            from the end of the padded row), a long tensor of shape (batch,) or (batch, images), or a function that
+            returns one of these for the arguments of the base model. It holds for the next prompts and can be changed
+            by `pruning.query = ...`. By default it is found from labels, `logits_to_keep` and padding.
         strict: Whether to raise if the model or an input cannot be pruned. If False, an `UnprunedWarning` is issued,
             the model runs unpruned, and the report gives the reason.
 
@@ -55,7 +65,7 @@ def prune(
             raise
         warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=2)
         return Pruning(inner, schedule, None, name, strict, str(error))
-    return Pruning(inner, schedule, family, name, strict, wrappers=wrappers)
+    return Pruning(inner, schedule, family, name, strict, wrappers=wrappers, query=query)
 
 
 def unwrap(model: nn.Module) -> tuple[PreTrainedModel, list[nn.Module]]:

@@ -131,7 +131,7 @@ def test_the_finest_plane_of_tiles_is_put_in_order():
 def test_no_prior_is_made_up(tables, message):
     layout = VisualLayout(torch.tensor([[True] * 4 + [False] * 2]), [[(2, 2)]])
     with pytest.raises(NoPrior, match=message):
-        prior_map(Record(layout, None, 6, []), tables)
+        prior_map(Record(layout, None, torch.tensor([[5]]), 6, []), tables)
 
 
 def test_layers_that_do_not_rotate_have_none(monkeypatch):
@@ -174,7 +174,7 @@ def test_a_layer_that_does_not_run_is_not_recorded():
 
 
 def test_the_query_of_a_layout_counts():
-    layout = VisualLayout(torch.tensor([[True] * 4 + [False] * 4]), [[(2, 2)]], torch.tensor([5]))
+    layout = VisualLayout(torch.tensor([[True] * 4 + [False] * 4]), [[(2, 2)]], torch.tensor([[5]]))
     cos, sin = (torch.from_numpy(table)[None] for table in tables(np.arange(8)))
     record = SimpleNamespace(layout=layout, attended=None, sequence=8)
     assert prior_map(record, (cos, sin)).ravel() == pytest.approx(kernel(cos, sin, 5, np.arange(4)))

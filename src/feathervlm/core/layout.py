@@ -93,8 +93,8 @@ class VisualLayout:
         grids: For every sample a list with one (frames, rows, cols) per image, in sequence order; (rows, cols) is read
             as one frame. Tokens of an image are in raster order, frame by frame. For an image in several planes a tuple
             of `Plane`s.
-        query: long tensor of shape (batch,), the position whose attention asks for tokens; by default the last token of
-            the prompt.
+        query: long tensor of shape (batch,) or (batch, images), the position whose attention asks for tokens; by
+            default the last token of the prompt.
 
     Raises:
         PruningError: If a grid does not match the number of visual tokens of its sample.
@@ -121,8 +121,11 @@ class VisualLayout:
                 "give one list of grids per sample (an empty list for a sample without images)."
             )
         object.__setattr__(self, "pictures", tuple(_pictures(sample) for sample in self.grids))
-        if self.query is not None and getattr(self.query, "shape", None) != self.mask.shape[:1]:
-            raise PruningError(f"VisualLayout.query={self.query!r} must be a tensor of shape ({self.mask.shape[0]},).")
+        rows, images = self.mask.shape[0], max(map(len, self.pictures), default=0)
+        if self.query is not None and getattr(self.query, "shape", None) not in ((rows,), (rows, images)):
+            raise PruningError(
+                f"VisualLayout.query={self.query!r} must be a tensor of shape ({rows},) or ({rows}, {images})."
+            )
         if not self.trusted:
             self._check_counts()
 

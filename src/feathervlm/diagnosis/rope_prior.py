@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -130,7 +129,7 @@ def prior_map(record: Record, tables: Any, *, batch: int = 0, image: int = 0) ->
         kind = "complex numbers" if tables.is_complex() else "one tensor"
         raise NoPrior(f"The layer is given its rotation as {kind}; only a pair (cos, sin) is supported.")
     cos, sin = _pair(tables, batch)
-    values = kernel(cos, sin, _last(record, batch), record.layout.positions()[batch].cpu().numpy())
+    values = kernel(cos, sin, int(record.query[batch, 0]), record.layout.positions()[batch].cpu().numpy())
     return on_grid(record.layout, values, batch, image)
 
 
@@ -219,15 +218,6 @@ def _pair(tables: Any, batch: int) -> tuple[Tensor, Tensor]:
         raise NoPrior("The layer is given rotary tables of an unsupported form; only a pair (cos, sin) is supported.")
     cos, sin = (part if part.dim() == 2 else part[batch if len(part) > 1 else 0] for part in tensors)
     return cos, sin
-
-
-def _last(record: Record, batch: int) -> int:
-    """Return the position that asks: the one in the layout, else that of the last token that is not padding."""
-    if record.layout.query is not None:
-        return int(record.layout.query[batch])
-    if record.attended is None:
-        return record.sequence - 1
-    return int(torch.nonzero(record.attended[batch])[-1])
 
 
 def _ranks(values: Floats) -> Floats:

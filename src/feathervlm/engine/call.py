@@ -91,8 +91,10 @@ class ModelCall:
 
     Attributes:
         arguments: Arguments of the base model's forward, by name.
-        logits_to_keep: Number of trailing positions whose logits the full model returns (0: all).
+        logits_to_keep: Number of trailing positions whose logits the full model returns (0: all), or these positions.
         labels: Labels of the full model, in training.
+        query: What the caller says about the tokens that ask; see `feathervlm.prune`.
+        generating: Whether the call comes from `generate`, which packs no rows.
         encodings: Recent runs of the vision encoder, before the call (as in `generate`) and during it.
         encoded: Output of the encoder during the call, by modality.
         found: Results of the family about the call, by modality.
@@ -101,6 +103,8 @@ class ModelCall:
     arguments: dict[str, Any]
     logits_to_keep: Any = 0
     labels: Tensor | None = None
+    query: Any = None
+    generating: bool = False
     encodings: list[EncoderOutput] = field(default_factory=list)
     encoded: dict[str, Any] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)

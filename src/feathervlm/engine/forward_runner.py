@@ -19,7 +19,7 @@ from feathervlm.engine.forward_state import ForwardState
 from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report.records import Record
 from feathervlm.engine.reused_selection import ReusedSelection
-from feathervlm.engine.scoring_pass import survivors
+from feathervlm.engine.scoring_pass import score, survivors
 
 
 class ForwardRunner:
@@ -72,18 +72,30 @@ class ForwardRunner:
         state.call = call
         model = self.decoder, self.family, self.status
         scored = {} if reused else survivors(self.schedule, call, layout, *model)
-        state.hooks = Prefill(
-            self.decoder,
-            self.family,
-            self.schedule,
-            call,
-            layout,
-            self.status,
-            reused.kept if reused else None,
-            scored,
-            refuse,
-        ).install()
+        kept = reused.kept if reused else None
+        prefill = Prefill(self.decoder, self.family, self.schedule, call, layout, self.status, kept, scored, refuse)
+        cut = [at for at, stage in zip(self.starts, self.schedule, strict=True) if stage.cache == "all"]
+        if cut and prefill.text_follows():
+            if prefill.reused is None:
+                prefill.reused = self._kept_turn_by_turn(prefill, max(cut))
+            prefill.hide_earlier(max(cut), prefill.reused)
+        state.hooks = prefill.install()
+        state.repeated = reused is not None
         state.source = None if reused or cached else source
+
+    def _kept_turn_by_turn(self, prefill: Prefill, cut: int) -> list[Tensor]:
+        """Return what each stage keeps, bool (batch, visual), if later turns do not see what earlier ones dropped.
+
+        Args:
+            prefill: The forward.
+            cut: The layer of the last stage that cuts the cache of the layers before it.
+        """
+        call, layout, hidden = prefill.call, prefill.layout, None
+        for _ in range(prefill.rows.turns.depth):  # each pass finds one more turn's tokens
+            record = score(self.schedule, call, layout, self.decoder, self.family, self.status, hidden)
+            hidden = cut, [stage.kept for stage in record.stages]
+        assert hidden is not None
+        return hidden[1]
 
     def begin_unpruned(self, state: ForwardState, call: ModelCall) -> bool:
         """Begin a forward that prunes nothing, and return whether it is a prompt on an empty cache.
@@ -123,7 +135,7 @@ class ForwardRunner:
         if isinstance(cache, StaticCache):
             self._lasting = Decode(self.decoder, self.starts, lasting=True).install(cache)
         unmerged = self.schedule.encoder and not record.encoder  # the report tells why already
-        return None if prefill.reused is not None or unmerged else record
+        return None if state.repeated or unmerged else record
 
     def remove(self) -> None:
         """Remove the lasting hooks and drop the reused selection."""

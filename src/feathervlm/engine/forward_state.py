@@ -20,11 +20,13 @@ class ForwardState:
     Attributes:
         hooks: Hooks on decoder layers; None if the forward needs none.
         call: The call, if it is to be pruned.
+        repeated: Whether it repeats the selection of an earlier forward.
         source: Tensors that its images come in, if no cache remembers the selection; None otherwise.
     """
 
     hooks: Prefill | Decode | None = None
     call: ModelCall | None = None
+    repeated: bool = False
     source: tuple[Tensor, ...] | None = None
 
     def remove_hooks(self) -> None:
@@ -38,10 +40,12 @@ class ThreadState(threading.local):
 
     Attributes:
         head_arguments: `logits_to_keep` and `labels` of the full model, whose base model is about to run.
+        generating: Number of calls of `generate` that the thread is in.
         disabled: Number of blocks without pruning that the thread is in.
     """
 
     head_arguments: tuple[Any, Any] = (0, None)
+    generating = 0
     disabled = 0
 
     @contextmanager

@@ -16,7 +16,11 @@ from feathervlm.engine.decoder import FLASH, DecoderView, line_ids
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.masks import pruned_mask, state_mask
+from feathervlm.engine.packing import CUMULATIVE, SAMPLE_NUMBERS
 from feathervlm.engine.rows import RowTracker
+
+KNOWN = ("attention_mask", "position_ids", "position_embeddings", "hidden_states", "labels", "shift_labels")
+"""Names of arguments with a row per token that layers rewrite here or, as with labels for the loss, never read."""
 
 
 class LayerArguments:
@@ -66,21 +70,23 @@ class LayerArguments:
             line_ids(ids)  # which decoding will shift
         if isinstance(ids, Tensor):
             kwargs["position_ids"] = self._position_ids(ids)
-        for name in self.family.row_arguments:
-            if isinstance(kwargs.get(name), Tensor):
-                kwargs[name] = gather_rows(kwargs[name], self.rows.positions, -1)
+        for name, value in kwargs.items():
+            if name in (*self.family.row_arguments, *SAMPLE_NUMBERS) and isinstance(value, Tensor):
+                kwargs[name] = gather_rows(value, self.rows.positions, -1)
+            elif name.startswith(CUMULATIVE) and isinstance(value, Tensor):
+                kwargs[name] = torch.searchsorted(self.rows.positions[0], value.to(self.rows.positions)).to(value)
         return kwargs
 
     def _position_ids(self, ids: Tensor) -> Tensor:
         if FLASH in self.decoder.attention:
             # Flash attention takes ids with gaps for packed sequences; the rotation is in the tables already.
-            return torch.arange(self.rows.positions.shape[1], device=ids.device)[None]
+            return self.rows.ranks().to(ids.device)
         return gather_rows(ids, self.rows.table_rows, -1)
 
     def _check_unknown(self, kwargs: dict[str, Any]) -> None:
-        known = {"attention_mask", "position_ids", "position_embeddings", "hidden_states", *self.family.row_arguments}
+        known = {*KNOWN, *self.family.row_arguments, *SAMPLE_NUMBERS}
         for name, value in kwargs.items():
-            if name not in known and isinstance(value, Tensor) and self.rows.sequence in value.shape:
+            if name not in known and not name.startswith(CUMULATIVE) and isinstance(value, Tensor) and self.rows.sequence in value.shape:
                 raise Unprunable(
                     f"Decoder layers are given {name} of shape {tuple(value.shape)}: a sequence dimension "
                     "that the engine does not know how to prune."

@@ -41,7 +41,7 @@ def pruned_mask(
         if "flash" in attention:
             return valid
         causal = (query[:, :, None] >= columns[:, None, :]) & valid[:, None, :]
-        return _additive(causal[:, None], dtype) if attention == "eager" else causal[:, None]
+        return additive(causal[:, None], dtype) if attention == "eager" else causal[:, None]
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
         raise Unprunable(
             f"An attention mask of type {type(mask).__name__} cannot be pruned; load the model with 'sdpa'."
@@ -77,5 +77,6 @@ def state_mask(mask: Tensor | None, rows: Tensor, valid: Tensor | None) -> Tenso
     return mask if valid is None else mask & valid.to(mask.device).to(mask.dtype)
 
 
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the additive mask for True on keys that may be attended to."""
     return torch.where(allowed, torch.zeros((), dtype=dtype, device=allowed.device), torch.finfo(dtype).min)

@@ -12,7 +12,8 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -46,6 +47,7 @@ class ModelHooks:
         strict: Raise where an input cannot be pruned; otherwise warn and run unpruned.
         report: The report until a prompt has been run.
         wrappers: Modules around the model that callers may call in its place (PEFT, `torch.compile`).
+        query: What the caller says about the tokens that ask; see `feathervlm.prune`.
 
     Attributes:
         starts: The layer of every stage, ascending.
@@ -68,9 +70,10 @@ class ModelHooks:
         strict: bool,
         report: Report,
         wrappers: Sequence[nn.Module] = (),
+        query: Any = None,
     ) -> None:
         self.model, self.schedule, self.family, self.name, self.strict = model, schedule, family, name, strict
-        self.report, self._wrappers = report, wrappers
+        self.report, self._wrappers, self.query = report, wrappers, query
         self.status, self.thread = HookStatus(), ThreadState()
         self.handles: list[RemovableHandle | Uncompiled] = []
         self.decoder = DecoderView(model)
@@ -98,6 +101,7 @@ class ModelHooks:
             )
         base = self.decoder.base
         self._names = list(inspect.signature(base.forward).parameters)
+        self._head_names = list(inspect.signature(self.model.forward).parameters)
         self.handles = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, always_call=True),
@@ -139,10 +143,12 @@ class ModelHooks:
 
     @contextmanager
     def _generating(self, unpruned: bool) -> Iterator[None]:
+        self.thread.generating += 1
         try:
             with self.thread.disabled_block() if unpruned else nullcontext():
                 yield
         finally:
+            self.thread.generating -= 1
             if self._lock.held_here:  # an interrupt skips the hook after the forward
                 self._end_forward()
                 self._release()
@@ -166,7 +172,7 @@ class ModelHooks:
 
     def _read_head_arguments(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._runner.compiles_step():
-            self.thread.head_arguments = (kwargs.get("logits_to_keep", 0), kwargs.get("labels"))
+            self.thread.head_arguments = _head_arguments({**dict(zip(self._head_names, args, strict=False)), **kwargs})
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._runner.compiles_step():
@@ -175,9 +181,10 @@ class ModelHooks:
         self._state = ForwardState()
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         if self.model is base:
-            self.thread.head_arguments = (arguments.get("logits_to_keep", 0), arguments.get("labels"))
+            self.thread.head_arguments = _head_arguments(arguments)
         recent = self._recorder.recent() if self._recorder else []
-        call = ModelCall(arguments, *self.thread.head_arguments, recent)
+        asked = *self.thread.head_arguments, self.query, self.thread.generating > 0
+        call = ModelCall(arguments, *asked, recent)
         prunes, (_, new) = not self.thread.disabled, call.shape
         try:
             if prunes and new > 1:
@@ -214,3 +221,11 @@ class ModelHooks:
                     logger.info("%s: %s", self.name, note)
         finally:
             self._release()
+
+
+def _head_arguments(arguments: dict[str, Any]) -> tuple[Any, Tensor | None]:
+    """Return `logits_to_keep` and `labels` of a call of the full model; labels that were shifted beforehand, too."""
+    labels, shifted = arguments.get("labels"), arguments.get("shift_labels")
+    if labels is None and isinstance(shifted, Tensor):
+        labels = torch.nn.functional.pad(shifted[:, :-1], (1, 0), value=-100)
+    return arguments.get("logits_to_keep", 0), labels

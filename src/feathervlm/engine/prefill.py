@@ -19,6 +19,7 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.run_stage import run_stage
 from feathervlm.core.schedule import Schedule
+from feathervlm.engine.cache.hide_earlier import HiddenEarlier
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
 from feathervlm.engine.cache.trim_earlier import EarlierLayers
@@ -30,7 +31,8 @@ from feathervlm.engine.family import Family
 from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.layer_inputs import LayerArguments
 from feathervlm.engine.probes.reader import SignalReader
-from feathervlm.engine.query_position import check_labels, query_position
+from feathervlm.engine.packing import attended_of
+from feathervlm.engine.query_position import check_labels, find_turns
 from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker
 
@@ -71,17 +73,19 @@ class Prefill:
         mask: Any = call.arguments.get("attention_mask")
         padded = isinstance(mask, Tensor) and mask.dim() == 2
         self.attended = mask[:, -self.sequence :].to(device).bool() if padded else None
-        self.rows = RowTracker(layout, self.attended, query_position(call, layout, self.attended))
+        turns = find_turns(call, layout, attended_of(call, device))
+        self.rows = RowTracker(layout, self.attended, turns)
         self.reader = SignalReader(decoder, family, call, self.rows, survivors or {})
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
+        self.earlier: HiddenEarlier | None = None
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
         self.unpruned = Decode(decoder, self.starts, lasting=False)  # for layers pruned in earlier turns, if abandoned
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
-        self.record = Record(layout, self.attended, self.sequence, decoder.costs, self.past)
+        self.record = Record(layout, self.attended, turns.by_image, self.sequence, decoder.costs, self.past)
         self.record.shown, self.record.crops = family.shown, family.crops
         self.record.notes += family.notes
         check_labels(call, layout)
@@ -93,6 +97,22 @@ class Prefill:
             if trimmed is not None:
                 columns, valid = trimmed.columns(0, device)
                 self.record.before = columns.shape[1], valid
+
+    def text_follows(self) -> bool:
+        """Return whether text of an answer follows a prompt, for which the device is asked."""
+        query = self.rows.turns.by_image.amax(1, keepdim=True)
+        after = torch.arange(self.sequence, device=query.device) > query
+        return bool((after if self.attended is None else after & self.attended).any())
+
+    def hide_earlier(self, at: int, kept: Sequence[Tensor]) -> None:
+        """Hide what the stage before layer `at` drops from later text in the layers before it, as its cut caches do.
+
+        Args:
+            at: Index of the layer.
+            kept: Tokens that each stage keeps, bool (batch, visual).
+        """
+        dropping = kept[self.starts.index(at)]
+        self.earlier = HiddenEarlier(self.decoder, range(at), self.layout, dropping, self.rows.turns.by_image)
 
     def install(self) -> "Prefill":
         """Register the hooks.
@@ -111,6 +131,8 @@ class Prefill:
                 self.handles.append(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
             for at, stage in self.stages.items():
                 self.handles += self.reader.attach(stage, at)
+            if self.earlier is not None:
+                self.handles += self.earlier.attach()
             for index in [*range(self.starts[0], min(self.family.injected + 1, len(layers) - 1)), len(layers) - 1]:
                 self.handles.append(layers[index].register_forward_hook(self._restore))
         except BaseException:
@@ -157,20 +179,32 @@ class Prefill:
         self.reader.enter(at, hidden, kwargs)
         with torch.no_grad():
             timer = Timer(hidden.device)
-            tokens = Candidates(self.rows.geometry, self.rows.present, self.reader)
-            result = run_stage(stage, tokens, None if self.reused is None else self.reused[len(self.record.stages)])
+            turns, entered = self.rows.turns, self.rows.present
+            tokens = Candidates(turns.layout.geometry(), turns.split(entered), self.reader)
+            reused = None if self.reused is None else turns.split(self.reused[len(self.record.stages)])
+            result = run_stage(stage, tokens, reused)
         merged = None
         if stage.merge is not None and result.groups is not None:
-            merged = stage.merge.combine(gather_rows(hidden, self.rows.visual, -2), result.groups, tokens)
+            view = self.rows.view()
+            merged = stage.merge.combine(view.take(hidden, view.visual), result.groups, tokens)
+            if turns.row is not None:
+                merged = turns.join(merged, gather_rows(hidden, self.rows.visual, -2))
         with torch.no_grad():
-            order = self.rows.drop(stage, result.kept, planned=self.reused is None)
+            kept = turns.join(result.kept, torch.zeros_like(entered))
+            order = self.rows.drop(stage, kept, planned=self.reused is None)
             if self.refuse is not None:
                 self.rows.check()  # while the forward can still run unpruned
         hidden = gather_rows(hidden, order, -2)
         if merged is not None:
             hidden = self._write_visual(hidden, merged)
-        decided = result.kept, result.scores, result.groups
-        self.record.stages.append(StageRecord(at, tokens.present, *decided, timer.stop(), cut=stage.cache == "all"))
+        scores, groups = result.scores, result.groups
+        if scores is not None:
+            scores = turns.join(scores, scores.new_zeros(entered.shape))
+        if groups is not None:
+            groups = turns.join_groups(groups, entered)
+        self.record.stages.append(
+            StageRecord(at, entered, kept, scores, groups, timer.stop(), cut=stage.cache == "all")
+        )
         self.record.notes += [note for note in self.reader.notes(stage) if note not in self.record.notes]
         self.reader.leave()
         self.arguments.next_stage()

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ class Pruning:
         strict: Raise where the model or an input cannot be pruned; otherwise warn and run unpruned.
         reason: Why nothing has been pruned yet.
         wrappers: Modules around the model that callers may call in its place (PEFT, `torch.compile`).
+        query: What the caller says about the tokens that ask; see `feathervlm.prune`.
 
     Raises:
         PruningError: If the model is being pruned already, or a stage is beyond its depth.
@@ -44,6 +46,7 @@ class Pruning:
         strict: bool = True,
         reason: str = "no prompt has been run yet",
         wrappers: Sequence[nn.Module] = (),
+        query: Any = None,
     ) -> None:
         self.model, self.schedule, self.name = model, schedule, name
         self._hooks: ModelHooks | None = None
@@ -52,7 +55,7 @@ class Pruning:
             return
         self.family = family
         try:
-            self._hooks = ModelHooks(model, schedule, family, name, strict, self._report, wrappers)
+            self._hooks = ModelHooks(model, schedule, family, name, strict, self._report, wrappers, query)
             self.decoder = self._hooks.decoder
         except Unprunable as error:
             if strict:
@@ -60,6 +63,16 @@ class Pruning:
             warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=3)
             self._report = Report(name, None, str(error))
         logger.info("Attached %r.", self)
+
+    @property
+    def query(self) -> Any:
+        """The position of the token that asks in the next prompts, as `feathervlm.prune` takes it; can be set."""
+        return self._hooks.query if self._hooks else None
+
+    @query.setter
+    def query(self, query: Any) -> None:
+        if self._hooks:
+            self._hooks.query = query
 
     @property
     def report(self) -> Report:

@@ -16,30 +16,62 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
-from feathervlm.engine.gather import gather_tree
+from feathervlm.engine.gather import gather_rows, gather_tree
+from feathervlm.engine.query_position import ENDS_INSIDE
 from feathervlm.engine.report.records import PendingFlag
-
-ENDS_INSIDE = (
-    "The prompt ends inside an image, so there is no text token to ask with; pass the whole prompt in one forward "
-    "(no chunked prefill), with text after the image."
-)
+from feathervlm.engine.turns import Turns
 
 
 @dataclass(eq=False)
 class RowView:
-    """Where the tokens are in the tensor that one layer sees.
+    """Where the tokens of every turn are in the tensor that one layer sees.
+
+    Where every row is one turn, the rows of a turn are those of the tensor; otherwise they are chosen from these.
 
     Attributes:
-        query: Rows of the queries, long (batch, queries).
-        visual: Row of every visual token, long (batch, visual); any row for tokens that were dropped.
-        positions: Original position of every row, long (batch, rows).
-        valid: False on padding and fillers, bool (batch, rows); None if all rows are real.
+        query: Rows of the queries, long (turns, queries).
+        visual: Row of every visual token, long (turns, visual); any row for tokens that were dropped.
+        positions: Original position of every row, long (turns, rows).
+        valid: False on padding and fillers, bool (turns, rows); None if all rows are real.
+        table_rows: Original position whose row of the position tables each row uses, long (turns, rows).
+        length: Number of rows of the tensor.
+        chosen: Row of the batch that every turn belongs to, long (turns, 1), and the rows of the tensor that are its
+            own, long (turns, rows); None if every row is one turn.
     """
 
     query: Tensor
     visual: Tensor
     positions: Tensor
     valid: Tensor | None
+    table_rows: Tensor
+    length: int
+    chosen: tuple[Tensor, Tensor] | None = None
+
+    def take(self, states: Tensor, rows: Tensor) -> Tensor:
+        """Return rows of turns (turns, n) of states (..., batch or 1, length, dim): (..., turns, n, dim)."""
+        if self.chosen is None:
+            return gather_rows(states, rows, -2)
+        row, own = (index.to(states.device) for index in self.chosen)
+        if states.shape[-3] == 1:
+            row = torch.zeros_like(row)
+        taken: Tensor = states[..., row, own.gather(1, rows.to(own.device)), :]
+        return taken
+
+    def every_row(self, tree: Any) -> Any:
+        """Return all rows of turns of the tensors (..., batch or 1, length, dim) in a tuple, list or dict, or of one."""
+        if self.chosen is None:
+            return tree
+        if isinstance(tree, Tensor):
+            every = torch.arange(self.positions.shape[1], device=self.positions.device)
+            return self.take(tree, every.expand_as(self.positions))
+        if isinstance(tree, dict):
+            return {key: self.every_row(value) for key, value in tree.items()}
+        return type(tree)(map(self.every_row, tree)) if isinstance(tree, tuple | list) else tree
+
+    def mask_of(self, mask: Tensor, queries: Tensor) -> Tensor:
+        """Return the part of a mask (batch or 1, length, length) that queries (turns, n) have: (turns, n, rows)."""
+        mask = self.take(mask.expand(mask.shape[0], -1, -1), queries)
+        return mask if self.chosen is None else gather_rows(mask, self.chosen[1][:, None], -1)
 
 
 class RowTracker:
@@ -48,12 +80,12 @@ class RowTracker:
     Args:
         layout: Layout of the visual tokens.
         attended: False on padding, bool (batch, sequence); None if there is no padding.
-        query: Position whose state asks for tokens, long (batch,).
+        turns: The turns of the batch.
 
     Attributes:
         positions: Original position of every row, long (batch, rows).
         valid: False on padding and fillers, bool (batch, rows); None if all rows are real.
-        query: Row that asks, long (batch,).
+        query: Row that asks, long (batch,); read only where every row is one turn.
         visual: Row of every visual token, long (batch, visual); any row for tokens that were dropped.
         present: True for visual tokens that were not dropped, bool (batch, visual).
         table_rows: Original position whose row of the position tables each row uses, long (batch, rows).
@@ -61,14 +93,15 @@ class RowTracker:
         size_known: Whether the number of rows follows from shapes alone, so that it is the same for every such prompt.
     """
 
-    def __init__(self, layout: VisualLayout, attended: Tensor | None, query: Tensor) -> None:
-        self.layout, self.geometry = layout, layout.geometry()
+    def __init__(self, layout: VisualLayout, attended: Tensor | None, turns: Turns) -> None:
+        self.layout, self.geometry, self.turns = layout, layout.geometry(), turns
         self.batch, self.sequence = layout.mask.shape
         self.positions = torch.arange(self.sequence, device=layout.mask.device)[None].expand(self.batch, -1)
-        self.valid, self.query = attended, query
+        self.valid, self.query = attended, turns.by_image[:, 0]
         self.visual, self.present = layout.positions(), self.geometry.exists
         self.table_rows = self.positions
         self._moved: Tensor | None = None  # (batch, sequence), for every original position; None if none has moved
+        self._starts = turns.sample_starts()
         self.renumbered = False
         self.size_known = True
         self._sizes = [list(map(tokens_of, sample)) for sample in layout.pictures]
@@ -88,11 +121,40 @@ class RowTracker:
 
     def view(self) -> RowView:
         """Return where the tokens are now."""
-        return RowView(self.query[:, None], self.visual, self.positions, self.valid)
+        length, turns = self.positions.shape[1], self.turns
+        if turns.row is None or turns.member is None:
+            return RowView(self.query[:, None], self.visual, self.positions, self.valid, self.table_rows, length)
+        positions = self.positions[turns.row]
+        member = turns.member.gather(1, positions)
+        if self.valid is not None:
+            member = member & self.valid[turns.row]
+        most = int(member.sum(1).max())
+        own = torch.sort(member.to(torch.uint8), dim=1, stable=True).indices[:, length - most :]
+        positions = positions.gather(1, own)
+        rank = torch.arange(most, device=own.device).expand_as(own)
+        row_of = torch.zeros_like(turns.member, dtype=torch.long).scatter(1, positions, rank)
+        return RowView(
+            row_of.gather(1, turns.query[:, None]),
+            row_of.gather(1, turns.layout.positions()),
+            positions,
+            member.gather(1, own),
+            self.table_rows[turns.row].gather(1, own),
+            length,
+            (turns.row[:, None], own),
+        )
 
     def tables(self, tables: Any) -> Any:
         """Return the position tables of a layer for the present rows; None if the layer has no tables."""
         return None if tables is None else gather_tree(tables, self.table_rows)
+
+    def ranks(self) -> Tensor:
+        """Return the number of every present row among those of its packed sample, long (batch or 1, rows)."""
+        ranks = torch.arange(self.positions.shape[1], device=self.positions.device)[None]
+        if self._starts is None:
+            return ranks
+        start = self._starts.gather(1, self.positions)
+        begins = torch.nn.functional.pad(start.diff() != 0, (1, 0), value=True)
+        return ranks - torch.where(begins, ranks, 0).cummax(1).values
 
     def check(self) -> None:
         """Raise `Unprunable` for a problem that a stage of known size did not wait to read from the device."""
@@ -126,6 +188,8 @@ class RowTracker:
         return order
 
     def _query_inside(self) -> Tensor:
+        if self.turns.row is not None:  # checked when the turns were found
+            return torch.zeros(self.batch, dtype=torch.bool, device=self.present.device)
         return (self.present & (self.visual == self.query[:, None])).any(1)
 
     def _planned(self, stage: Stage) -> list[list[int]] | None:
@@ -163,13 +227,31 @@ class RowTracker:
         if stage.positions != "preserve":
             if self._moved is None:
                 self._moved = torch.arange(self.sequence, device=order.device).repeat(self.batch, 1)
-            visual = self.layout.positions()
-            self._moved = moved(stage.positions, self._moved, visual, self.geometry, kept, stage.seed)
+            self._moved = self._move(stage, self._moved, kept)
             self.renumbered = self.renumbered or stage.positions == "renumber"
         ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
         new_row = torch.zeros_like(self.positions).scatter(1, order, ranks)
         self.positions = self.positions.gather(1, order)
-        self.table_rows = self.positions if self._moved is None else self._moved.gather(1, self.positions)
+        self.table_rows = self._table_rows(kept)
         self.visual = new_row.gather(1, self.visual)
         self.query = new_row.gather(1, self.query[:, None])[:, 0]
         self.present = kept
+
+    def _move(self, stage: Stage, places: Tensor, kept: Tensor) -> Tensor:
+        """Return the places of all tokens after a stage that moves them; see `core.positions.moved`."""
+        turns, visual, geometry = self.turns, self.layout.positions(), self.layout.geometry()
+        if turns.row is None or stage.positions == "renumber":
+            return moved(stage.positions, places, visual, geometry, kept, stage.seed)
+        own, now = turns.layout.positions(), places.gather(1, visual)
+        then = moved(stage.positions, places[turns.row], own, turns.layout.geometry(), turns.split(kept), stage.seed)
+        return places.scatter(1, visual, turns.join(then.gather(1, own), now))
+
+    def _table_rows(self, kept: Tensor) -> Tensor:
+        if self._moved is None:
+            return self.positions
+        places = self._moved
+        if self._starts is not None and self.renumbered:  # only gaps of the token's own sample are closed
+            gone = self.layout.geometry().exists & ~kept
+            gaps = torch.zeros_like(places).scatter(1, self.layout.positions(), gone.long()).cumsum(1)
+            places = places + torch.where(self._starts > 0, gaps.gather(1, (self._starts - 1).clamp(min=0)), 0)
+        return places.gather(1, self.positions)

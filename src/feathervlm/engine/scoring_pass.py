@@ -1,5 +1,7 @@
 """Scoring passes: prefills without a cache that find which tokens another schedule keeps of the same input."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.report.records import Record
 
 
 def survivors(
@@ -27,21 +30,49 @@ def survivors(
     Raises:
         Unprunable: On a later turn of a conversation.
     """
-    kept = {}
-    for signal in dict.fromkeys(signal for stage in schedule for signal in scoring_passes(stage)):
-        cache, mask = call.arguments.get("past_key_values"), call.arguments.get("attention_mask")
-        if cache is not None and int(cache.get_seq_length()):
-            raise Unprunable("Scoring in a pass of its own works on the first prompt of a conversation only.")
-        if isinstance(mask, Tensor) and mask.dim() == 4:
-            mask = mask[..., : call.shape[1]]  # made for a static cache
-        arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
-        inner = survivors(signal.schedule, call, layout, decoder, family, hook_status)
-        scoring = ModelCall(arguments, call.logits_to_keep, call.labels, call.encodings, call.encoded)
-        prefill = Prefill(decoder, family, signal.schedule, scoring, layout, hook_status, survivors=inner).install()
-        try:
-            with torch.no_grad():
-                decoder.base.forward(**arguments)
-        finally:
-            prefill.remove()
-        kept[signal] = prefill.record.stages[-1].kept
-    return kept
+    signals = dict.fromkeys(signal for stage in schedule for signal in scoring_passes(stage))
+    model = decoder, family, hook_status
+    return {signal: score(signal.schedule, call, layout, *model).stages[-1].kept for signal in signals}
+
+
+def score(
+    schedule: Schedule,
+    call: ModelCall,
+    layout: VisualLayout,
+    decoder: DecoderView,
+    family: Family,
+    hook_status: HookStatus,
+    hidden: tuple[int, list[Tensor]] | None = None,
+) -> Record:
+    """Run a scoring pass, and return its record.
+
+    Args:
+        schedule: The stages to run.
+        call: The call to score.
+        layout: Layout of its visual tokens.
+        decoder: View of the decoder.
+        family: Family of the model.
+        hook_status: Status that pruned cache layers depend on.
+        hidden: What to hide from later text, as `Prefill.hide_earlier` takes it; None for nothing.
+
+    Raises:
+        Unprunable: On a later turn of a conversation.
+    """
+    cache, mask = call.arguments.get("past_key_values"), call.arguments.get("attention_mask")
+    if cache is not None and int(cache.get_seq_length()):
+        raise Unprunable("Scoring in a pass of its own works on the first prompt of a conversation only.")
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        mask = mask[..., : call.shape[1]]  # made for a static cache
+    arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
+    inner = survivors(schedule, call, layout, decoder, family, hook_status)
+    scoring = replace(call, arguments=arguments, found={})
+    prefill = Prefill(decoder, family, schedule, scoring, layout, hook_status, survivors=inner)
+    if hidden is not None:
+        prefill.hide_earlier(*hidden)
+    prefill.install()
+    try:
+        with torch.no_grad():
+            decoder.base.forward(**arguments)
+    finally:
+        prefill.remove()
+    return prefill.record

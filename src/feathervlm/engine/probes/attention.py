@@ -54,7 +54,7 @@ class WeightsProbe(QueryKeyProbe[A]):
             keys: Keys of shape (batch, kv heads, sequence, dim).
             index: Rows of the queries, long (batch, n).
         """
-        view, present = recorder.seen, self.forward.rows.present
+        view, present = recorder.seen, self.forward.present
         batch, kv_heads, sequence, dim = keys.shape
         logits = query.reshape(batch, kv_heads, -1, dim) @ keys.transpose(-1, -2)  # heads of a group side by side
         logits = logits.reshape(batch, recorder.heads, index.shape[1], sequence) * self._scaling(recorder)
@@ -97,8 +97,8 @@ class RaterAttentionProbe(WeightsProbe[RaterAttention]):
         features = Features("projected")
         visual, words = (self.forward.probe(signal, self.at).read() for signal in (features, Text(features)))
         exists = self.forward.text.exists(IsText(self.signal.text))
-        asks = raters(visual, self.forward.rows.geometry.exists, words, exists).to(exists.device)
-        recorder, present = self.recorder(), self.forward.rows.present
+        asks = raters(visual, self.forward.turns.layout.geometry().exists, words, exists).to(exists.device)
+        recorder, present = self.recorder(), self.forward.present
         query, keys = self.states(recorder)
         total = query.new_zeros(*query.shape[:2], present.shape[1])
         step = max(1, BLOCK // (query.shape[:2].numel() * keys.shape[2]))
@@ -144,7 +144,6 @@ def _allowed(recorder: QueryKeyRecorder, index: Tensor, asked: Tensor) -> Tensor
     if view.valid is not None:
         allowed = allowed & view.valid[:, None]
     if isinstance(recorder.mask, Tensor) and recorder.mask.dim() == 4:
-        mask = recorder.mask[:, 0, :, : allowed.shape[2]].expand(len(allowed), -1, -1)
-        mask = gather_rows(mask, index, -2)
+        mask = view.mask_of(recorder.mask[:, 0, :, : view.length], index)
         allowed = allowed & (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2)
     return allowed

@@ -15,6 +15,7 @@ from feathervlm.engine.family import Family
 from feathervlm.engine.probes.prompt_text import PromptText
 from feathervlm.engine.probes.registry import probe_class
 from feathervlm.engine.rows import RowTracker, RowView
+from feathervlm.engine.turns import Turns
 
 S = TypeVar("S", bound=Signal)
 
@@ -87,8 +88,18 @@ class ForwardContext:
         self.recorders[key] = make()
         return self.recorders[key].attach()  # type: ignore[no-any-return]  # recorders of any kind
 
+    @property
+    def turns(self) -> Turns:
+        """The turns of the batch."""
+        return self.rows.turns
+
+    @property
+    def present(self) -> Tensor:
+        """True for visual tokens that were not dropped, bool (turns, visual)."""
+        return self.turns.split(self.rows.present)
+
     def token_rows(self, tokens: Tokens, view: RowView) -> Tensor:
-        """Return the rows of visual or text tokens where they lie as in `view`: long (batch, tokens)."""
+        """Return the rows of visual or text tokens where they lie as in `view`: long (turns, tokens)."""
         return self.text.rows(view.positions) if tokens == "text" else view.visual
 
     @property

@@ -19,7 +19,8 @@ class EncoderSignalProbe(Probe[E]):
     """Reads what was recorded when the vision encoder ran, laid out by the family."""
 
     def read(self) -> Tensor:
-        return self.forward.family.inside_encoder(self.forward.call, self.forward.rows.layout, self.signal)
+        forward = self.forward
+        return forward.turns.split(forward.family.inside_encoder(forward.call, forward.rows.layout, self.signal))
 
 
 class EncoderMeasureProbe(EncoderSignalProbe[M]):

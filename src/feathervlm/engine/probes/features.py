@@ -8,7 +8,6 @@ from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.signals import Features
 from feathervlm.engine.decoder import DecoderView
-from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.probes.base import LayerRecorder, Probe
 from feathervlm.engine.probes.registry import measures
 from feathervlm.engine.rows import RowView
@@ -34,7 +33,8 @@ class EmbeddingRecorder(LayerRecorder):
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        self.embeddings = gather_rows(hidden.detach(), self.rows(self.view()), -2)
+        view = self.view()
+        self.embeddings = view.take(hidden.detach(), self.rows(view))
 
 
 @measures(Features)
@@ -59,10 +59,10 @@ class FeaturesProbe(Probe[Features]):
     def read(self) -> Tensor:
         forward = self.forward
         if self.signal.source == "vision":
-            return forward.family.vision_features(forward.call, forward.rows.layout)
+            return forward.turns.split(forward.family.vision_features(forward.call, forward.rows.layout))
         if self.signal.source == "projected":
             embeddings = forward.recorders[self._key].embeddings
             assert isinstance(embeddings, Tensor)
             return embeddings
-        hidden, _ = forward.stage_inputs
-        return gather_rows(hidden.detach(), forward.token_rows(self.tokens, forward.rows.view()), -2)
+        (hidden, _), view = forward.stage_inputs, forward.rows.view()
+        return view.take(hidden.detach(), forward.token_rows(self.tokens, view))

@@ -9,7 +9,6 @@ from torch.utils.hooks import RemovableHandle
 from feathervlm.core.signals import LayerStates
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
-from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.probes.base import LayerRecorder, Probe
 from feathervlm.engine.probes.registry import measures
 from feathervlm.engine.rows import RowView
@@ -40,7 +39,8 @@ class HiddenStateRecorder(LayerRecorder):
         self._record(args[0] if args else kwargs["hidden_states"])
 
     def _record(self, states: Tensor) -> None:
-        self.states = gather_rows(states.detach(), self.view().visual, -2)
+        view = self.view()
+        self.states = view.take(states.detach(), view.visual)
 
 
 @measures(LayerStates)

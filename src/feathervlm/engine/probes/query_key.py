@@ -57,15 +57,18 @@ class QueryKeyRecorder(LayerRecorder):
             tables: Position tables for these rows.
             mask: Attention mask for these rows.
         """
-        self.recorded_view, self.tables, self.mask = self.view(), tables, mask
+        self.recorded_view, self.mask = self.view(), mask
+        self.tables, hidden = self.seen.every_row(tables), self.seen.every_row(hidden)
         module = self.decoder.attention_module(self.layer)
         normed = self.decoder.input_norm(self.layer)(hidden)
         if hasattr(module, "qkv_proj"):
-            self._record_fused(module, (), module.qkv_proj(normed))
+            queries, keys = self._parts(module.qkv_proj(normed))
+            self._keep_query(gather_rows(queries, self.seen.query, -2))
+            self._keep_keys(keys)
             return
         asking = gather_rows(normed, self.seen.query, -2)
-        parts = ("q", asking, self.heads, self._keep_query), ("k", normed, self.kv_heads, self._record_keys)
-        for name, states, heads, record in parts:
+        parts = ("q", asking, self.heads, self._keep_query), ("k", normed, self.kv_heads, self._keep_keys)
+        for name, states, heads, keep in parts:
             output = getattr(module, f"{name}_proj")(states)
             if output.shape[-1] == 2 * heads * self.dim:  # each head's query is followed by a gate
                 output = output.unflatten(-1, (heads, 2 * self.dim))[..., : self.dim].flatten(-2)
@@ -73,35 +76,46 @@ class QueryKeyRecorder(LayerRecorder):
             if norm is not None:
                 by_head = norm.weight.shape[-1] == self.dim
                 output = norm(output.unflatten(-1, (heads, self.dim)) if by_head else output)
-            record(output)
+            keep(output)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.recorded_view = self.view()
-        self.tables, self.mask = kwargs.get("position_embeddings"), kwargs.get("attention_mask")
+        self.tables, self.mask = self.seen.every_row(kwargs.get("position_embeddings")), kwargs.get("attention_mask")
+
+    def _parts(self, fused: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries and keys of a fused projection."""
+        queries, keys = self.heads * self.dim, self.kv_heads * self.dim
+        return fused[..., :queries], fused[..., queries : queries + keys]
 
     def _record_fused(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        queries, keys = self.heads * self.dim, self.kv_heads * self.dim
-        self._record_query(output[..., :queries])
-        self._record_keys(output[..., queries : queries + keys])
+        queries, keys = self._parts(output)
+        self._record_query(queries)
+        self._record_keys(keys)
 
     def _record_query(self, output: Tensor) -> None:
-        states = self._by_head(output.detach(), self.heads)  # (batch, heads, sequence, dim)
-        self.query = gather_rows(states, self.seen.query[:, None], -2)
-
-    def _keep_query(self, states: Tensor) -> None:
-        self.query = states.reshape(*states.shape[:2], self.heads, self.dim).transpose(1, 2)
+        self._keep_query(self.seen.take(self._by_row(output, self.heads), self.seen.query))
 
     def _record_keys(self, output: Tensor) -> None:
-        self.keys = self._by_head(output.detach(), self.kv_heads)
+        self._keep_keys(self.seen.every_row(self._by_row(output, self.kv_heads)))
 
-    def _by_head(self, output: Tensor, heads: int) -> Tensor:
-        """Return (batch, heads, sequence, dim) from any layout that models use."""
-        sequence = self.seen.positions.shape[1]
+    def _keep_query(self, states: Tensor) -> None:
+        self.query = self._by_head(states, self.heads)
+
+    def _keep_keys(self, states: Tensor) -> None:
+        self.keys = self._by_head(states, self.kv_heads)
+
+    def _by_head(self, states: Tensor, heads: int) -> Tensor:
+        """Return (turns, heads, rows, dim) for (turns, rows, heads * dim) or (turns, rows, heads, dim)."""
+        return states.reshape(*states.shape[:2], heads, self.dim).transpose(1, 2)
+
+    def _by_row(self, output: Tensor, heads: int) -> Tensor:
+        """Return (batch, rows, heads * dim) from any layout that models use."""
+        output, rows = output.detach(), self.seen.length
         if output.dim() == 3:
-            return output.unflatten(-1, (heads, self.dim)).transpose(1, 2)
-        if heads == sequence:
-            raise Unprunable(f"A prompt of {sequence} tokens for {heads} heads hides which dimension is which.")
-        return output if output.shape[1] == heads else output.transpose(1, 2)
+            return output
+        if heads == rows:
+            raise Unprunable(f"A prompt of {rows} tokens for {heads} heads hides which dimension is which.")
+        return (output.transpose(1, 2) if output.shape[1] == heads else output).flatten(2)
 
 
 class LayerSignalProbe(Probe[L]):

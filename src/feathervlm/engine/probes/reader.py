@@ -35,8 +35,7 @@ class SignalReader:
         rows: RowTracker,
         survivors: Mapping[Any, Tensor],
     ) -> None:
-        text = PromptText(rows.layout, rows.valid, rows.query)
-        self.forward = ForwardContext(decoder, family, call, rows, text, survivors)
+        self.forward = ForwardContext(decoder, family, call, rows, PromptText(rows.turns), survivors)
         self.at = -1
 
     def attach(self, stage: Stage, at: int) -> list[RemovableHandle]:

@@ -15,6 +15,10 @@ class RotaryTableProbe(Probe[RotaryTable]):
 
     def read(self) -> Tensor:
         forward, (_, arguments) = self.forward, self.forward.stage_inputs
-        tables, start = arguments.get("position_embeddings"), forward.text.start(forward.call)
-        table = rotary_rows(forward.decoder, self.at, tables, self.signal.of, start)
-        return gather_rows(forward.rows.tables(table), forward.rows.visual, -2)
+        tables, view = arguments.get("position_embeddings"), forward.rows.view()
+        if isinstance(tables, tuple):
+            tables = tuple(map(forward.turns.whole_rows, tables))
+        elif isinstance(tables, Tensor):
+            tables = forward.turns.whole_rows(tables)
+        table = rotary_rows(forward.decoder, self.at, tables, self.signal.of, forward.text.start(forward.call))
+        return gather_rows(table, view.table_rows.gather(1, view.visual), -2)

@@ -12,4 +12,4 @@ class SurvivorsProbe(Probe[Survivors]):
     """Looks up the result of the scoring pass."""
 
     def read(self) -> Tensor:
-        return self.forward.survivors[self.signal]
+        return self.forward.turns.split(self.forward.survivors[self.signal])

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -38,7 +37,7 @@ class ValueRecorder(LayerRecorder):
 
     def _record(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self.recorded_view, output = self.view(), output.detach()
-        sequence, width = self.seen.positions.shape[1], self.kv_heads * self.dim
+        sequence, width = self.seen.length, self.kv_heads * self.dim
         if output.dim() == 3:
             self.values = output[..., -width:].unflatten(-1, (self.kv_heads, self.dim))  # last of a fused projection
             return
@@ -57,5 +56,5 @@ class ValuesProbe(LayerSignalProbe[Values]):
 
     def read(self) -> Tensor:
         recorder = self.forward.recorders["values", self.layer]
-        rows = self.forward.token_rows(self.tokens, recorder.seen).to(recorder.values.device)
-        return torch.take_along_dim(recorder.values, rows[:, :, None, None], 1)
+        rows = self.forward.token_rows(self.tokens, recorder.seen)
+        return recorder.seen.take(recorder.values.flatten(2), rows).unflatten(-1, recorder.values.shape[2:])

@@ -103,6 +103,7 @@ class Record:
     Attributes:
         layout: Layout of its visual tokens.
         attended: False on padding, bool (batch, sequence); None without padding.
+        query: Position of the token that asked for every image, long (batch, images).
         sequence: Number of tokens of the input, padding included.
         costs: Cost of every layer.
         past: Number of cached positions of previous turns.
@@ -118,6 +119,7 @@ class Record:
 
     layout: VisualLayout
     attended: Tensor | None
+    query: Tensor
     sequence: int
     costs: list[LayerCost]
     past: int = 0
