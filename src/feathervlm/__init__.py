@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from feathervlm import bench, embedded, methods, study
-    from feathervlm.api import prune
+    from feathervlm.api import prompt_end, prune
     from feathervlm.core.criteria.attention import LastTokenAttention
     from feathervlm.core.criteria.features import KNNDensity
     from feathervlm.core.errors import PlacementWarning, PruningError, Unprunable, UnprunedWarning
@@ -35,6 +35,7 @@ _MODULES = {
     "Unprunable": "core.errors",
     "UnprunedWarning": "core.errors",
     "VisualLayout": "core.layout",
+    "prompt_end": "api",
     "prune": "api",
 }
 """The module of this package that defines each public name."""
@@ -60,6 +61,7 @@ __all__ = [
     "bench",
     "embedded",
     "methods",
+    "prompt_end",
     "prune",
     "study",
 ]

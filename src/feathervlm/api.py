@@ -1,9 +1,10 @@
 """`prune`, which joins a method, a model and the family that knows the model."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -14,7 +15,6 @@ from feathervlm.engine.compiled import compiled_module
 from feathervlm.engine.pruning import Pruning
 from feathervlm.families.registry import find
 from feathervlm.methods.base import Method, resolve
-
 
 Query = int | Tensor | Callable[[Mapping[str, Any]], "int | Tensor"]
 """What says which token asks: its position, or a function from the arguments of the base model to its position."""
@@ -46,8 +46,8 @@ def prune(
         layout: The places of the visual tokens of the next prompts; replaces what the family would find.
         query: Position of the last token of the prompt, whose state asks for visual tokens: a whole number (negative
             from the end of the padded row), a long tensor of shape (batch,) or (batch, images), or a function that
-            returns one of these for the arguments of the base model. It holds for the next prompts and can be changed
-            by `pruning.query = ...`. By default it is found from labels, `logits_to_keep` and padding.
+            returns one of these for the arguments of the base model, such as `prompt_end`. It holds for the
+            next prompts and can be changed by `pruning.query = ...`. By default it is found from labels, `logits_to_keep` and padding.
         strict: Whether to raise if the model or an input cannot be pruned. If False, an `UnprunedWarning` is issued,
             the model runs unpruned, and the report gives the reason.
 
@@ -66,6 +66,40 @@ def prune(
         warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=2)
         return Pruning(inner, schedule, None, name, strict, str(error))
     return Pruning(inner, schedule, family, name, strict, wrappers=wrappers, query=query)
+
+
+def prompt_end(ids: Sequence[int]) -> Callable[[Mapping[str, Any]], Tensor]:
+    """Return a function for `prune(query=...)` that finds where prompts end by the tokens with which they end.
+
+    >>> header = prompt_end([7, 8])
+    >>> header({"input_ids": torch.tensor([[1, 7, 8, 5, 6], [1, 2, 3, 7, 8]])})
+    tensor([2, 4])
+
+    Args:
+        ids: Token ids of the header of an answer, such as those of "<|im_start|>assistant" and a line break. The last
+            occurrence in every row counts.
+
+    Raises:
+        PruningError: If there are none; the function raises it if a row does not have them.
+    """
+    header = torch.tensor(list(ids), dtype=torch.long)
+    if not len(header):
+        raise PruningError("prompt_end() needs the token ids with which prompts end, at least one.")
+
+    def find_ends(arguments: Mapping[str, Any]) -> Tensor:
+        tokens = arguments.get("input_ids")
+        if tokens is None:
+            raise PruningError("prompt_end() reads input_ids, and only inputs_embeds were passed; pass input_ids.")
+        length = len(header)
+        found = tokens.new_zeros(tokens.shape, dtype=torch.bool)
+        if tokens.shape[1] >= length:
+            found[:, length - 1 :] = (tokens.unfold(1, length, 1) == header.to(tokens.device)).all(-1)
+        if not bool(found.any(1).all()):
+            row = int((~found.any(1)).nonzero()[0])
+            raise PruningError(f"Row {row} does not contain the tokens {list(ids)} with which its prompt should end.")
+        return (found * torch.arange(tokens.shape[1], device=tokens.device)).argmax(1)
+
+    return find_ends
 
 
 def unwrap(model: nn.Module) -> tuple[PreTrainedModel, list[nn.Module]]:

@@ -8,6 +8,8 @@ from functools import cache
 
 import pytest
 import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import feathervlm
 import tiny_models as tiny
@@ -52,14 +54,17 @@ def packed(samples, form):
     number = numbers(samples)
     blocks = (number[:, :, None] == number[:, None, :]).tril()[:, None]
     lengths = torch.tensor([0, *map(len, samples)]).cumsum(0).int()
-    return inputs | {
-        "positions": {},
-        "blocks": {"attention_mask": blocks},
-        "additive": {"attention_mask": torch.where(blocks, 0.0, torch.finfo(torch.float32).min)},
-        "lengths": {"cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": 99, "max_length_k": 99},
-        "index": {"seq_idx": number.int()},
-        "numbers": {"attention_mask": number + 1},
-    }[form]
+    return (
+        inputs
+        | {
+            "positions": {},
+            "blocks": {"attention_mask": blocks},
+            "additive": {"attention_mask": torch.where(blocks, 0.0, torch.finfo(torch.float32).min)},
+            "lengths": {"cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": 99, "max_length_k": 99},
+            "index": {"seq_idx": number.int()},
+            "numbers": {"attention_mask": number + 1},
+        }[form]
+    )
 
 
 def labels_of(samples):
@@ -129,7 +134,7 @@ def test_each_picture_is_asked_by_its_own_sample_whatever_attention_makes_of_the
     del inputs["position_ids"]
     with feathervlm.prune(model(), METHODS["feather"]) as pruning, torch.no_grad():
         model()(**inputs)
-    queries = pruning.report.record.query[0].tolist()
+    queries = pruning.report.queries[0]
     ends = torch.tensor([len(sample) for sample in SAMPLES]).cumsum(0) - 1
     answer = ANSWER if form == "numbers" else 0
     assert queries == [int(ends[index]) - answer for index in (0, 2, 2, 3)]
@@ -170,11 +175,7 @@ FIRST_ONLY = {"renumber": "positions='renumber'", "all": "over='all'"}
 def conversation():
     """Return a training example of three turns, the first two with images."""
     ids = [token for turn, answer in zip(TURNS, ANSWERS, strict=True) for token in [*turn, *answer]]
-    labels = [
-        label
-        for turn, answer in zip(TURNS, ANSWERS, strict=True)
-        for label in [*[-100] * len(turn), *answer]
-    ]
+    labels = [label for turn, answer in zip(TURNS, ANSWERS, strict=True) for label in [*[-100] * len(turn), *answer]]
     inputs = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels]), "pixel_values": pixels(TURNS)}
     return {**inputs, "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
 
@@ -212,3 +213,46 @@ def test_a_picture_is_asked_by_the_turn_that_follows_it(name):
     for stage, one, two in zip(kept(pruning.report), reports[0], reports[1], strict=True):
         assert [token for token in stage if token < first] == one
         assert [token - first for token in stage if token >= first] == two
+
+
+def test_a_prompt_that_several_answers_share_asks_with_its_last_token():
+    prompt, answers = SAMPLES[0], [[31, 32, 33], [41, 42], [51]]
+    ids = [*prompt, *(token for answer in answers for token in answer)]
+    number = torch.tensor([0] * len(prompt) + [row for row, answer in enumerate(answers) for _ in answer])[None]
+    own = torch.tensor([0] * len(prompt) + [1] * sum(map(len, answers)))[None]
+    blocks = ((number[:, :, None] == number[:, None, :]) | (own[:, None, :] == 0)).tril()[:, None]
+    inputs = {"input_ids": torch.tensor([ids]), "pixel_values": pixels(SAMPLES[:1]), "attention_mask": blocks}
+    expected = alone("feather")[0][1]
+    with feathervlm.prune(model(), METHODS["feather"]) as pruning, torch.no_grad():
+        model()(**inputs)
+    assert pruning.report.queries == [[len(prompt) - 1]]
+    assert kept(pruning.report) == expected
+
+
+def packed_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attend within samples as flash attention does: by cumulative lengths, else by positions."""
+    length, ids = query.shape[2], kwargs.get("position_ids")
+    lengths = kwargs.get("cu_seq_lens_q")
+    if lengths is not None:
+        assert int(lengths[-1]) == length
+        number = torch.searchsorted(lengths.long(), torch.arange(length), right=True)
+    else:
+        number = torch.nn.functional.pad(ids[0].diff() != 1, (1, 0)).cumsum(0)
+    mask = (number[:, None] == number).tril()
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    return output.transpose(1, 2), None
+
+
+@pytest.mark.parametrize("form", ["positions", "lengths"])
+def test_packing_for_flash_attention_follows_the_tokens_that_stay(form, monkeypatch):
+    name = "flash_packed"
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, name, packed_attention)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name, lambda *args, **kwargs: None)
+    expected, inputs = alone("feather"), packed(SAMPLES, form)
+    config = model().config.get_text_config()
+    monkeypatch.setattr(config, "_attn_implementation_internal", name)
+    with feathervlm.prune(model(), METHODS["feather"]) as pruning, torch.no_grad():
+        logits = model()(**inputs).logits[0]
+        check(expected, pruning.report, logits)

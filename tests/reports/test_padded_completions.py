@@ -109,7 +109,10 @@ def test_a_given_query_asks(form):
     inputs, completion, real, _, expected = rollout("feather")
     forward = teacher_forced(inputs, completion, real)
     last = torch.full((len(PROMPTS),), inputs["input_ids"].shape[1] - 1)
-    with feathervlm.prune(model(), METHODS["feather"], **given_queries(last, forward)[form]) as pruning, torch.no_grad():
+    with (
+        feathervlm.prune(model(), METHODS["feather"], **given_queries(last, forward)[form]) as pruning,
+        torch.no_grad(),
+    ):
         model()(**forward)
         assert kept(pruning.report) == expected
 
@@ -166,12 +169,29 @@ def test_a_mask_of_four_dimensions_tells_padding():
     with feathervlm.prune(model(), METHODS["feather"]) as pruning, torch.no_grad():
         model()(**forward, logits_to_keep=LONGEST + 1)
         assert kept(pruning.report) == expected
-        prompt = {**inputs, "attention_mask": forward["attention_mask"][..., : -LONGEST, : -LONGEST]}
+        prompt = {**inputs, "attention_mask": forward["attention_mask"][..., :-LONGEST, :-LONGEST]}
         right, _ = flush_left(inputs)
         attended = right["attention_mask"].bool()
         size = attended.shape[1]
         blocks = (causal[:size, :size] & attended[:, None, :])[:, None]
         model()(**{**right, "attention_mask": blocks})
         assert kept(pruning.report) == expected
-        model()(**prompt, position_ids=forward["position_ids"][:, : -LONGEST])
+        model()(**prompt, position_ids=forward["position_ids"][:, :-LONGEST])
         assert kept(pruning.report) == expected
+
+
+def test_the_header_of_the_answer_tells_where_prompts_end():
+    header = [13, 14]
+    prompts = [[*prompt[:-2], *header] for prompt in PROMPTS]
+    with torch.no_grad(), feathervlm.prune(model(), METHODS["feather"], query=feathervlm.prompt_end(header)) as pruning:
+        model()(**tiny.batch(*prompts))
+        expected = kept(pruning.report)
+        longer = [[*prompt, *range(20, 20 + length)] for prompt, length in zip(prompts, LENGTHS, strict=True)]
+        inputs = tiny.batch(*longer, side="right") | {"pixel_values": tiny.batch(*prompts)["pixel_values"]}
+        model()(**inputs)
+        assert kept(pruning.report) == expected
+        assert pruning.report.queries[0] == [len(prompts[0]) - 1]
+        with pytest.raises(PruningError, match=r"Row 1 does not contain the tokens \[13, 14\]"):
+            model()(**tiny.batch(prompts[0], PROMPTS[0]))
+    with pytest.raises(PruningError, match="at least one"):
+        feathervlm.prompt_end([])

@@ -86,7 +86,12 @@ class LayerArguments:
     def _check_unknown(self, kwargs: dict[str, Any]) -> None:
         known = {*KNOWN, *self.family.row_arguments, *SAMPLE_NUMBERS}
         for name, value in kwargs.items():
-            if name not in known and not name.startswith(CUMULATIVE) and isinstance(value, Tensor) and self.rows.sequence in value.shape:
+            if (
+                name not in known
+                and not name.startswith(CUMULATIVE)
+                and isinstance(value, Tensor)
+                and self.rows.sequence in value.shape
+            ):
                 raise Unprunable(
                     f"Decoder layers are given {name} of shape {tuple(value.shape)}: a sequence dimension "
                     "that the engine does not know how to prune."

@@ -24,7 +24,7 @@ def full_mask(mask: Any) -> Any:
 
 
 def block_mask(call: ModelCall) -> Tensor | None:
-    """Return the 4-D mask of a call as bool (batch or 1, sequence, sequence); None if it was given none of that shape."""
+    """Return the 4-D mask of a call as bool (batch or 1, sequence, sequence); None if it has none of that shape."""
     mask = full_mask(call.arguments.get("attention_mask"))
     sequence = call.shape[1]
     if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[2:] != (sequence, sequence):
@@ -60,7 +60,7 @@ def packed_samples(call: ModelCall, attended: Tensor | None, device: torch.devic
 
 
 def _borders(call: ModelCall) -> Tensor | None:
-    """Return where a sample begins, for positions 1 and later: bool (batch or 1, sequence - 1); None if nothing tells."""
+    """Return where a sample begins, from position 1 on: bool (batch or 1, sequence - 1); None if nothing tells."""
     arguments, sequence = call.arguments, call.shape[1]
     for name, value in arguments.items():
         if name.startswith(CUMULATIVE) and isinstance(value, Tensor) and value.dim() == 1:

@@ -30,8 +30,8 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.layer_inputs import LayerArguments
-from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.packing import attended_of
+from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.query_position import check_labels, find_turns
 from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker

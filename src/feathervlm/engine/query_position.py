@@ -14,7 +14,7 @@ from torch import Tensor
 from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.engine.call import ModelCall
-from feathervlm.engine.packing import packed_samples
+from feathervlm.engine.packing import block_mask, packed_samples
 from feathervlm.engine.turns import Turn, Turns, assemble
 
 ENDS_INSIDE = (
@@ -111,10 +111,15 @@ def _given(call: ModelCall, layout: VisualLayout) -> Tensor | None:
     if position.dim() in (1, 2) and len(position) and batch % len(position) == 0:
         position = position.repeat_interleave(batch // len(position), 0)  # beams and several answers
     integers = not position.is_floating_point() and position.dtype != torch.bool
-    if not integers or position.dim() not in (1, 2) or len(position) != batch or position[0:1].numel() not in (1, images):
+    if (
+        not integers
+        or position.dim() not in (1, 2)
+        or len(position) != batch
+        or position[0:1].numel() not in (1, images)
+    ):
         raise PruningError(
-            f"query={query!r} must be the position of the token that asks, a whole number or a tensor of shape (batch,) "
-            f"or (batch, images), here ({batch},) or ({batch}, {images})."
+            f"query={query!r} must be the position of the token that asks, a whole number or a tensor of shape "
+            f"(batch,) or (batch, images), here ({batch},) or ({batch}, {images})."
         )
     position = position.view(batch, -1).expand(batch, images).long()
     position = torch.where(position < 0, position + sequence, position)
@@ -137,6 +142,8 @@ class _HostReader:
         self.layout, self.segments, self.attended = layout, segments, attended
         self.visual, self.mask, self.present = layout.positions().cpu(), layout.mask.cpu(), attended.cpu()
         self.samples = torch.zeros_like(self.present, dtype=torch.long) if segments is None else segments.cpu()
+        blocks = block_mask(call) if segments is not None else None
+        self.blocks = None if blocks is None else blocks.cpu().expand(call.shape[0], -1, -1)
         self.labelled = None if call.labels is None else call.labels.cpu() != -100
         keep = call.logits_to_keep
         self.requested = torch.zeros(call.shape[1], dtype=torch.bool)
@@ -184,7 +191,16 @@ class _HostReader:
             if label is not None:
                 return int(sample[:label].nonzero()[-1])
         asked = _first(sample & self.requested, 0)
+        if asked is None and self.blocks is not None:
+            asked = self._shared_until(row, sample)
         return asked if asked is not None and asked > end else last
+
+    def _shared_until(self, row: int, sample: Tensor) -> int | None:
+        """Return the last position of a prompt that several answers in the row share; None if it is not shared."""
+        assert self.blocks is not None
+        others = (self.blocks[row] & sample)[~sample & self.present[row]]  # what tokens outside of the sample see of it
+        ends = (others * torch.arange(len(sample))).amax(1)[others.any(1)]
+        return int(ends.min()) if len(ends) else None
 
     def _text_start(self, row: int, previous: int, first: int) -> int:
         """Return where the text of a turn begins: after the answer to the turn before it."""

@@ -58,7 +58,7 @@ class RowView:
         return taken
 
     def every_row(self, tree: Any) -> Any:
-        """Return all rows of turns of the tensors (..., batch or 1, length, dim) in a tuple, list or dict, or of one."""
+        """Return all rows of turns of tensors (..., batch or 1, length, dim), one or in a tuple, list or dict."""
         if self.chosen is None:
             return tree
         if isinstance(tree, Tensor):

@@ -58,7 +58,7 @@ class Turns:
         return cls(layout, query, by_image, text if attended is None else text & attended)
 
     def split(self, values: Tensor) -> Tensor:
-        """Return values of the visual tokens of rows, (batch, visual, ...), for turns: (turns, visual of a turn, ...)."""
+        """Return values of the visual tokens of rows, (batch, visual, ...), for turns: (turns, visual, ...)."""
         if self.row is None or self.tokens is None:
             return values
         row, tokens = self.row.to(values.device), self.tokens.to(values.device)
@@ -87,7 +87,7 @@ class Turns:
         return tables.index_select(-3, self.row.to(tables.device))
 
     def sample_starts(self) -> Tensor | None:
-        """Return the first position of the packed sample of every position, long (batch, sequence); None if unpacked."""
+        """Return where the sample of every position begins, long (batch, sequence); None if no row is packed."""
         if self.segments is None:
             return None
         begins = torch.ones_like(self.segments, dtype=torch.bool)

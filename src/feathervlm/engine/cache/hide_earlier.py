@@ -1,8 +1,8 @@
 """Text after the prompt in one forward, for a method that also cuts the cache of the layers before its stage.
 
 When an answer is decoded, these layers no longer have the keys of dropped tokens. In a forward of prompt and answer
-together they still have them, so the mask has to hide them from the answer. What is dropped must be known by then, which
-takes a scoring pass.
+together they still have them, so the mask has to hide them from the answer. What is dropped must be known by then,
+which takes a scoring pass.
 """
 
 from collections.abc import Sequence

@@ -42,7 +42,7 @@ class PromptText:
         return exists
 
     def start(self, call: ModelCall) -> Tensor:
-        """Return the position of the first token that is not padding, or of the first of a turn's text: long (turns,)."""
+        """Return the first position that is not padding, or that of the first text of a turn: long (turns,)."""
         mask = full_mask(call.arguments.get("attention_mask"))
         (_, sequence), text = call.shape, self.turns.text
         if self.turns.row is not None:

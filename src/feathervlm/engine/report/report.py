@@ -69,6 +69,16 @@ class Report:
         return self.record.layout
 
     @cached_property
+    def queries(self) -> list[list[int]]:
+        """The position of the token that asked for each image, sample by sample.
+
+        Raises:
+            PruningError: If nothing was pruned.
+        """
+        rows = zip(self.record.query.tolist(), self.layout.pictures, strict=True)
+        return [row[: len(images)] for row, images in rows]
+
+    @cached_property
     def stages(self) -> list[StageReport]:
         """Every stage, in order."""
         return [StageReport.of(stage) for stage in self.record.stages]
