@@ -47,7 +47,8 @@ def prune(
         query: Position of the last token of the prompt, whose state asks for visual tokens: a whole number (negative
             from the end of the padded row), a long tensor of shape (batch,) or (batch, images), or a function that
             returns one of these for the arguments of the base model, such as `prompt_end`. It holds for the
-            next prompts and can be changed by `pruning.query = ...`. By default it is found from labels, `logits_to_keep` and padding.
+            next prompts and can be changed by `pruning.query = ...`. By default it is found from labels,
+            `logits_to_keep` and padding.
         strict: Whether to raise if the model or an input cannot be pruned. If False, an `UnprunedWarning` is issued,
             the model runs unpruned, and the report gives the reason.
 

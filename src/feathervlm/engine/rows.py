@@ -5,7 +5,6 @@ moves everything that points at rows to the rows that stay.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,62 +15,11 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
-from feathervlm.engine.gather import gather_rows, gather_tree
+from feathervlm.engine.gather import gather_tree
 from feathervlm.engine.query_position import ENDS_INSIDE
 from feathervlm.engine.report.records import PendingFlag
+from feathervlm.engine.row_view import RowView
 from feathervlm.engine.turns import Turns
-
-
-@dataclass(eq=False)
-class RowView:
-    """Where the tokens of every turn are in the tensor that one layer sees.
-
-    Where every row is one turn, the rows of a turn are those of the tensor; otherwise they are chosen from these.
-
-    Attributes:
-        query: Rows of the queries, long (turns, queries).
-        visual: Row of every visual token, long (turns, visual); any row for tokens that were dropped.
-        positions: Original position of every row, long (turns, rows).
-        valid: False on padding and fillers, bool (turns, rows); None if all rows are real.
-        table_rows: Original position whose row of the position tables each row uses, long (turns, rows).
-        length: Number of rows of the tensor.
-        chosen: Row of the batch that every turn belongs to, long (turns, 1), and the rows of the tensor that are its
-            own, long (turns, rows); None if every row is one turn.
-    """
-
-    query: Tensor
-    visual: Tensor
-    positions: Tensor
-    valid: Tensor | None
-    table_rows: Tensor
-    length: int
-    chosen: tuple[Tensor, Tensor] | None = None
-
-    def take(self, states: Tensor, rows: Tensor) -> Tensor:
-        """Return rows of turns (turns, n) of states (..., batch or 1, length, dim): (..., turns, n, dim)."""
-        if self.chosen is None:
-            return gather_rows(states, rows, -2)
-        row, own = (index.to(states.device) for index in self.chosen)
-        if states.shape[-3] == 1:
-            row = torch.zeros_like(row)
-        taken: Tensor = states[..., row, own.gather(1, rows.to(own.device)), :]
-        return taken
-
-    def every_row(self, tree: Any) -> Any:
-        """Return all rows of turns of tensors (..., batch or 1, length, dim), one or in a tuple, list or dict."""
-        if self.chosen is None:
-            return tree
-        if isinstance(tree, Tensor):
-            every = torch.arange(self.positions.shape[1], device=self.positions.device)
-            return self.take(tree, every.expand_as(self.positions))
-        if isinstance(tree, dict):
-            return {key: self.every_row(value) for key, value in tree.items()}
-        return type(tree)(map(self.every_row, tree)) if isinstance(tree, tuple | list) else tree
-
-    def mask_of(self, mask: Tensor, queries: Tensor) -> Tensor:
-        """Return the part of a mask (batch or 1, length, length) that queries (turns, n) have: (turns, n, rows)."""
-        mask = self.take(mask.expand(mask.shape[0], -1, -1), queries)
-        return mask if self.chosen is None else gather_rows(mask, self.chosen[1][:, None], -1)
 
 
 class RowTracker:

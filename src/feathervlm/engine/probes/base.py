@@ -14,7 +14,8 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.probes.prompt_text import PromptText
 from feathervlm.engine.probes.registry import probe_class
-from feathervlm.engine.rows import RowTracker, RowView
+from feathervlm.engine.row_view import RowView
+from feathervlm.engine.rows import RowTracker
 from feathervlm.engine.turns import Turns
 
 S = TypeVar("S", bound=Signal)

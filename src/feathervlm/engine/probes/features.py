@@ -10,7 +10,7 @@ from feathervlm.core.signals import Features
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.probes.base import LayerRecorder, Probe
 from feathervlm.engine.probes.registry import measures
-from feathervlm.engine.rows import RowView
+from feathervlm.engine.row_view import RowView
 
 
 class EmbeddingRecorder(LayerRecorder):

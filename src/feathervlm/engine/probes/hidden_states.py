@@ -11,7 +11,7 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.probes.base import LayerRecorder, Probe
 from feathervlm.engine.probes.registry import measures
-from feathervlm.engine.rows import RowView
+from feathervlm.engine.row_view import RowView
 
 
 class HiddenStateRecorder(LayerRecorder):

@@ -18,7 +18,7 @@ from feathervlm.engine.family import Family
 from feathervlm.engine.gather import gather_rows
 from feathervlm.engine.probes.base import LayerRecorder, Probe, Tokens
 from feathervlm.engine.rotary import rotation
-from feathervlm.engine.rows import RowView
+from feathervlm.engine.row_view import RowView
 
 L = TypeVar("L", bound=LayerSignal)
 

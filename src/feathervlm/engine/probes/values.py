@@ -12,7 +12,7 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.probes.base import LayerRecorder
 from feathervlm.engine.probes.query_key import LayerSignalProbe
 from feathervlm.engine.probes.registry import measures
-from feathervlm.engine.rows import RowView
+from feathervlm.engine.row_view import RowView
 
 
 class ValueRecorder(LayerRecorder):
