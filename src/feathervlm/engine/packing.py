@@ -76,7 +76,7 @@ def _borders(call: ModelCall) -> Tensor | None:
         return ~blocks.diagonal(-1, dim1=1, dim2=2)  # whether a token sees the one before it
     restarts = None
     if isinstance(ids, Tensor) and ids.shape[-1] == sequence:
-        restarts = _restarts(ids, gaps=mask is None)
+        restarts = _restarts(ids, gaps=mask is None and arguments.get("use_cache") is False)
     if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == sequence:
         if restarts is None and call.labels is None:
             return None  # an ordinary prompt, for which the device is not asked
@@ -86,16 +86,15 @@ def _borders(call: ModelCall) -> Tensor | None:
 
 
 def _restarts(ids: Tensor, gaps: bool) -> Tensor:
-    """Return where positions begin again.
+    """Return where positions begin again: where they fall back to the smallest of the row.
 
     Args:
         ids: Positions (batch, sequence), or (3 or 4, batch, sequence) where those of images have three dimensions; of
             four the first is that of text.
-        gaps: Whether text begins again wherever it does not go on by one, as it does in transformers without a mask.
+        gaps: Whether text also begins wherever it does not go on by one, as it does in transformers without a mask and
+            without a cache.
     """
-    if ids.dim() == 3 and len(ids) == 3:
-        # These repeat inside an image and leave gaps after it, and go back inside a video with sound.
-        first = ids[0]
-        return (first.diff() < 0) & (first[:, 1:] <= first.amin(1, keepdim=True))
     text = ids[0] if ids.dim() == 3 else ids
-    return text.diff() != 1 if gaps else text.diff() < 0
+    if gaps and (ids.dim() == 2 or len(ids) == 4):  # three dimensions repeat inside an image and leave gaps after it
+        return text.diff() != 1
+    return (text.diff() < 0) & (text[:, 1:] <= text.amin(1, keepdim=True))

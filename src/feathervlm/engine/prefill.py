@@ -37,6 +37,10 @@ from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker
 
 
+class StagesDone(Exception):
+    """Ends a scoring pass after its last stage."""
+
+
 class Prefill:
     """The state and the hooks of one pruned prefill.
 
@@ -80,6 +84,7 @@ class Prefill:
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
         self.earlier: HiddenEarlier | None = None
+        self.ends_after_stages = False  # for a scoring pass
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
         self.unpruned = Decode(decoder, self.starts, lasting=False)  # for layers pruned in earlier turns, if abandoned
@@ -157,6 +162,8 @@ class Prefill:
                     hidden = gather_rows(hidden, self.rows.positions, -2)
             if index in self.stages:
                 hidden = self._run_stage(index, hidden, kwargs)
+                if self.ends_after_stages and index == self.starts[-1]:
+                    raise StagesDone
             kwargs = self.arguments.rewrite(index, kwargs, hidden.dtype)
             if index in self.stages:
                 self.record.stages[-1].past = self.arguments.past_slots

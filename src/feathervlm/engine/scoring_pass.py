@@ -1,5 +1,6 @@
 """Scoring passes: prefills without a cache that find which tokens another schedule keeps of the same input."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
-from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.prefill import Prefill, StagesDone
 from feathervlm.engine.report.records import Record
 
 
@@ -44,7 +45,7 @@ def score(
     hook_status: HookStatus,
     hidden: tuple[int, list[Tensor]] | None = None,
 ) -> Record:
-    """Run a scoring pass, and return its record.
+    """Run a scoring pass as far as its last stage, and return its record.
 
     Args:
         schedule: The stages to run.
@@ -67,11 +68,12 @@ def score(
     inner = survivors(schedule, call, layout, decoder, family, hook_status)
     scoring = replace(call, arguments=arguments, found={})
     prefill = Prefill(decoder, family, schedule, scoring, layout, hook_status, survivors=inner)
+    prefill.ends_after_stages = True
     if hidden is not None:
         prefill.hide_earlier(*hidden)
     prefill.install()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), suppress(StagesDone):
             decoder.base.forward(**arguments)
     finally:
         prefill.remove()
