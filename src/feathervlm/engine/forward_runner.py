@@ -17,6 +17,7 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.forward_state import ForwardState
 from feathervlm.engine.prefill import Prefill
+from feathervlm.engine.query_position import text_follows
 from feathervlm.engine.report.records import Record
 from feathervlm.engine.reused_selection import ReusedSelection
 from feathervlm.engine.scoring_pass import score, survivors
@@ -75,7 +76,7 @@ class ForwardRunner:
         kept = reused.kept if reused else None
         prefill = Prefill(self.decoder, self.family, self.schedule, call, layout, self.status, kept, scored, refuse)
         cut = [at for at, stage in zip(self.starts, self.schedule, strict=True) if stage.cache == "all"]
-        if cut and prefill.text_follows():
+        if cut and text_follows(call, prefill.rows.turns, prefill.attended):
             if prefill.reused is None:
                 prefill.reused = self._kept_turn_by_turn(prefill, max(cut))
             prefill.hide_earlier(max(cut), prefill.reused)

@@ -37,7 +37,7 @@ from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker
 
 
-class StagesDone(Exception):
+class StagesDone(Exception):  # noqa: N818 - it is no error
     """Ends a scoring pass after its last stage."""
 
 
@@ -102,12 +102,6 @@ class Prefill:
             if trimmed is not None:
                 columns, valid = trimmed.columns(0, device)
                 self.record.before = columns.shape[1], valid
-
-    def text_follows(self) -> bool:
-        """Return whether text of an answer follows a prompt, for which the device is asked."""
-        query = self.rows.turns.by_image.amax(1, keepdim=True)
-        after = torch.arange(self.sequence, device=query.device) > query
-        return bool((after if self.attended is None else after & self.attended).any())
 
     def hide_earlier(self, at: int, kept: Sequence[Tensor]) -> None:
         """Hide what the stage before layer `at` drops from later text in the layers before it, as its cut caches do.

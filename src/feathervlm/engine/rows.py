@@ -16,9 +16,9 @@ from feathervlm.core.layout import Picture, VisualLayout, tokens_of
 from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
 from feathervlm.engine.gather import gather_tree
-from feathervlm.engine.query_position import ENDS_INSIDE
 from feathervlm.engine.report.records import PendingFlag
 from feathervlm.engine.row_view import RowView
+from feathervlm.engine.turn_reader import ENDS_INSIDE
 from feathervlm.engine.turns import Turns
 
 
