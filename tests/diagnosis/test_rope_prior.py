@@ -173,8 +173,8 @@ def test_a_layer_that_does_not_run_is_not_recorded():
     assert not any(layer._forward_pre_hooks for layer in DecoderView(model).layers)
 
 
-def test_the_query_of_a_layout_counts():
-    layout = VisualLayout(torch.tensor([[True] * 4 + [False] * 4]), [[(2, 2)]], torch.tensor([[5]]))
+def test_the_query_that_asked_counts():
+    layout = VisualLayout(torch.tensor([[True] * 4 + [False] * 4]), [[(2, 2)]])
     cos, sin = (torch.from_numpy(table)[None] for table in tables(np.arange(8)))
-    record = SimpleNamespace(layout=layout, attended=None, sequence=8)
+    record = SimpleNamespace(layout=layout, query=torch.tensor([[5]]))
     assert prior_map(record, (cos, sin)).ravel() == pytest.approx(kernel(cos, sin, 5, np.arange(4)))
