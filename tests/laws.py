@@ -160,7 +160,8 @@ def hidden(model, visual, attended, report, method, answer=None):
 
     def change(index, module, args, kwargs):
         mask = kwargs["attention_mask"]
-        allowed = rows[:, None] >= rows[None, :] if mask is None else mask
+        every = rows[:, None] >= rows[None, :] if view.is_causal(index) else torch.ones(len(rows), len(rows)).bool()
+        allowed = every if mask is None else mask
         allowed = allowed if allowed.dtype == torch.bool else allowed > torch.finfo(allowed.dtype).min / 2
         layer, later = (max(found, default=None) for found in ([at for at in dropped if at <= index], cut))
         ignored = torch.zeros_like(visual)[:, None] if layer is None else dropped[layer][:, None]

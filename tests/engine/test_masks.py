@@ -66,6 +66,8 @@ def test_no_mask_stays_no_mask_unless_the_batch_is_ragged(case):
     eager = pruned_mask(None, rows, query, columns, valid, 0, "eager", FLOAT)
     assert torch.equal(eager, torch.where(causal[:, None], 0.0, LOW))
     assert pruned_mask(None, rows, query, columns, valid, 0, "flash_attention_2", FLOAT) is valid
+    both_ways = pruned_mask(None, rows, query, columns, valid, 0, "sdpa", FLOAT, causal=False)
+    assert torch.equal(both_ways, valid[:, None, None].expand_as(both_ways))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

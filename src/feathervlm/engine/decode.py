@@ -65,7 +65,9 @@ class Decode:
         changed = {}
         if kwargs.get("attention_mask") is not None or layer.slot_map.valid is not None:
             key = ("mask", stage, self.decoder.layer_types[index])
-            changed["attention_mask"] = self._once(key, lambda: self._mask(layer, kwargs["attention_mask"], hidden))
+            changed["attention_mask"] = self._once(
+                key, lambda: self._mask(index, layer, kwargs["attention_mask"], hidden)
+            )
         if layer.slot_map.shift is not None:
             shift = layer.slot_map.shift
             tables = self._once(("tables", stage), lambda: self._tables(shift, kwargs.get("position_ids"), hidden))
@@ -79,7 +81,7 @@ class Decode:
             self.memo[key] = make()
         return self.memo[key]
 
-    def _mask(self, layer: Any, mask: Any, hidden: Tensor) -> Any:
+    def _mask(self, index: int, layer: Any, mask: Any, hidden: Tensor) -> Any:
         new = hidden.shape[-2]
         columns, valid = layer.columns(new, hidden.device)
         columns = columns.expand(hidden.shape[0], -1)
@@ -89,7 +91,8 @@ class Decode:
             past = layer.get_seq_length()
             query = torch.arange(past, past + new, device=hidden.device)[None]
             offset = layer.get_mask_sizes(new)[1]
-        return pruned_mask(mask, None, query, columns, valid, offset, self.decoder.attention, hidden.dtype)
+        attention, causal = self.decoder.attention, self.decoder.is_causal(index)
+        return pruned_mask(mask, None, query, columns, valid, offset, attention, hidden.dtype, causal)
 
     def _tables(self, shift: Tensor, ids: Any, hidden: Tensor) -> Any:
         ids = line_ids(ids)

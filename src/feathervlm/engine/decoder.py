@@ -100,6 +100,10 @@ class DecoderView:
         """Return whether a layer attends to cached keys; other layers carry a state along the sequence."""
         return self.layer_types[layer] in KEYS
 
+    def is_causal(self, layer: int) -> bool:
+        """Return whether a layer attends to previous tokens only; layers of an encoder of text attend to all."""
+        return bool(getattr(self.attention_module(layer), "is_causal", True))
+
     def scoring_layer(self, requested: int) -> tuple[int, str | None]:
         """Return the layer to score with, and a note if it is not the requested one or sees only a part of the image.
 

@@ -115,8 +115,9 @@ class LayerArguments:
                 layer.column_map = columns, valid
         if key not in self.memo:
             self.past_slots = (columns.shape[1] - rows.positions.shape[1], valid) if past else None
+            query, causal = rows.positions + past, self.decoder.is_causal(index)
             self.memo[key] = pruned_mask(
-                mask, rows.positions, rows.positions + past, columns, valid, offset, self.decoder.attention, dtype
+                mask, rows.positions, query, columns, valid, offset, self.decoder.attention, dtype, causal
             )
         return self.memo[key]
 

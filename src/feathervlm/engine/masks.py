@@ -19,6 +19,7 @@ def pruned_mask(
     offset: int,
     attention: str,
     dtype: torch.dtype,
+    causal: bool = True,
 ) -> Tensor | None:
     """Return the mask for some queries of a forward and the stored keys.
 
@@ -31,6 +32,7 @@ def pruned_mask(
         offset: Position that the mask's first column stands for.
         attention: Name of the attention implementation.
         dtype: Type of the additive mask where eager attention needs one.
+        causal: Whether a query attends to nothing after it where the model's mask is None.
 
     Raises:
         Unprunable: On a kind of mask that is not supported.
@@ -40,8 +42,9 @@ def pruned_mask(
             return None
         if "flash" in attention:
             return valid
-        causal = (query[:, :, None] >= columns[:, None, :]) & valid[:, None, :]
-        return additive(causal[:, None], dtype) if attention == "eager" else causal[:, None]
+        before = query[:, :, None] >= columns[:, None, :]
+        allowed = (before if causal else torch.ones_like(before)) & valid[:, None, :]
+        return additive(allowed[:, None], dtype) if attention == "eager" else allowed[:, None]
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
         raise Unprunable(
             f"An attention mask of type {type(mask).__name__} cannot be pruned; load the model with 'sdpa'."
