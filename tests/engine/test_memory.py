@@ -32,7 +32,7 @@ class Live(TorchDispatchMode):
 
     def count(self, storage):
         key, size = storage._cdata, storage.nbytes()
-        if key in self.seen or not size:
+        if key in self.seen or not size or storage.device.type == "meta":  # such tensors have a size and no bytes
             return
         self.seen.add(key)
         self.now += size

@@ -17,20 +17,43 @@ class LayerCost:
             token).
         attention_width: Query heads times head dimension.
         kv_width: Key plus value numbers stored per token.
+        window: Number of tokens that a token attends to in a sliding window, itself included, or on each side of it if
+            attention is not causal; None without a window.
+        causal: Whether tokens attend to previous tokens only.
     """
 
     weights: int
     attention_width: int
     kv_width: int
+    window: int | None = None
+    causal: bool = True
 
     def flops(self, tokens: int, past: int = 0) -> int:
-        """Return the floating-point operations for `tokens` new tokens after `past` cached ones, with causal attention.
+        """Return the floating-point operations for `tokens` new tokens after `past` cached ones.
 
         >>> LayerCost(weights=100, attention_width=8, kv_width=4).flops(2)
         496
         """
-        pairs = tokens * past + tokens * (tokens + 1) // 2
+        pairs = self._pairs(past + tokens) - self._pairs(past) if self.causal else self._pairs_both_ways(tokens, past)
         return 2 * self.weights * tokens + 2 * 2 * self.attention_width * pairs
+
+    def kv_numbers(self, tokens: int) -> int:
+        """Return the count of numbers that the cache of the layer holds after `tokens` tokens.
+
+        >>> layer = LayerCost(weights=100, attention_width=8, kv_width=4, window=3)
+        >>> layer.kv_numbers(1), layer.kv_numbers(9)
+        (4, 8)
+        """
+        return self.kv_width * (tokens if self.window is None else min(tokens, self.window - 1))
+
+    def _pairs(self, tokens: int) -> int:
+        """Return the number of pairs of a query and a key before it in a prompt."""
+        beyond = 0 if self.window is None else max(tokens - self.window, 0)
+        start = tokens - beyond  # each of these queries attends to all tokens up to itself
+        return start * (start + 1) // 2 + beyond * start
+
+    def _pairs_both_ways(self, tokens: int, past: int) -> int:
+        return tokens * (past + tokens if self.window is None else min(past + tokens, 2 * self.window + 1))
 
 
 def decoder_layer(
@@ -50,7 +73,7 @@ def flops(layers: Sequence[LayerCost], tokens: Sequence[int], past: Sequence[int
 
 def kv_numbers(layers: Sequence[LayerCost], tokens: Sequence[int]) -> int:
     """Return the count of numbers in the KV cache when layer `l` stores `tokens[l]` tokens."""
-    return sum(layer.kv_width * n for layer, n in zip(layers, tokens, strict=True))
+    return sum(layer.kv_numbers(n) for layer, n in zip(layers, tokens, strict=True))
 
 
 def paper_flops_reduction(tokens: Sequence[float], visual: int, hidden: int, intermediate: int) -> float:

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from feathervlm.core.cost import LayerCost
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.positions import Positions
+from feathervlm.engine.blueprint import active_weights, blueprint
+from feathervlm.engine.compiled import compiled_module
 
 FLASH = "flash"
 
@@ -53,8 +55,10 @@ class DecoderView:
 
     @cached_property
     def base(self) -> nn.Module:
-        """The model without its head."""
-        return self.model.base_model
+        """The model without its head, or heads: a model with one may be inside another one's."""
+        base: Any = self.model.base_model
+        inner = getattr(base, "base_model", base)
+        return inner if hasattr(inner, "get_image_features") else base
 
     @cached_property
     def decoder(self) -> Any:
@@ -133,7 +137,8 @@ class DecoderView:
     def input_norm(self, layer: int) -> nn.Module:
         """Return the norm before a layer's attention."""
         module = self.layers[layer]
-        norm = getattr(module, "input_layernorm", None) or getattr(module, "operator_norm", None)
+        names = "input_layernorm", "operator_norm", "attn_norm"
+        norm = next((norm for name in names if (norm := getattr(module, name, None)) is not None), None)
         if norm is None or getattr(module, "norm_after", False):
             raise Unprunable(
                 f'{type(self.model).__name__} layers have no norm before their attention; score with layer="K-1".'
@@ -142,7 +147,7 @@ class DecoderView:
 
     def middle_norm(self, layer: int) -> nn.Module:
         """Return the norm of a layer between its attention and its MLP."""
-        names = "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm"
+        names = "pre_feedforward_layernorm", "post_attention_layernorm", "ffn_norm", "mlp_norm"
         for name in names:
             norm = getattr(self.layers[layer], name, None)
             if norm is not None:
@@ -183,23 +188,28 @@ class DecoderView:
 
     @cached_property
     def costs(self) -> list[LayerCost]:
-        """The cost of every layer, from its weight matrices."""
+        """The cost of every layer, from the shapes that the config gives: the same however the weights are stored."""
+        layers, window = self._blueprint or self.layers, getattr(self.config, "sliding_window", None)
         costs = []
-        for index, layer in enumerate(self.layers):
+        for index, (layer, kind) in enumerate(zip(layers[: len(self.layers)], self.layer_types, strict=True)):
             heads, kv_heads, dim = self.head_counts(index) if self.keeps_keys(index) else (0, 0, 0)
-            costs.append(LayerCost(self._active_weights(layer), heads * dim, 2 * kv_heads * dim))
+            weights = active_weights(layer, getattr(self.config, "num_experts_per_tok", None))
+            sliding = window if kind == "sliding_attention" else None
+            causal = not self.keeps_keys(index) or self.is_causal(index)
+            costs.append(LayerCost(weights, heads * dim, 2 * kv_heads * dim, sliding, causal))
         return costs
 
-    def _active_weights(self, layer: nn.Module) -> int:
-        """Return the number of weights that each token is multiplied with: of a mixture, those of its experts."""
-        count = 0
-        for name, weight in layer.named_parameters():
-            if weight.dim() < 2 or "norm" in name:
-                continue
-            experts = weight.shape[0] if weight.dim() == 3 else 0
-            chosen = getattr(self.config, "num_experts_per_tok", None) or experts
-            count += weight.numel() * min(chosen, experts) // experts if experts else weight.numel()
-        return count
+    @cached_property
+    def _blueprint(self) -> list[nn.Module] | None:
+        return blueprint(compiled_module(self.decoder) or self.decoder)
+
+    @property
+    def cost_notes(self) -> list[str]:
+        """What to know about the costs."""
+        if self._blueprint is not None:
+            return []
+        name = type(self.decoder).__name__
+        return [f"FLOPs are of the weights as they are stored, for {name} cannot be made from its config alone"]
 
 
 def line_ids(ids: Any) -> Tensor:

@@ -33,19 +33,19 @@ class LayerArguments:
         hook_status: Status that pruned cache layers depend on.
 
     Attributes:
-        past_slots: Number of slots of earlier turns that the layers of this stage attend to, and the validity of all
-            their slots, bool (batch, slots); None if there are no earlier turns.
+        past_slots: For each type of layer of this stage that has run, the number of slots of earlier turns that it
+            attends to, and the validity of all its slots, bool (batch, slots); empty if there are no earlier turns.
     """
 
     def __init__(self, decoder: DecoderView, family: Family, rows: RowTracker, hook_status: HookStatus) -> None:
         self.decoder, self.family, self.rows, self.hook_status = decoder, family, rows, hook_status
         self.memo: dict[tuple[Any, ...], Any] = {}
-        self.past_slots: tuple[int, Tensor | None] | None = None
+        self.past_slots: dict[str, tuple[int, Tensor | None]] = {}
 
     def next_stage(self) -> None:
         """Drop the tensors that were made for the rows before a stage."""
         self.memo.clear()
-        self.past_slots = None
+        self.past_slots = {}
 
     def rewrite(self, index: int, kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
         """Return the arguments of a layer for the present rows.
@@ -114,7 +114,8 @@ class LayerArguments:
             if isinstance(layer, PrunedStaticLayer):
                 layer.column_map = columns, valid
         if key not in self.memo:
-            self.past_slots = (columns.shape[1] - rows.positions.shape[1], valid) if past else None
+            if past:
+                self.past_slots[key[1]] = columns.shape[1] - rows.positions.shape[1], valid
             query, causal = rows.positions + past, self.decoder.is_causal(index)
             self.memo[key] = pruned_mask(
                 mask, rows.positions, query, columns, valid, offset, self.decoder.attention, dtype, causal

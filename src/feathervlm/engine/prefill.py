@@ -81,6 +81,7 @@ class Prefill:
         self.rows = RowTracker(layout, self.attended, turns)
         self.reader = SignalReader(decoder, family, call, self.rows, survivors or {})
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
+        self.present: list[tuple[Tensor, Tensor | None]] = []  # positions and validity of the rows after each stage
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
         self.earlier: HiddenEarlier | None = None
@@ -90,9 +91,10 @@ class Prefill:
         self.unpruned = Decode(decoder, self.starts, lasting=False)  # for layers pruned in earlier turns, if abandoned
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
-        self.record = Record(layout, self.attended, turns.by_image, self.sequence, decoder.costs, self.past)
+        costs = decoder.costs, self.past
+        self.record = Record(layout, self.attended, turns.by_image, self.sequence, *costs, types=decoder.layer_types)
         self.record.shown, self.record.crops = family.shown, family.crops
-        self.record.notes += family.notes
+        self.record.notes += [*family.notes, *decoder.cost_notes]
         check_labels(call, layout)
         if survivors:
             self.record.notes.append("the scoring pass that chose the tokens comes on top of these figures")
@@ -195,6 +197,7 @@ class Prefill:
             order = self.rows.drop(stage, kept, planned=self.reused is None)
             if self.refuse is not None:
                 self.rows.check()  # while the forward can still run unpruned
+        self.present.append((self.rows.positions, self.rows.valid))
         hidden = gather_rows(hidden, order, -2)
         if merged is not None:
             hidden = self._write_visual(hidden, merged)

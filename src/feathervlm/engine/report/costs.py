@@ -62,12 +62,15 @@ class Costs:
 
     def past(self, sample: int) -> list[int]:
         """Tokens of previous turns that each layer has cached, without padding."""
-        record = self._record
-        per_stage = [
-            0 if stage.past is None else stage.past[0] - _padding(stage.past, sample) for stage in record.stages
-        ]
+        record, numbers = self._record, []
         before = record.past if record.before is None else record.before[0] - _padding(record.before, sample)
-        return self._per_layer(before, per_stage)
+        stages = {stage.layer: stage.past for stage in record.stages}
+        slots: dict[str, tuple[int, Tensor | None]] | None = None
+        for layer, kind in enumerate(record.types):
+            slots = stages.get(layer, slots)
+            of_kind = None if slots is None else slots.get(kind, (0, None))
+            numbers.append(before if of_kind is None else of_kind[0] - _padding(of_kind, sample))
+        return numbers
 
     def _per_layer(self, before: int, per_stage: list[int]) -> list[int]:
         """Expand a number before the first stage and one for each stage to one for each layer."""

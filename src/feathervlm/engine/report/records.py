@@ -64,8 +64,8 @@ class StageRecord:
         scores: Scores of the first criterion, float32 (batch, visual); None if nothing was scored.
         groups: Token that each token went into, -1 for none, long (batch, visual); None if nothing merges.
         seconds: Function that returns the seconds that scoring and selecting took.
-        past: Number of slots that previous turns filled in these layers, and which of them are real (None: all);
-            None if there are none.
+        past: For each type of layer, the number of slots that previous turns filled in these layers, and which of them
+            are real (None: all); empty if there are none.
         cut: Whether the layers before the stage have lost what they had cached of the removed tokens.
     """
 
@@ -75,7 +75,7 @@ class StageRecord:
     scores: Tensor | None
     groups: Tensor | None
     seconds: Callable[[], float]
-    past: tuple[int, Tensor | None] | None = None
+    past: dict[str, tuple[int, Tensor | None]] = field(default_factory=dict)
     cut: bool = False
 
 
@@ -110,6 +110,7 @@ class Record:
         before: Number of slots that previous turns filled in the layers before the first stage, and which of them are
             real (None: all); None if those layers were not cut.
         stages: Stages in order.
+        types: Type of every layer, such as "full_attention".
         notes: Sentences that the user should know.
         encoder: Every run of a vision encoder that merges tokens.
         shown: The family's `shown`: maps a processor and the (width, height) of a picture to the part of the picture
@@ -125,7 +126,17 @@ class Record:
     past: int = 0
     before: tuple[int, Tensor | None] | None = None
     stages: list[StageRecord] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encoder: list[EncoderRun] = field(default_factory=list)
     shown: Callable[[Any, tuple[int, int]], Box] = whole_picture
     crops: bool = False
+
+    def dropped(self, stage: int = -1) -> Tensor:
+        """Return which tokens have been dropped after a stage, bool (batch, sequence)."""
+        if not self.stages:
+            return torch.zeros_like(self.layout.mask)
+        exists, visual = self.layout.geometry().exists, self.layout.positions()
+        stays = torch.nn.functional.pad(~self.layout.mask, (0, 1))  # tokens that do not exist go to the column more
+        kept = self.stages[stage].kept.to(stays.device)
+        return ~stays.scatter(1, torch.where(exists, visual, self.sequence), kept)[:, :-1]
