@@ -7,7 +7,7 @@ import feathervlm
 from family_cases import FAMILY_CASES
 from family_cases.base import PictureInput
 from family_cases.qwen import qwen_picture, video
-from feathervlm import Grid, PruningError, Schedule, Stage, Unprunable
+from feathervlm import Grid, PruningError, Schedule, Stage
 from feathervlm.families import FAMILIES
 
 VIDEOS = [name for name in FAMILY_CASES if name.endswith("-video")]
@@ -49,15 +49,6 @@ def test_pictures_and_videos_come_in_the_order_of_the_prompt():
     with feathervlm.prune(model, "uniform:layer=2,stride=2"):
         single = model(**case.inputs((ids, parts))).logits
     torch.testing.assert_close(logits[0], single[0], atol=3e-4, rtol=1e-3)
-
-
-@torch.no_grad()
-def test_features_of_both_in_one_prompt_are_refused():
-    case = FAMILY_CASES["qwen2_5_vl"]
-    parts = [video(0), qwen_picture(1)]
-    ids = [1, *(token for part in parts for token in (*part.ids, 7)), 8, 9]
-    with feathervlm.prune(case.model(), "knn:layer=2"), pytest.raises(Unprunable, match="images and videos in one"):
-        case.model()(**case.inputs((ids, parts)))
 
 
 @torch.no_grad()

@@ -162,6 +162,20 @@ class ModelCall:
                 return VisualInput(modality, encoding.arguments, output, repeats, encoding.facts)
         return VisualInput(modality, {}, output)
 
+    def modality_of(self, method: str, pixels: Any) -> str:
+        """Return the modality of pixels that the encoder has run on during the call.
+
+        A model may have one method for the features of both.
+
+        Args:
+            method: Modality of the method that was called with the pixels.
+            pixels: The pixels.
+        """
+        brought = [modality for modality, name in PIXELS.items() if self.arguments.get(name) is not None]
+        same = [modality for modality in brought if self.arguments[PIXELS[modality]] is pixels]
+        waiting = [modality for modality in brought if modality not in self.encoded]  # pixels may have been copied
+        return next(iter([*same, *([method] if method in waiting else []), *waiting, method]))
+
     def encoder_output(self, modality: str) -> Any:
         """Return the output of the vision encoder for this call; None before it has run."""
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)

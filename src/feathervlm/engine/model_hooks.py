@@ -112,7 +112,13 @@ class ModelHooks:
                 self.handles.append(outer.register_forward_pre_hook(self._read_head_arguments, with_kwargs=True))
         self.handles.append(Uncompiled((*self._wrappers, *self.model.modules())))
         self._recorder = EncoderRecorder(
-            base, self.family, self.schedule, self._record_encoding, self._refuse, lambda: not self.thread.disabled
+            base,
+            self.family,
+            self.schedule,
+            self._record_encoding,
+            self._modality_of,
+            self._refuse,
+            lambda: not self.thread.disabled,
         )
         if hasattr(self.model, "generate"):
             guard_generate(self.model, self._refuse_generate, self._generating)
@@ -140,6 +146,11 @@ class ModelHooks:
             call.encoded[encoding.modality] = output
             call.encodings.append(encoding)
             self.family.check(call, encoding.modality, output)
+
+    def _modality_of(self, method: str, pixels: Any) -> str:
+        """Return the modality of pixels that an encoder has run on, given that of the method which was called."""
+        call = self._state.call
+        return call.modality_of(method, pixels) if call is not None and self._lock.held_here else method
 
     @contextmanager
     def _generating(self, unpruned: bool) -> Iterator[None]:

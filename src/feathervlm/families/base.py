@@ -81,23 +81,37 @@ class Placeholders(Family):
         return parts
 
     def layout(self, call: ModelCall) -> VisualLayout:
-        placeholders, runs = [], []
         for visual in self._visuals(call):
-            of_modality = self._runs(visual, call)
             if visual.output is not None and visual.given:
-                self._compare(of_modality, visual.modality, visual.output, visual.repeats)
-            placeholders.append(self._placeholders(call, visual.modality))
-            runs.append(runs_by_sample(placeholders[-1], of_modality, visual.repeats))
-        if len(runs) == 1:
-            mask, samples = placeholders[0], runs[0]
-        else:
-            mask, samples = torch.stack(placeholders).any(0), in_prompt_order(placeholders, runs)
+                self._compare(self._runs(visual, call), visual.modality, visual.output, visual.repeats)
+        mask, by_modality = self._samples(call)
+        samples = [[run for _, run in sample] for sample in by_modality]
         if any(run.text for sample in samples for run in sample):
             mask = mask & visual_placeholders(mask, samples)
         return VisualLayout(mask, [[run.picture for run in sample] for sample in samples], trusted=True)
 
+    def _samples(self, call: ModelCall) -> tuple[Tensor, list[list[tuple[int, PlaceholderRun]]]]:
+        """Return the placeholders, bool (batch, sequence), and the runs of every sample in the order of its prompt.
+
+        Each run comes with the number of its modality among the visual inputs of the call.
+        """
+        visuals = self._visuals(call)
+        if len({self.token(visual.modality) for visual in visuals}) < len(visuals):
+            raise Unprunable(
+                f"Images and videos of {self.title} have the same placeholder, so one call cannot bring both; run them "
+                "in separate calls."
+            )
+        placeholders = [self._placeholders(call, visual.modality) for visual in visuals]
+        runs = [
+            runs_by_sample(mask, self._runs(visual, call), visual.repeats)
+            for mask, visual in zip(placeholders, visuals, strict=True)
+        ]
+        if len(runs) == 1:
+            return placeholders[0], [[(0, run) for run in sample] for sample in runs[0]]
+        return torch.stack(placeholders).any(0), in_prompt_order(placeholders, runs)
+
     def check(self, call: ModelCall, modality: str, output: Any) -> None:
-        visual = call.visual(modality)
+        visual = call.visual(modality) if modality in self.modalities else None
         if visual is not None and visual.output is None:
             self._compare(self._runs(visual, call), modality, output, 1)
 
@@ -161,23 +175,29 @@ class Placeholders(Family):
     def _per_token(self, call: ModelCall, layout: VisualLayout, output: Callable[[VisualInput], Any]) -> Tensor:
         """Return the features of an output of the encoder for every visual token, of shape (batch, visual, dim)."""
         visuals = self._visuals(call)
-        if len(visuals) != 1:
-            raise Unprunable(
-                "The encoder's states of images and videos in one prompt cannot be used together; use the projected "
-                "features (features=projected)."
-            )
-        visual = visuals[0]
+        by_run = [self._per_run(visual, output(visual), call) for visual in visuals]
+        repeats = visuals[0].repeats
+        if len(visuals) == 1:
+            features = torch.cat(by_run[0])
+        else:
+            remaining = list(map(iter, by_run))
+            samples = self._samples(call)[1][::repeats]
+            features = torch.cat([next(remaining[number]) for sample in samples for number, _ in sample])
+        features = features.detach().to(layout.mask.device)
+        exists = layout.geometry().exists[::repeats]
+        place = (exists.flatten().cumsum(0) - 1).clamp(min=0).view(exists.shape)
+        return features[place.repeat_interleave(repeats, 0)]
+
+    def _per_run(self, visual: VisualInput, output: Any, call: ModelCall) -> list[Tensor]:
+        """Return the features of an output of the encoder for every image, each of shape (tokens, dim)."""
         runs = self._runs(visual, call)
-        features = self.features(visual, output(visual), runs).detach().to(layout.mask.device)
-        expected = sum(tokens_of(run.picture) for run in runs)
-        if len(features) != expected:
+        features, lengths = self.features(visual, output, runs), [tokens_of(run.picture) for run in runs]
+        if len(features) != sum(lengths):
             raise Unprunable(
-                f"The encoder of {self.title} has {len(features)} states for {expected} tokens; choose a "
+                f"The encoder of {self.title} has {len(features)} states for {sum(lengths)} tokens; choose a "
                 "method that does not read them."
             )
-        exists = layout.geometry().exists[:: visual.repeats]
-        place = (exists.flatten().cumsum(0) - 1).clamp(min=0).view(exists.shape)
-        return features[place.repeat_interleave(visual.repeats, 0)]
+        return list(features.split(lengths))
 
 
 class _SameForAllLayers:

@@ -99,8 +99,8 @@ def runs_by_sample(placeholders: Tensor, runs: Sequence[PlaceholderRun], repeats
 
 def in_prompt_order(
     placeholders: Sequence[Tensor], runs: Sequence[list[list[PlaceholderRun]]]
-) -> list[list[PlaceholderRun]]:
-    """Return the runs of several modalities in the order in which they are in each prompt.
+) -> list[list[tuple[int, PlaceholderRun]]]:
+    """Return the runs of several modalities, each with the number of its modality, in the order of each prompt.
 
     Args:
         placeholders: For each modality, True on its placeholders, bool (batch, sequence).
@@ -109,12 +109,12 @@ def in_prompt_order(
     samples = []
     for sample in range(len(placeholders[0])):
         starts = []
-        for mask, of_modality in zip(placeholders, runs, strict=True):
+        for number, (mask, of_modality) in enumerate(zip(placeholders, runs, strict=True)):
             places, start = mask[sample].nonzero()[:, 0].tolist(), 0
             for run in of_modality[sample]:
-                starts.append((places[start], run))
+                starts.append((places[start], number, run))
                 start += run.length
-        samples.append([run for _, run in sorted(starts, key=lambda pair: pair[0])])
+        samples.append([(number, run) for _, number, run in sorted(starts, key=lambda start: start[0])])
     return samples
 
 

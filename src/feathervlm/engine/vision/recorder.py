@@ -6,8 +6,8 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ from feathervlm.engine.vision.probe import EncoderProbe
 
 
 class _ThreadState(threading.local):
-    """The encoder outputs that one thread still uses."""
+    """The encoder outputs that one thread still uses, and whether it is running an encoder."""
 
     encodings: Sequence[EncoderOutput] = ()
+    running = False
 
 
 class EncoderRecorder:
@@ -36,6 +37,7 @@ class EncoderRecorder:
         family: The family, which may remember something of the pixels.
         schedule: The schedule, whose signals from inside the encoder are measured and whose merging is applied.
         recorded: Callback, called with every encoding and the encoder's output.
+        modality_of: Function that returns the modality of pixels, given that of the method that was called with them.
         refuse: Callback, called with the error if a run of the encoder cannot merge.
         enabled: Function that returns whether to measure and merge; if it returns False, encoders run as usual.
 
@@ -49,10 +51,12 @@ class EncoderRecorder:
         family: Family,
         schedule: Schedule,
         recorded: Callable[[EncoderOutput, Any], None],
+        modality_of: Callable[[str, Any], str],
         refuse: Callable[[Unprunable], None],
         enabled: Callable[[], bool],
     ) -> None:
         self.base, self.family, self.recorded, self.enabled = base, family, recorded, enabled
+        self.modality_of = modality_of
         self.signals: list[Any] = [signal for signal in schedule.signals() if probe_class(signal).hooks_encoder]
         self.merge = EncoderMerge(base, schedule.encoder, refuse) if schedule.encoder else None
         self._thread = _ThreadState()
@@ -75,24 +79,42 @@ class EncoderRecorder:
                 self.base.__dict__[name] = before
         self._replaced = {}
 
-    def _wrap(self, modality: str, name: str, original: Callable[..., Any]) -> None:
+    @contextmanager
+    def _measured(self, probe: EncoderProbe | None, merge: EncoderMerge | None) -> Iterator[None]:
+        """Measure and merge in a `with` block, in which other runs of the encoder are part of this one."""
+        self._thread.running = True
+        try:
+            with probe.recording() if probe else nullcontext(), merge.active() if merge else nullcontext():
+                yield
+        finally:
+            self._thread.running = False
+
+    def _encoding(
+        self, modality: str, inputs: dict[str, Any], output: Any, probe: EncoderProbe | None, merge: EncoderMerge | None
+    ) -> EncoderOutput:
+        inside: dict[EncoderSignal, Tensor] = probe.recorded() if probe else {}
+        groups = merge.representatives() if merge else None
+        if groups is not None:
+            inside[Representatives()] = groups
+        merged = [record for run in merge.runs for record in run.records()] if merge else []
+        return EncoderOutput.of(modality, inputs, output, self.family.look(modality, inputs), inside, merged)
+
+    def _wrap(self, method_modality: str, name: str, original: Callable[..., Any]) -> None:
         signature = inspect.signature(original)
-        own_probe = EncoderProbe(self.base, self.signals) if self.signals else None  # videos may go through images
+        own_probe = EncoderProbe(self.base, self.signals) if self.signals else None
 
         @functools.wraps(original)  # generate() reads the signature
         def recording(*args: Any, **kwargs: Any) -> Any:
+            if self._thread.running:  # many models make the features of videos by their method for images
+                return original(*args, **kwargs)
             probe, merge = (own_probe, self.merge) if self.enabled() else (None, None)
-            with probe.recording() if probe else nullcontext(), merge.active() if merge else nullcontext():
+            with self._measured(probe, merge):
                 output = original(*args, **kwargs)
             if hasattr(output, "pooler_output"):
                 inputs = signature.bind(*args, **kwargs).arguments
-                inside: dict[EncoderSignal, Tensor] = probe.recorded() if probe else {}
-                groups = merge.representatives() if merge else None
-                if groups is not None:
-                    inside[Representatives()] = groups
-                merged = [record for run in merge.runs for record in run.records()] if merge else []
-                facts = self.family.look(modality, inputs)
-                encoding = EncoderOutput.of(modality, inputs, output, facts, inside, merged)
+                pixels = inputs.pop(PIXELS[method_modality], None)
+                modality = self.modality_of(method_modality, pixels)
+                encoding = self._encoding(modality, {**inputs, PIXELS[modality]: pixels}, output, probe, merge)
                 alive = [known for known in self._thread.encodings if known.output() is not None]
                 self._thread.encodings = [*alive, encoding]
                 self.recorded(encoding, output)
