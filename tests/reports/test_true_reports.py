@@ -13,7 +13,7 @@ from torch import nn
 import feathervlm
 import tiny_models as tiny
 from family_cases import FAMILY_CASES
-from feathervlm import methods
+from feathervlm import UnprunedWarning, methods
 from feathervlm.core.cost import LayerCost
 from feathervlm.engine.blueprint import active_weights
 from feathervlm.engine.decoder import DecoderView
@@ -27,6 +27,107 @@ NO_IMAGE = "there was no image in the input"
 @cache
 def llava():
     return tiny.llava()
+
+
+def kept(report):
+    return [[tokens.tolist() for tokens in stage.kept] for stage in report.stages]
+
+
+def reports(model, inputs, strict=True, **options):
+    """The reports of a plain generation, and of one with options."""
+    made = []
+    for more in ({}, options):
+        with feathervlm.prune(model, METHOD, strict=strict) as pruning:
+            model.generate(**inputs, max_new_tokens=3, do_sample=False, **more)
+        made.append(pruning.report)
+    return made
+
+
+class Contrast(tf.LogitsProcessor):
+    """Runs another prompt of the same model at every step, as contrastive decoding does."""
+
+    def __init__(self, model, inputs):
+        self.model, self.inputs = model, inputs
+
+    def __call__(self, input_ids, scores):
+        return scores - 0.1 * self.model(**self.inputs).logits[:, -1]
+
+
+NEGATIVE = torch.tensor([[1, 8, 9, 10]])
+PASSES = {
+    "negative prompt": {"guidance_scale": 1.5, "negative_prompt_ids": NEGATIVE},
+    "guidance alone": {"guidance_scale": 1.5},
+    "guidance without a cache": {"guidance_scale": 1.5, "negative_prompt_ids": NEGATIVE, "use_cache": False},
+    "lookup": {"prompt_lookup_num_tokens": 2},
+}
+
+
+@pytest.mark.parametrize("options", PASSES.values(), ids=PASSES)
+def test_a_pass_without_the_image_leaves_its_report(options):
+    plain, other = reports(llava(), tiny.batch(PROMPT), **options)
+    assert other.pruned
+    assert kept(other) == kept(plain)
+    assert other.tokens_per_layer == plain.tokens_per_layer
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}])
+@pytest.mark.parametrize("guidance", [{}, {"guidance_scale": 1.5, "negative_prompt_ids": NEGATIVE.repeat(2, 1)}])
+def test_beams_keep_what_their_prompt_keeps(options, guidance):
+    plain, other = reports(llava(), tiny.batch(PROMPT), **options, **guidance)
+    assert kept(other) == [stage * 2 for stage in kept(plain)]
+    assert other.flops_ratio == plain.flops_ratio
+    assert other.kv_bytes_ratio == plain.kv_bytes_ratio
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_the_prompt_is_reported_and_not_what_it_is_contrasted_with(images):
+    model, others = llava(), tiny.batch(tiny.prompt(images, seed=5, before=9))
+    plain, other = reports(model, tiny.batch(PROMPT), logits_processor=[Contrast(model, others)])
+    assert kept(other) == kept(plain)
+    assert other.layout.mask.shape == plain.layout.mask.shape
+
+
+def test_a_model_that_assists_itself_is_reported_once():
+    plain, other = reports(llava(), tiny.batch(PROMPT), assistant_model=llava())
+    assert kept(other) == kept(plain)
+
+
+def test_a_reason_stays_as_well():
+    chunked = {"prefill_chunk_size": 16}
+    with pytest.warns(UnprunedWarning, match="prefill_chunk_size"):
+        plain, other = reports(llava(), tiny.batch(PROMPT), strict=False, **chunked, **PASSES["negative prompt"])
+    assert plain.pruned
+    assert "prefill_chunk_size" in other.reason
+    early = methods.Feather(layers=(2, 4), keep=0.4)
+    inputs = tiny.batch([*PROMPT[: PROMPT.index(tiny.IMAGE)], *[tiny.IMAGE] * 36])  # no text asks
+    with (
+        pytest.warns(UnprunedWarning, match="ends inside an image"),
+        feathervlm.prune(llava(), early, strict=False) as pruning,
+    ):
+        llava().generate(**inputs, max_new_tokens=2, do_sample=False, **PASSES["negative prompt"])
+    assert "ends inside an image" in pruning.report.reason
+
+
+def test_the_next_prompt_has_a_report_of_its_own():
+    model, text = llava(), tiny.batch(tiny.prompt(0, seed=3))
+    with feathervlm.prune(model, METHOD) as pruning, torch.no_grad():
+        model.generate(**tiny.batch(PROMPT), max_new_tokens=2, do_sample=False)
+        assert pruning.report.pruned
+        model.generate(**text, max_new_tokens=2, do_sample=False)
+        assert pruning.report.reason == NO_IMAGE
+        model(**tiny.batch(PROMPT))
+        assert pruning.report.pruned
+        model(**text)
+        assert pruning.report.reason == NO_IMAGE
+        with pytest.raises(RuntimeError, match="inside"):
+            model.generate(**tiny.batch(PROMPT), max_new_tokens=3, logits_processor=[fail])
+        assert pruning.report.pruned
+        model.generate(**text, max_new_tokens=2, do_sample=False)
+        assert pruning.report.reason == NO_IMAGE
+
+
+def fail(ids, scores):
+    raise RuntimeError("inside")
 
 
 # FLOPs: one figure for one pruning, however the weights are stored.

@@ -41,11 +41,13 @@ class ThreadState(threading.local):
     Attributes:
         head_arguments: `logits_to_keep` and `labels` of the full model, whose base model is about to run.
         generating: Number of calls of `generate` that the thread is in.
+        reported: Whether a pass with the images of this `generate` has been reported.
         disabled: Number of blocks without pruning that the thread is in.
     """
 
     head_arguments: tuple[Any, Any] = (0, None)
     generating = 0
+    reported = False
     disabled = 0
 
     @contextmanager
@@ -56,3 +58,13 @@ class ThreadState(threading.local):
             yield
         finally:
             self.disabled -= 1
+
+    @contextmanager
+    def generate_block(self) -> Iterator[None]:
+        """Count a call of `generate`."""
+        self.generating += 1
+        try:
+            yield
+        finally:
+            self.generating -= 1
+            self.reported = self.reported and self.generating > 0

@@ -54,7 +54,7 @@ class ModelHooks:
         handles: The registered hooks; empty once they are removed, or where there is nothing to prune.
         status: Status that pruned caches depend on.
         thread: What the current thread tells the hooks.
-        report: The report on the last prompt that brought images.
+        report: The report on the last prompt; if one `generate` runs several, on its first one with images.
 
     Raises:
         PruningError: If the model is being pruned already, or a stage is beyond its depth.
@@ -154,12 +154,10 @@ class ModelHooks:
 
     @contextmanager
     def _generating(self, unpruned: bool) -> Iterator[None]:
-        self.thread.generating += 1
         try:
-            with self.thread.disabled_block() if unpruned else nullcontext():
+            with self.thread.generate_block(), self.thread.disabled_block() if unpruned else nullcontext():
                 yield
         finally:
-            self.thread.generating -= 1
             if self._lock.held_here:  # an interrupt skips the hook after the forward
                 self._end_forward()
                 self._release()
@@ -168,7 +166,18 @@ class ModelHooks:
         if self.strict:
             raise error
         warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=3)
-        self.report = Report(self.name, None, str(error))
+        self._publish(Report(self.name, None, str(error)))
+
+    def _publish(self, report: Report, images: bool = True) -> None:
+        """Set the report, unless a pass with the images of the same `generate` has set it.
+
+        Args:
+            report: The report.
+            images: Whether the pass brought images; guidance runs a prompt without any beside it.
+        """
+        if not self.thread.reported:
+            self.report = report
+            self.thread.reported = images and self.thread.generating > 0
 
     def _refuse_generate(self, error: Unprunable) -> None:
         if not self.thread.disabled:
@@ -209,7 +218,7 @@ class ModelHooks:
             self._refuse(error)
             prunes = False
         if self._runner.begin_unpruned(self._state, call) and prunes:
-            self.report = Report(self.name, None, "there was no image in the input")
+            self._publish(Report(self.name, None, "there was no image in the input"), images=False)
 
     def _end_forward(self) -> ForwardState:
         state, self._state = self._state, ForwardState()
@@ -227,7 +236,7 @@ class ModelHooks:
             state = self._end_forward()
             record = None if output is None else self._runner.finish(state)
             if record is not None:
-                self.report = Report(self.name, record)
+                self._publish(Report(self.name, record))
                 for note in record.notes:
                     logger.info("%s: %s", self.name, note)
         finally:

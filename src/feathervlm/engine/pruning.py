@@ -76,7 +76,7 @@ class Pruning:
 
     @property
     def report(self) -> Report:
-        """The report on the last prompt that brought images."""
+        """The report on the last prompt; if one `generate` runs several, on its first one with images."""
         return self._hooks.report if self._hooks else self._report
 
     def remove(self) -> None:
