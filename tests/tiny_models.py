@@ -52,6 +52,8 @@ def randomize(model, seed=0):
             if weight.dim() >= 2:
                 std = 1.0 if "embed_tokens" in name else 0.15
                 weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    if not model.can_generate():
+        return model.eval()
     # A generated placeholder could not be told from an image when the sequence is run again.
     model.generation_config.suppress_tokens = [IMAGE]
     model.generation_config.eos_token_id = None

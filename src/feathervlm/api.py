@@ -36,6 +36,8 @@ def prune(
     keeps its adapters, and calls of the wrapper are pruned, too. Graphs that `torch.compile` has made do not see the
     pruning, so compiled modules run uncompiled until it is removed.
 
+    Hidden states keep the length of the prompt; they are zero at dropped tokens, which `pruning.report.row_mask` marks.
+
     >>> with feathervlm.prune(model, "feather") as pruning:  # doctest: +SKIP
     ...     out = model.generate(**inputs, max_new_tokens=64)
     >>> print(pruning.report)  # doctest: +SKIP

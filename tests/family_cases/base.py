@@ -178,7 +178,8 @@ def build(cls: type, config: object, attention: str, seed: int = 0) -> torch.nn.
     config._attn_implementation = attention
     torch.manual_seed(seed)
     model = tiny.randomize(cls._from_config(config, attn_implementation=attention).float(), seed)
-    model.generation_config.suppress_tokens = [IMAGE, VIDEO, START, END, *range(294, 300)]
+    if model.can_generate():
+        model.generation_config.suppress_tokens = [IMAGE, VIDEO, START, END, *range(294, 300)]
     return model
 
 

@@ -98,6 +98,8 @@ class ModelCall:
         encodings: Recent runs of the vision encoder, before the call (as in `generate`) and during it.
         encoded: Output of the encoder during the call, by modality.
         found: Results of the family about the call, by modality.
+        outside: Token ids and images that the full model was given and has merged itself, so that the base model gets
+            embeddings only; by name.
     """
 
     arguments: dict[str, Any]
@@ -108,11 +110,18 @@ class ModelCall:
     encodings: list[EncoderOutput] = field(default_factory=list)
     encoded: dict[str, Any] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
+    outside: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_ids(self) -> Tensor | None:
+        """The token ids; None if only embeddings were passed."""
+        ids: Tensor | None = self.arguments.get("input_ids")
+        return self.outside.get("input_ids") if ids is None else ids
 
     @property
     def tokens(self) -> Tensor:
         """`input_ids` or `inputs_embeds`, whichever was passed."""
-        ids = self.arguments.get("input_ids")
+        ids = self.input_ids
         tokens = ids if ids is not None else self.arguments.get("inputs_embeds")
         if tokens is None:
             raise Unprunable("The model was called with neither input_ids nor inputs_embeds; pass one of them.")
@@ -124,7 +133,7 @@ class ModelCall:
         Raises:
             Unprunable: If only embeddings were passed.
         """
-        ids: Tensor | None = self.arguments.get("input_ids")
+        ids = self.input_ids
         if ids is None:
             raise Unprunable(
                 "The marks between the tiles of an image are read from input_ids, and only inputs_embeds were passed; "
@@ -151,8 +160,9 @@ class ModelCall:
 
     def visual(self, modality: str) -> VisualInput | None:
         """Return the images or videos that the call brings; None if it brings none."""
-        if self.arguments.get(PIXELS[modality]) is not None:
-            return VisualInput(modality, self.arguments)
+        given = {**self.outside, **self.arguments}
+        if given.get(PIXELS[modality]) is not None:
+            return VisualInput(modality, given)
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
         if output is None:
             return None

@@ -40,15 +40,19 @@ class ThreadState(threading.local):
 
     Attributes:
         head_arguments: `logits_to_keep` and `labels` of the full model, whose base model is about to run.
+        outer_arguments: All arguments of the full model, by name, while its base model is about to run.
+        disabled: Number of blocks without pruning that the thread is in.
         generating: Number of calls of `generate` that the thread is in.
         reported: Whether a pass with the images of this `generate` has been reported.
-        disabled: Number of blocks without pruning that the thread is in.
+        dropped: Tokens that the last forward dropped, bool (batch, sequence); None if it was not pruned.
     """
 
     head_arguments: tuple[Any, Any] = (0, None)
+    outer_arguments: dict[str, Any] | None = None
+    disabled = 0
     generating = 0
     reported = False
-    disabled = 0
+    dropped: Tensor | None = None
 
     @contextmanager
     def disabled_block(self) -> Iterator[None]:

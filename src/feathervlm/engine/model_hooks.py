@@ -12,8 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -28,6 +27,9 @@ from feathervlm.engine.family import Family
 from feathervlm.engine.forward_guard import ForwardLock, guard_generate
 from feathervlm.engine.forward_runner import ForwardRunner
 from feathervlm.engine.forward_state import ForwardState, ThreadState
+from feathervlm.engine.full_model import FullModel, head_arguments
+from feathervlm.engine.outputs import whole_outputs
+from feathervlm.engine.prefill import Prefill
 from feathervlm.engine.report.report import Report
 from feathervlm.engine.vision.recorder import EncoderRecorder
 
@@ -75,11 +77,12 @@ class ModelHooks:
         self.model, self.schedule, self.family, self.name, self.strict = model, schedule, family, name, strict
         self.report, self._wrappers, self.query = report, wrappers, query
         self.status, self.thread = HookStatus(), ThreadState()
-        self.handles: list[RemovableHandle | Uncompiled] = []
+        self.handles: list[RemovableHandle | Uncompiled | FullModel] = []
         self.decoder = DecoderView(model)
         self._runner = ForwardRunner(schedule, self.decoder, family, self.status)
         self.starts = self._runner.starts
         self._recorder: EncoderRecorder | None = None
+        self._full: FullModel | None = None
         self._lock, self._state = ForwardLock(), ForwardState()
         check_schedule(schedule, self.decoder, family)
         if not self.starts:
@@ -101,16 +104,11 @@ class ModelHooks:
             )
         base = self.decoder.base
         self._names = list(inspect.signature(base.forward).parameters)
-        self._head_names = list(inspect.signature(self.model.forward).parameters)
         self.handles = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, always_call=True),
+            Uncompiled((*self._wrappers, *self.model.modules())),
         ]
-        # PEFT may call `forward` of the model itself, so that only a hook on the wrapper sees the arguments.
-        for outer in (self.model, *self._wrappers):
-            if outer is not base:
-                self.handles.append(outer.register_forward_pre_hook(self._read_head_arguments, with_kwargs=True))
-        self.handles.append(Uncompiled((*self._wrappers, *self.model.modules())))
         self._recorder = EncoderRecorder(
             base,
             self.family,
@@ -120,6 +118,9 @@ class ModelHooks:
             self._refuse,
             lambda: not self.thread.disabled,
         )
+        models = self.model, *self._wrappers
+        self._full = FullModel(models, base, self.thread, self._recorder, self._runner.compiles_step)
+        self.handles.append(self._full)
         if hasattr(self.model, "generate"):
             guard_generate(self.model, self._refuse_generate, self._generating)
         _pruned.add(self.decoder.decoder)
@@ -190,21 +191,21 @@ class ModelHooks:
         if not unmerged:
             self._refuse(error)
 
-    def _read_head_arguments(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._runner.compiles_step():
-            self.thread.head_arguments = _head_arguments({**dict(zip(self._head_names, args, strict=False)), **kwargs})
-
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._runner.compiles_step():
             return
         self._lock.enter()
-        self._state = ForwardState()
+        self._state, self.thread.dropped = ForwardState(), None
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         if self.model is base:
-            self.thread.head_arguments = _head_arguments(arguments)
+            self.thread.head_arguments = head_arguments(arguments)
         recent = self._recorder.recent() if self._recorder else []
         asked = *self.thread.head_arguments, self.query, self.thread.generating > 0
         call = ModelCall(arguments, *asked, recent)
+        if self._full is not None:
+            self._full.complete(call)
+        if call.labels is not None and call.labels.shape != call.shape:
+            call.labels = None  # of the whole prompt, not of its tokens: a classifier's
         prunes, (_, new) = not self.thread.disabled, call.shape
         try:
             if prunes and new > 1:
@@ -226,12 +227,12 @@ class ModelHooks:
         return state
 
     def _release(self) -> None:
-        self.thread.head_arguments = (0, None)
+        self.thread.head_arguments, self.thread.outer_arguments = (0, None), None
         self._lock.leave()
 
-    def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self._runner.compiles_step() or self._lock.was_refused():
-            return
+            return None
         try:
             state = self._end_forward()
             record = None if output is None else self._runner.finish(state)
@@ -239,13 +240,9 @@ class ModelHooks:
                 self._publish(Report(self.name, record))
                 for note in record.notes:
                     logger.info("%s: %s", self.name, note)
+            if output is None or not isinstance(state.hooks, Prefill) or state.hooks.abandoned:
+                return None
+            self.thread.dropped = state.hooks.record.dropped()
+            return whole_outputs(output, state.hooks)
         finally:
             self._release()
-
-
-def _head_arguments(arguments: dict[str, Any]) -> tuple[Any, Tensor | None]:
-    """Return `logits_to_keep` and `labels` of a call of the full model; labels that were shifted beforehand, too."""
-    labels, shifted = arguments.get("labels"), arguments.get("shift_labels")
-    if labels is None and isinstance(shifted, Tensor):
-        labels = torch.nn.functional.pad(shifted[:, :-1], (1, 0), value=-100)
-    return arguments.get("logits_to_keep", 0), labels

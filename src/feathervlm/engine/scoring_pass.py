@@ -1,10 +1,11 @@
 """Scoring passes: prefills without a cache that find which tokens another schedule keeps of the same input."""
 
+import inspect
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.layout import VisualLayout
@@ -64,7 +65,9 @@ def score(
         raise Unprunable("Scoring in a pass of its own works on the first prompt of a conversation only.")
     if isinstance(mask, Tensor) and mask.dim() == 4:
         mask = mask[..., : call.shape[1]]  # made for a static cache
-    arguments = {**call.arguments, "use_cache": False, "past_key_values": None, "attention_mask": mask}
+    arguments = {**call.arguments, "attention_mask": mask}
+    if not _passes_on(decoder.base):
+        arguments |= {"use_cache": False, "past_key_values": None}
     inner = survivors(schedule, call, layout, decoder, family, hook_status)
     scoring = replace(call, arguments=arguments, found={})
     prefill = Prefill(decoder, family, schedule, scoring, layout, hook_status, survivors=inner)
@@ -78,3 +81,9 @@ def score(
     finally:
         prefill.remove()
     return prefill.record
+
+
+def _passes_on(base: nn.Module) -> bool:
+    """Return whether a model names no arguments of its forward, so that it may add those that it wants to another's."""
+    kinds = {parameter.kind for parameter in inspect.signature(base.forward).parameters.values()}
+    return kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}

@@ -73,7 +73,7 @@ class Placeholders(Family):
     def visual_source(self, call: ModelCall) -> tuple[Tensor, ...]:
         parts = tuple(part for visual in self._visuals(call) for part in visual.parts)
         cache = call.arguments.get("past_key_values")
-        if not parts and call.arguments.get("input_ids") is None and (cache is None or not int(cache.get_seq_length())):
+        if not parts and call.input_ids is None and (cache is None or not int(cache.get_seq_length())):
             raise Unprunable(
                 "inputs_embeds do not show which tokens are visual; pass input_ids, or pass "
                 "layout=VisualLayout(mask, grids) to prune()."
@@ -140,7 +140,7 @@ class Placeholders(Family):
 
     def _placeholders(self, call: ModelCall, modality: str) -> Tensor:
         token = self.token(modality)
-        ids = call.arguments.get("input_ids")
+        ids = call.input_ids
         if ids is not None:
             return ids == token
         embeds = call.arguments["inputs_embeds"]
@@ -190,6 +190,11 @@ class Placeholders(Family):
 
     def _per_run(self, visual: VisualInput, output: Any, call: ModelCall) -> list[Tensor]:
         """Return the features of an output of the encoder for every image, each of shape (tokens, dim)."""
+        if output is None and call.outside:
+            raise Unprunable(
+                f"{type(self.model).__name__} was given embeddings in which the features of the images are merged, so "
+                "what the vision encoder computed is not known; choose a method that does not read it."
+            )
         runs = self._runs(visual, call)
         features, lengths = self.features(visual, output, runs), [tokens_of(run.picture) for run in runs]
         if len(features) != sum(lengths):

@@ -33,9 +33,16 @@ def find(model: PreTrainedModel, layout: VisualLayout | None = None) -> Family:
     Raises:
         Unprunable: If the model cannot be pruned, or the places of its visual tokens are not known.
     """
+    model = vision_language_model(model)
     family = _find(model, layout)
     family.rotary = rotary_rules(model)
     return family
+
+
+def vision_language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the vision-language model inside a retrieval model such as ColPali; any other model itself."""
+    inside = getattr(model.config, "vlm_config", None) is not None
+    return model.base_model if inside else model  # type: ignore[return-value]  # a model with a config of its own
 
 
 def rotary_rules(model: PreTrainedModel) -> RotaryRules:
@@ -66,4 +73,4 @@ def _find(model: PreTrainedModel, layout: VisualLayout | None) -> Family:
 
 def family_of(model: PreTrainedModel) -> type[Family]:
     """Return the class of family that `find` gives a model, the generic one if no family knows the model."""
-    return FAMILIES.get(str(model.config.model_type), Generic)
+    return FAMILIES.get(str(vision_language_model(model).config.model_type), Generic)

@@ -37,13 +37,14 @@ class QueryKeyRecorder(LayerRecorder):
     def attach(self) -> list[RemovableHandle]:
         module = self.decoder.attention_module(self.layer)
         handles = [self.decoder.layers[self.layer].register_forward_pre_hook(self._enter, with_kwargs=True)]
-        if hasattr(module, "qkv_proj"):
-            return [*handles, module.qkv_proj.register_forward_hook(self._record_fused)]
+        fused = _fused(module)
+        if fused is not None:
+            return [*handles, fused.register_forward_hook(self._record_fused)]
         query, key = (_projection(module, name) for name in "qk")
         if query is None or key is None:
             raise Unprunable(
                 f"Layer {self.layer} of {type(self.decoder.model).__name__} has none of q_norm/k_norm, "
-                "q_layernorm/k_layernorm, q_proj/k_proj, qkv_proj to read attention scores from."
+                "q_layernorm/k_layernorm, q_proj/k_proj, qkv_proj, Wqkv to read attention scores from."
             )
         record_query = query.register_forward_hook(lambda module, args, output: self._record_query(output))
         record_keys = key.register_forward_hook(lambda module, args, output: self._record_keys(output))
@@ -61,8 +62,9 @@ class QueryKeyRecorder(LayerRecorder):
         self.tables, hidden = self.seen.every_row(tables), self.seen.every_row(hidden)
         module = self.decoder.attention_module(self.layer)
         normed = self.decoder.input_norm(self.layer)(hidden)
-        if hasattr(module, "qkv_proj"):
-            queries, keys = self._parts(module.qkv_proj(normed))
+        fused = _fused(module)
+        if fused is not None:
+            queries, keys = self._parts(fused(normed))
             self._keep_query(gather_rows(queries, self.seen.query, -2))
             self._keep_keys(keys)
             return
@@ -186,6 +188,11 @@ class QueryKeyProbe(LayerSignalProbe[L]):
             states = rotation(self.forward.decoder, rules, self.layer)(states, tables)
             rotated = rules.rotates(self.layer)
         return rules.normalize_after_rotary(self.layer, name, states, rotated)
+
+
+def _fused(module: nn.Module) -> nn.Module | None:
+    """Return the projection that makes queries, keys and values at once, in this order; None if there is none."""
+    return next((part for name in ("qkv_proj", "Wqkv") if (part := getattr(module, name, None)) is not None), None)
 
 
 def _projection(module: nn.Module, name: str) -> nn.Module | None:

@@ -25,7 +25,7 @@ class ValueRecorder(LayerRecorder):
 
     def attach(self) -> list[RemovableHandle]:
         module = self.decoder.attention_module(self.layer)
-        names = "v_norm", "v_proj", "qkv_proj"
+        names = "v_norm", "v_proj", "qkv_proj", "Wqkv"
         for name in names:
             part = getattr(module, name, None)
             if isinstance(part, nn.Module):

@@ -68,6 +68,20 @@ class Report:
         """
         return self.record.layout
 
+    @property
+    def row_mask(self) -> Tensor:
+        """Which tokens have states of all layers: neither padding nor dropped, bool (batch, sequence).
+
+        It replaces the attention mask for whoever reads hidden states: a mean over tokens, the vectors of a retrieval
+        model, a classifier of tokens. The states of dropped tokens are zero. Padding is that of an `attention_mask` of
+        shape (batch, sequence). The mask is on the device of the inputs.
+
+        Raises:
+            PruningError: If nothing was pruned.
+        """
+        stays = ~self.record.dropped()
+        return stays if self.record.attended is None else stays & self.record.attended
+
     @cached_property
     def queries(self) -> list[list[int]]:
         """The position of the token that asked for each image, sample by sample.

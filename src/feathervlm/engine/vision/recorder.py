@@ -7,7 +7,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,14 +19,15 @@ from feathervlm.engine.call import PIXELS, EncoderOutput
 from feathervlm.engine.family import Family
 from feathervlm.engine.probes.registry import probe_class
 from feathervlm.engine.vision.merging import EncoderMerge
-from feathervlm.engine.vision.probe import EncoderProbe
+from feathervlm.engine.vision.probe import ENCODERS, EncoderProbe
 
 
 class _ThreadState(threading.local):
-    """The encoder outputs that one thread still uses, and whether it is running an encoder."""
+    """The encoder outputs that one thread still uses, whether it is running an encoder, and what it records outside."""
 
     encodings: Sequence[EncoderOutput] = ()
     running = False
+    outside: tuple[ExitStack, EncoderProbe | None, list[Any]] | None = None
 
 
 class EncoderRecorder:
@@ -59,6 +60,7 @@ class EncoderRecorder:
         self.modality_of = modality_of
         self.signals: list[Any] = [signal for signal in schedule.signals() if probe_class(signal).hooks_encoder]
         self.merge = EncoderMerge(base, schedule.encoder, refuse) if schedule.encoder else None
+        self.encoder = next((part for name in ENCODERS if (part := getattr(base, name, None)) is not None), None)
         self._thread = _ThreadState()
         self._replaced: dict[str, Any] = {}
         for modality in PIXELS:
@@ -72,12 +74,40 @@ class EncoderRecorder:
 
     def remove(self) -> None:
         """Remove the wrappers from the model."""
+        self.end_outside({})
         for name, before in self._replaced.items():
             if before is None:
                 self.base.__dict__.pop(name, None)
             else:
                 self.base.__dict__[name] = before
         self._replaced = {}
+
+    def begin_outside(self) -> None:
+        """Begin to record the encoder, which a full model may run itself before it calls its base model."""
+        self.end_outside({})
+        if self.encoder is None or not self.enabled():
+            return
+        stack, outputs = ExitStack(), []
+        probe = EncoderProbe(self.base, self.signals) if self.signals else None
+        stack.enter_context(self._measured(probe, self.merge))
+        handle = self.encoder.register_forward_hook(lambda module, args, output: outputs.append(output))
+        stack.callback(handle.remove)
+        self._thread.outside = stack, probe, outputs
+
+    def end_outside(self, inputs: dict[str, Any]) -> tuple[EncoderOutput, Any] | None:
+        """Stop recording, and return the run of the encoder and its output; None if it has not run once.
+
+        Args:
+            inputs: The images that the full model was given, by the names of the base model's arguments.
+        """
+        if self._thread.outside is None:
+            return None
+        (stack, probe, outputs), self._thread.outside = self._thread.outside, None
+        stack.close()
+        brought = [modality for modality, name in PIXELS.items() if inputs.get(name) is not None]
+        if len(outputs) != 1 or len(brought) != 1:
+            return None
+        return self._encoding(brought[0], inputs, outputs[0], probe, self.merge), outputs[0]
 
     @contextmanager
     def _measured(self, probe: EncoderProbe | None, merge: EncoderMerge | None) -> Iterator[None]:
