@@ -190,6 +190,6 @@ def in_gate(gate: bool, *values: object) -> ParameterSet:
     """Return a set of parameters that carries the mark `full` unless it belongs to the gate."""
     return pytest.param(
         *values,
-        id="-".join(getattr(value, "name", str(value)) for value in values),
+        id="-".join(getattr(value, "name", getattr(value, "__name__", str(value))) for value in values),
         marks=[] if gate else [pytest.mark.full],
     )

@@ -7,13 +7,15 @@ the inputs of the encoder are recorded when it runs.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import ref
+from weakref import finalize, ref
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import EncoderSignal
+from feathervlm.engine.copies import same_tensor, same_tree
 from feathervlm.engine.report.records import EncoderRun
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
@@ -32,6 +34,7 @@ class EncoderOutput:
         facts: Facts that the family read from the pixels.
         inside: Signals recorded inside the encoder, laid out as its states; see `vision.probe.EncoderProbe.recorded`.
         merged: Every run of an encoder that merges.
+        features: Functions that return the features of the output, None once these are no longer in use.
     """
 
     modality: str
@@ -41,6 +44,7 @@ class EncoderOutput:
     facts: Any = None
     inside: dict[EncoderSignal, Tensor] = field(default_factory=dict)
     merged: Sequence[EncoderRun] = ()
+    features: Sequence[Callable[[], Tensor | None]] = ()
 
     @classmethod
     def of(
@@ -53,9 +57,29 @@ class EncoderOutput:
         merged: Sequence[EncoderRun] = (),
     ) -> "EncoderOutput":
         """Return the record of a call of the encoder, which does not keep the tensors of that alive."""
-        inputs = {key: _hollow(value) for key, value in arguments.items()}
-        alive = ref(output, lambda _: inside.clear())  # keys are as large as features, and are not needed any more
-        return cls(modality, inputs, alive, entries(output), facts, inside, merged)
+        inputs, features = {key: _hollow(value) for key, value in arguments.items()}, feature_tensors(output)
+        alive = [TensorWeakRef(part) for part in features]
+        encoding = cls(modality, inputs, ref(output), entries(output), facts, inside, merged, alive)
+        for part in (output, *features):
+            finalize(part, encoding._let_go)
+        return encoding
+
+    @property
+    def alive(self) -> bool:
+        """Whether the output, or all of its features without it, are still in use."""
+        features = [part() is not None for part in self.features]
+        return self.output() is not None or (bool(features) and all(features))
+
+    def _let_go(self) -> None:
+        if not self.alive:
+            self.inside.clear()  # keys are as large as features, and are not needed any more
+
+    def copied_to(self, output: Any) -> bool:
+        """Return whether an output is a copy of this one, with the same features on any device."""
+        original, theirs = self.output(), feature_tensors(output)
+        ours = [part() for part in self.features] if original is None else feature_tensors(original)
+        pairs = zip(ours, theirs, strict=False)
+        return len(ours) == len(theirs) > 0 and all(a is not None and same_tensor(b, a) for a, b in pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +103,7 @@ class VisualInput:
     @property
     def parts(self) -> tuple[Tensor, ...]:
         """The tensors that they come in: pixels or projected features."""
-        if self.output is None:
-            return (self.given[PIXELS[self.modality]],)
-        features = projected(self.output)
-        return tuple(self.output.last_hidden_state if features is None else features)
+        return (self.given[PIXELS[self.modality]],) if self.output is None else feature_tensors(self.output)
 
 
 @dataclass(eq=False)
@@ -100,6 +121,7 @@ class ModelCall:
         found: Results of the family about the call, by modality.
         outside: Token ids and images that the full model was given and has merged itself, so that the base model gets
             embeddings only; by name.
+        copies: Runs of the encoder whose output was copied to the call, by modality.
     """
 
     arguments: dict[str, Any]
@@ -111,6 +133,7 @@ class ModelCall:
     encoded: dict[str, Any] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
     outside: dict[str, Any] = field(default_factory=dict)
+    copies: dict[str, EncoderOutput | None] = field(default_factory=dict)
 
     @property
     def input_ids(self) -> Tensor | None:
@@ -166,11 +189,11 @@ class ModelCall:
         output = (self.arguments.get("mm_encoder_outputs") or {}).get(modality)
         if output is None:
             return None
-        for encoding in self.encodings:
-            if encoding.modality == modality and encoding.output() is output:
-                repeats = max(entries(output) // max(encoding.count, 1), 1)
-                return VisualInput(modality, encoding.arguments, output, repeats, encoding.facts)
-        return VisualInput(modality, {}, output)
+        encoding = self._encoding(modality, output)
+        if encoding is None:
+            return VisualInput(modality, {}, output)
+        repeats = max(entries(output) // max(encoding.count, 1), 1)
+        return VisualInput(modality, encoding.arguments, output, repeats, encoding.facts)
 
     def modality_of(self, method: str, pixels: Any) -> str:
         """Return the modality of pixels that the encoder has run on during the call.
@@ -197,22 +220,41 @@ class ModelCall:
         Raises:
             Unprunable: If it was not recorded when the encoder ran.
         """
-        output = self.encoder_output(modality)
-        for encoding in self.encodings:
-            if encoding.modality == modality and encoding.output() is output:
-                if signal not in encoding.inside:
-                    raise Unprunable(f"The vision encoder skips the layer of {signal}; choose another layer.")
-                return encoding.inside[signal]
-        raise Unprunable(
-            "The features of these images were made before feathervlm.prune was called, so the attention inside the "
-            "vision encoder is not known; make them inside."
-        )
+        encoding = self._encoding(modality, self.encoder_output(modality))
+        if encoding is None:
+            raise Unprunable(
+                "The features of these images were made before feathervlm.prune was called, so the attention inside "
+                "the vision encoder is not known; make them inside."
+            )
+        if signal not in encoding.inside:
+            raise Unprunable(f"The vision encoder skips the layer of {signal}; choose another layer.")
+        return encoding.inside[signal]
 
     def encoder_runs(self) -> list[EncoderRun]:
         """Return every run of an encoder that merges."""
-        outputs = [self.encoder_output(modality) for modality in PIXELS]
-        made = [known for known in self.encodings if any(known.output() is one for one in outputs if one is not None)]
-        return [run for encoding in made for run in encoding.merged]
+        made = [self._encoding(modality, self.encoder_output(modality)) for modality in PIXELS]
+        return [run for encoding in made if encoding is not None for run in encoding.merged]
+
+    def _encoding(self, modality: str, output: Any) -> EncoderOutput | None:
+        """Return the run of the encoder that an output comes from, if need be as a copy; None if it is not known.
+
+        Raises:
+            Unprunable: If several runs on different pictures have the features of a copy.
+        """
+        known = [encoding for encoding in self.encodings if encoding.modality == modality]
+        made = next((encoding for encoding in known if encoding.output() is output), None)
+        if made is not None or output is None:
+            return made
+        if modality not in self.copies:
+            copied = [encoding for encoding in known if encoding.copied_to(output)]
+            facts = [(encoding.arguments, encoding.facts) for encoding in copied]
+            if not all(same_tree(facts[0], other) for other in facts[1:]):
+                raise Unprunable(
+                    f"The {modality} features are a copy, and equal to those of pictures with other grids, so theirs "
+                    "are not known; pass what the vision encoder returned, not a copy."
+                )
+            self.copies[modality] = max(copied, key=lambda encoding: len(encoding.inside), default=None)
+        return self.copies[modality]
 
 
 def entries(output: Any) -> int:
@@ -225,6 +267,15 @@ def projected(output: Any) -> Any:
     """Return the projected features of every entry: those that become embeddings, else those for the first layer."""
     pooled, layers = getattr(output, "pooler_output", None), getattr(output, "deepstack_features", None)
     return layers[0][1] if pooled is None and layers else pooled
+
+
+def feature_tensors(output: Any) -> tuple[Tensor, ...]:
+    """Return the tensors that an encoder's features are in: projected, or where they are not, its states."""
+    features = projected(output)
+    features = getattr(output, "last_hidden_state", None) if features is None else features
+    if features is None:
+        return ()
+    return (features,) if isinstance(features, Tensor) else tuple(features)
 
 
 def _hollow(value: Any) -> Any:

@@ -1,16 +1,17 @@
 """Begins and finishes the forwards of a pruned model, and keeps what holds from one to the next."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import StaticCache
 
-from feathervlm.core.errors import Unprunable
+from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
-from feathervlm.engine.call import ModelCall
+from feathervlm.engine.call import PIXELS, ModelCall
 from feathervlm.engine.compatibility import check_call
 from feathervlm.engine.decode import Decode, needs_hooks
 from feathervlm.engine.decoder import DecoderView
@@ -42,6 +43,16 @@ class ForwardRunner:
     def compiles_step(self) -> bool:
         """Return whether a decoding step on a static cache is being compiled, with the lasting hooks in its graph."""
         return self._lasting is not None and torch.compiler.is_compiling()
+
+    def traces(self, arguments: dict[str, Any]) -> bool:
+        """Return whether a call that is being compiled is such a step; any other runs outside the graph.
+
+        Args:
+            arguments: Arguments of the call, by name.
+        """
+        brings_images = any(arguments.get(name) is not None for name in PIXELS.values())
+        brings_images = brings_images or bool(arguments.get("mm_encoder_outputs"))
+        return self._lasting is not None and not brings_images and arguments.get("past_key_values") is not None
 
     def begin_prefill(
         self,
@@ -122,11 +133,13 @@ class ForwardRunner:
         """Keep what later forwards need of a finished one, and return its record if the report is to tell of it.
 
         Raises:
-            Unprunable: For a problem that the stages did not wait to read from the device.
+            Unprunable: For a problem that the stages did not wait to read from the device, or if nothing was pruned.
+            PruningError: If only a part of the pruning has happened.
         """
         prefill, call = state.hooks, state.call
         if not isinstance(prefill, Prefill) or prefill.abandoned or call is None:
             return None
+        prefill.check_ran()
         prefill.rows.check()
         record = prefill.record
         record.encoder = call.encoder_runs()
@@ -135,8 +148,14 @@ class ForwardRunner:
         cache = call.arguments.get("past_key_values")
         if isinstance(cache, StaticCache):
             self._lasting = Decode(self.decoder, self.starts, lasting=True).install(cache)
-        unmerged = self.schedule.encoder and not record.encoder  # the report tells why already
-        return None if state.repeated or unmerged else record
+        if self.schedule.encoder and not record.encoder:
+            if state.refused:
+                return None  # the report tells why
+            raise PruningError(
+                f"The vision encoder of {type(self.decoder.model).__name__} ran without its get_image_features, so "
+                "nothing merged inside it; undo what replaces that method."
+            )
+        return None if state.repeated else record
 
     def remove(self) -> None:
         """Remove the lasting hooks and drop the reused selection."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from feathervlm.core.errors import PruningError
 from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decode import Decode
 from feathervlm.engine.prefill import Prefill
@@ -22,12 +23,14 @@ class ForwardState:
         call: The call, if it is to be pruned.
         repeated: Whether it repeats the selection of an earlier forward.
         source: Tensors that its images come in, if no cache remembers the selection; None otherwise.
+        refused: Whether something in the forward was refused, so that the report gives a reason.
     """
 
     hooks: Prefill | Decode | None = None
     call: ModelCall | None = None
     repeated: bool = False
     source: tuple[Tensor, ...] | None = None
+    refused: bool = False
 
     def remove_hooks(self) -> None:
         """Remove the hooks from the decoder layers."""
@@ -53,6 +56,10 @@ class ThreadState(threading.local):
     generating = 0
     reported = False
     dropped: Tensor | None = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Whatever hook or wrapper a copy of the model meets first, it would share its state with the original.
+        raise PruningError("A model cannot be copied or pickled while it is being pruned; do it before or afterwards.")
 
     @contextmanager
     def disabled_block(self) -> Iterator[None]:

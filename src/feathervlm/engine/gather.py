@@ -33,6 +33,17 @@ def gather_tree(tree: Any, index: Tensor) -> Any:
     return tree
 
 
+def tree_to(tree: Any, device: torch.device) -> Any:
+    """Return tuples, lists and dicts of tensors on a device."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: tree_to(value, device) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(tree_to(value, device) for value in tree)
+    return tree
+
+
 def gather_slots(states: Tensor, order: Tensor) -> Tensor:
     """Return the slots `order` (batch, n) of keys or values of shape (batch, heads, slots, dim)."""
     order = order.to(states.device)

@@ -21,7 +21,7 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.call import EncoderOutput, ModelCall
 from feathervlm.engine.compatibility import check_schedule
-from feathervlm.engine.compiled import Uncompiled
+from feathervlm.engine.compiled import OutsideGraphs, Replaced, Uncompiled
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.forward_guard import ForwardLock, guard_generate
@@ -77,7 +77,8 @@ class ModelHooks:
         self.model, self.schedule, self.family, self.name, self.strict = model, schedule, family, name, strict
         self.report, self._wrappers, self.query = report, wrappers, query
         self.status, self.thread = HookStatus(), ThreadState()
-        self.handles: list[RemovableHandle | Uncompiled | FullModel] = []
+        self.handles: list[RemovableHandle | Replaced | FullModel] = []
+        self._uncompiled = Uncompiled()
         self.decoder = DecoderView(model)
         self._runner = ForwardRunner(schedule, self.decoder, family, self.status)
         self.starts = self._runner.starts
@@ -93,21 +94,22 @@ class ModelHooks:
             self.remove()
             raise
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # A copy would share its hooks with the original.
-        raise PruningError("A model cannot be copied or pickled while it is being pruned; do it before or afterwards.")
-
     def _attach(self) -> None:
         if self.decoder.decoder in _pruned:
             raise PruningError(
                 f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove()."
             )
         base = self.decoder.base
+        self._outer = [outer for outer in (self.model, *self._wrappers) if outer is not base]
         self._names = list(inspect.signature(base.forward).parameters)
+        self._uncompiled.add(*self._wrappers, self.model)
+        around = self._runner.traces, self._uncompiled.add_one
         self.handles = [
+            OutsideGraphs(base, *around, self._leave),
+            *(OutsideGraphs(outer, *around, lambda: None) for outer in self._outer),
             base.register_forward_pre_hook(self._before, with_kwargs=True),
-            base.register_forward_hook(self._after, always_call=True),
-            Uncompiled((*self._wrappers, *self.model.modules())),
+            base.register_forward_hook(self._after),
+            self._uncompiled,
         ]
         self._recorder = EncoderRecorder(
             base,
@@ -116,7 +118,7 @@ class ModelHooks:
             self._record_encoding,
             self._modality_of,
             self._refuse,
-            lambda: not self.thread.disabled,
+            self._encoder_enabled,
         )
         models = self.model, *self._wrappers
         self._full = FullModel(models, base, self.thread, self._recorder, self._runner.compiles_step)
@@ -140,6 +142,10 @@ class ModelHooks:
                 self._recorder.remove()
                 self._recorder = None
 
+    def _encoder_enabled(self) -> bool:
+        self._uncompiled.add(self.model)  # what was compiled since
+        return not self.thread.disabled
+
     def _record_encoding(self, encoding: EncoderOutput, output: Any) -> None:
         """Keep a run of the encoder inside a pruned forward of this thread, and compare it with the layout."""
         call = self._state.call
@@ -155,15 +161,11 @@ class ModelHooks:
 
     @contextmanager
     def _generating(self, unpruned: bool) -> Iterator[None]:
-        try:
-            with self.thread.generate_block(), self.thread.disabled_block() if unpruned else nullcontext():
-                yield
-        finally:
-            if self._lock.held_here:  # an interrupt skips the hook after the forward
-                self._end_forward()
-                self._release()
+        with self.thread.generate_block(), self.thread.disabled_block() if unpruned else nullcontext():
+            yield
 
     def _refuse(self, error: Unprunable) -> None:
+        self._state.refused = True
         if self.strict:
             raise error
         warnings.warn(f"feathervlm runs unpruned: {error}", UnprunedWarning, stacklevel=3)
@@ -188,7 +190,7 @@ class ModelHooks:
         """Refuse at a stage, unless the encoder has refused to merge before, which is then the reason."""
         call = self._state.call
         unmerged = self.schedule.encoder and call is not None and not call.encoder_runs()
-        if not unmerged:
+        if not (unmerged and self._state.refused):
             self._refuse(error)
 
     def _before(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -199,7 +201,7 @@ class ModelHooks:
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         if self.model is base:
             self.thread.head_arguments = head_arguments(arguments)
-        recent = self._recorder.recent() if self._recorder else []
+        recent = list(self._recorder.recent()) if self._recorder else []
         asked = *self.thread.head_arguments, self.query, self.thread.generating > 0
         call = ModelCall(arguments, *asked, recent)
         if self._full is not None:
@@ -211,6 +213,7 @@ class ModelHooks:
             if prunes and new > 1:
                 source = self.family.visual_source(call)
                 if source:
+                    self._uncompiled.add(self.model)  # what was compiled since
                     refuse = None if self.strict else self._refuse_stage
                     self._runner.begin_prefill(self._state, call, source, refuse)
                     return
@@ -226,23 +229,27 @@ class ModelHooks:
         state.remove_hooks()
         return state
 
-    def _release(self) -> None:
-        self.thread.head_arguments, self.thread.outer_arguments = (0, None), None
-        self._lock.leave()
-
     def _after(self, base: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self._runner.compiles_step() or self._lock.was_refused():
+        if self._runner.compiles_step():
             return None
+        state = self._end_forward()
         try:
-            state = self._end_forward()
-            record = None if output is None else self._runner.finish(state)
-            if record is not None:
-                self._publish(Report(self.name, record))
-                for note in record.notes:
-                    logger.info("%s: %s", self.name, note)
-            if output is None or not isinstance(state.hooks, Prefill) or state.hooks.abandoned:
-                return None
-            self.thread.dropped = state.hooks.record.dropped()
-            return whole_outputs(output, state.hooks)
-        finally:
-            self._release()
+            record = self._runner.finish(state)
+        except Unprunable as error:
+            self._refuse(error)
+            return None
+        if record is not None:
+            self._publish(Report(self.name, record))
+            for note in record.notes:
+                logger.info("%s: %s", self.name, note)
+        if not isinstance(state.hooks, Prefill) or state.hooks.abandoned:
+            return None
+        self.thread.dropped = state.hooks.record.dropped()
+        return whole_outputs(output, state.hooks)
+
+    def _leave(self) -> None:
+        """End a call of the base model, also one that an exception or an interrupt has ended."""
+        if not self._lock.was_refused() and self._lock.held_here:
+            self._end_forward()
+            self.thread.head_arguments, self.thread.outer_arguments = (0, None), None
+            self._lock.leave()

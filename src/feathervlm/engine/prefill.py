@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.candidates import Candidates
-from feathervlm.core.errors import Unprunable
+from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.run_stage import run_stage
 from feathervlm.core.schedule import Schedule
@@ -88,6 +88,8 @@ class Prefill:
         self.ends_after_stages = False  # for a scoring pass
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
+        self.entered: list[int] = []  # layers whose hooks have run
+        self.restored = False
         self.unpruned = Decode(decoder, self.starts, lasting=False)  # for layers pruned in earlier turns, if abandoned
         cache = call.arguments.get("past_key_values")
         self.past = 0 if cache is None else int(cache.get_seq_length())
@@ -151,8 +153,10 @@ class Prefill:
         hidden = args[0] if args else kwargs["hidden_states"]
         if self.abandoned:
             return self.unpruned.enter(index, bisect_right(self.starts, index), module, args, kwargs)
+        whole = index == self.starts[0] or index - 1 <= self.family.injected
+        self._check_rows(f"reach layer {index}", hidden, self.sequence if whole else self.rows.positions.shape[1])
         try:
-            if index == self.starts[0] or index - 1 <= self.family.injected:
+            if whole:
                 self.full = hidden  # all rows: nothing is dropped yet, or they are back for the model to add features
                 if index > self.starts[0]:
                     hidden = gather_rows(hidden, self.rows.positions, -2)
@@ -172,16 +176,47 @@ class Prefill:
             if kwargs.get("past_key_values") is not None:
                 restore_static(kwargs["past_key_values"])
             return self._enter(index, module, args, kwargs)
+        self.entered.append(index)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}
+
+    def _check_rows(self, where: str, hidden: Tensor, expected: int) -> None:
+        if hidden.shape[-2] != expected:
+            raise PruningError(
+                f"Hidden states of {hidden.shape[-2]} tokens {where} of {type(self.decoder.model).__name__}, where "
+                f"{expected} remain, so its layers do not all run as modules with hooks; undo what replaces their "
+                "calls, or prune before."
+            )
+
+    def check_ran(self) -> None:
+        """Check that the hooks of all layers have run, so that what the record says has happened.
+
+        Raises:
+            Unprunable: If none has, so that the forward was that of the unpruned model.
+            PruningError: If only some have.
+        """
+        if self.ends_after_stages and len(self.record.stages) == len(self.stages):
+            return
+        depth, name = len(self.decoder.layers), type(self.decoder.model).__name__
+        missing = [index for index in range(self.starts[0], depth) if index not in self.entered]
+        if not self.entered and not self.restored:
+            raise Unprunable(
+                f"{name} ran without the hooks of its layers {missing[0]} to {depth - 1}, so nothing was pruned; undo "
+                "what replaces their calls (a compiled or patched function that was made before)."
+            )
+        if missing or not self.restored:
+            raise PruningError(
+                f"{name} ran without the hooks of its layers {missing or depth - 1}, so its output is wrong; undo what "
+                "replaces their calls (a compiled or patched function that was made before)."
+            )
 
     def _run_stage(self, at: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Choose tokens, merge and drop; return the states of the rows that stay."""
         stage = self.stages[at]
         self.reader.enter(at, hidden, kwargs)
         with torch.no_grad():
-            timer = Timer(hidden.device)
+            timer = Timer(self.layout.mask.device)
             turns, entered = self.rows.turns, self.rows.present
             tokens = Candidates(turns.layout.geometry(), turns.split(entered), self.reader)
             reused = None if self.reused is None else turns.split(self.reused[len(self.record.stages)])
@@ -189,7 +224,8 @@ class Prefill:
         merged = None
         if stage.merge is not None and result.groups is not None:
             view = self.rows.view()
-            merged = stage.merge.combine(view.take(hidden, view.visual), result.groups, tokens)
+            visual = view.take(hidden, view.visual).to(result.groups.device)
+            merged = stage.merge.combine(visual, result.groups, tokens).to(hidden.device)
             if turns.row is not None:
                 merged = turns.join(merged, gather_rows(hidden, self.rows.visual, -2))
         with torch.no_grad():
@@ -227,8 +263,10 @@ class Prefill:
             return output
         hidden = output[0] if isinstance(output, tuple) else output
         assert self.full is not None
+        self._check_rows("leave a layer", hidden, self.rows.positions.shape[1])
+        self.restored = True
         index = self.rows.positions.to(hidden.device)
-        full = self.full
+        full = self.full.to(hidden.device)
         if self.rows.valid is not None:
             # Fillers go to a row that is cut off again. Padding has run through all layers as it would have.
             real = self.rows.valid

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from feathervlm.engine.call import ModelCall
+from feathervlm.engine.copies import same_tensor, same_tree
 
 
 @dataclass(eq=False)
@@ -27,9 +27,4 @@ class ReusedSelection:
         known, now = self.tokens, call.tokens
         if now.shape[0] != known.shape[0] or now.shape[1] <= known.shape[1] or now.dim() != known.dim():
             return False
-        same = len(source) == len(self.source) and all(map(_equal, source, self.source))
-        return same and torch.equal(now[:, : known.shape[1]], known)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and torch.equal(a, b))
+        return same_tree(source, self.source) and same_tensor(now[:, : known.shape[1]], known)

@@ -1,6 +1,6 @@
 """Where the tokens of every turn lie in the tensor that one layer sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,14 @@ class RowView:
     table_rows: Tensor
     length: int
     chosen: tuple[Tensor, Tensor] | None = None
+
+    def to(self, device: torch.device) -> "RowView":
+        """Return the same on another device, where the layer that is measured is."""
+        if self.positions.device == device:
+            return self
+        tensors = {name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor)}
+        chosen = None if self.chosen is None else (self.chosen[0].to(device), self.chosen[1].to(device))
+        return replace(self, **tensors, chosen=chosen)
 
     def take(self, states: Tensor, rows: Tensor) -> Tensor:
         """Return rows of turns (turns, n) of states (..., batch or 1, length, dim): (..., turns, n, dim)."""

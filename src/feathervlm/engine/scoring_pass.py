@@ -80,6 +80,7 @@ def score(
             decoder.base.forward(**arguments)
     finally:
         prefill.remove()
+    prefill.check_ran()
     return prefill.record
 
 

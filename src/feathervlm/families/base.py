@@ -145,7 +145,7 @@ class Placeholders(Family):
             return ids == token
         embeds = call.arguments["inputs_embeds"]
         placeholder = self.model.get_input_embeddings()(torch.tensor(token, device=embeds.device))
-        return (embeds == placeholder).all(-1)
+        return (embeds == placeholder.to(embeds.device)).all(-1)
 
     # What the vision encoder computed for each visual token.
 

@@ -110,7 +110,7 @@ class PrunedDynamicLayer(PrunedCacheLayer, DynamicLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some samples."""
         super().batch_select_indices(indices)
-        self._change_map(lambda tensor: tensor[indices, ...])
+        self._change_map(lambda tensor: tensor[indices.to(tensor.device), ...])
 
 
 class PrunedSlidingLayer(PrunedDynamicLayer):

@@ -41,7 +41,7 @@ class HiddenEarlier:
         columns = columns.scatter_reduce(1, layout.positions(), since, "amin")
         rows = torch.arange(sequence, device=query.device)
         self.hidden = rows[None, :, None] > columns[:, None, :]
-        self.memo: dict[str, Any] = {}
+        self.memo: dict[tuple[str, torch.device], Any] = {}
 
     def attach(self) -> list[RemovableHandle]:
         """Register the hooks, which come before those that prune.
@@ -63,21 +63,21 @@ class HiddenEarlier:
         ]
 
     def _enter(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kind, mask = self.decoder.layer_types[index], kwargs.get("attention_mask")
-        if kind not in self.memo:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            self.memo[kind] = self._mask(mask, hidden.dtype)
-        return args, {**kwargs, "attention_mask": self.memo[kind]}
+        mask, hidden = kwargs.get("attention_mask"), args[0] if args else kwargs["hidden_states"]
+        key = self.decoder.layer_types[index], hidden.device
+        if key not in self.memo:
+            self.memo[key] = self._mask(mask, hidden)
+        return args, {**kwargs, "attention_mask": self.memo[key]}
 
-    def _mask(self, mask: Any, dtype: torch.dtype) -> Tensor:
-        seen = ~self.hidden[:, None]
+    def _mask(self, mask: Any, states: Tensor) -> Tensor:
+        seen = ~self.hidden[:, None].to(states.device)
         if mask is None:
             seen = seen & torch.ones_like(seen[:1]).tril()
-            return additive(seen, dtype) if self.decoder.attention == "eager" else seen
+            return additive(seen, states.dtype) if self.decoder.attention == "eager" else seen
         if not isinstance(mask, Tensor) or mask.shape[-2:] != seen.shape[-2:]:
             raise Unprunable(
                 "Text after the prompt cannot be hidden from with a cache of earlier turns; pass the whole "
                 "conversation in one forward."
             )
-        seen = seen.to(mask.device)
+        mask = mask.to(states.device)
         return mask & seen if mask.dtype == torch.bool else torch.where(seen, mask, torch.finfo(mask.dtype).min)

@@ -8,7 +8,7 @@ from torch import Tensor
 from feathervlm.core.criteria.attention import raters
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import Attention, Features, IsText, RaterAttention, Text
-from feathervlm.engine.gather import gather_rows, gather_tree
+from feathervlm.engine.gather import gather_rows, gather_tree, tree_to
 from feathervlm.engine.masks import pruned_mask
 from feathervlm.engine.probes.base import Tokens
 from feathervlm.engine.probes.query_key import QueryKeyProbe, QueryKeyRecorder
@@ -54,7 +54,7 @@ class WeightsProbe(QueryKeyProbe[A]):
             keys: Keys of shape (batch, kv heads, sequence, dim).
             index: Rows of the queries, long (batch, n).
         """
-        view, present = recorder.seen, self.forward.present
+        view, present = recorder.seen, self.forward.present.to(keys.device)
         batch, kv_heads, sequence, dim = keys.shape
         logits = query.reshape(batch, kv_heads, -1, dim) @ keys.transpose(-1, -2)  # heads of a group side by side
         logits = logits.reshape(batch, recorder.heads, index.shape[1], sequence) * self._scaling(recorder)
@@ -95,11 +95,12 @@ class RaterAttentionProbe(WeightsProbe[RaterAttention]):
 
     def read(self) -> Tensor:
         features = Features("projected")
-        visual, words = (self.forward.probe(signal, self.at).read() for signal in (features, Text(features)))
+        visual, words = (self.forward.read(signal, self.at) for signal in (features, Text(features)))
         exists = self.forward.text.exists(IsText(self.signal.text))
-        asks = raters(visual, self.forward.turns.layout.geometry().exists, words, exists).to(exists.device)
-        recorder, present = self.recorder(), self.forward.present
+        asks = raters(visual, self.forward.turns.layout.geometry().exists, words, exists)
+        recorder = self.recorder()
         query, keys = self.states(recorder)
+        asks, present = asks.to(keys.device), self.forward.present.to(keys.device)
         total = query.new_zeros(*query.shape[:2], present.shape[1])
         step = max(1, BLOCK // (query.shape[:2].numel() * keys.shape[2]))
         for start in range(0, query.shape[2], step):
@@ -127,7 +128,9 @@ class RaterAttentionProbe(WeightsProbe[RaterAttention]):
         """
         rotate, view = rotation(recorder.decoder, self.forward.family.rotary, recorder.layer), recorder.seen
         ones = torch.ones(*view.positions.shape, recorder.dim, device=view.positions.device)[:, None]
-        rotated = torch.nn.functional.normalize(rotate(ones, recorder.tables)[:, 0].float(), dim=-1)
+        rotated = torch.nn.functional.normalize(
+            rotate(ones, tree_to(recorder.tables, ones.device))[:, 0].float(), dim=-1
+        )
         return gather_rows(rotated, index, -2) @ gather_rows(rotated, view.visual, -2).transpose(1, 2)
 
 
@@ -144,6 +147,6 @@ def _allowed(recorder: QueryKeyRecorder, index: Tensor, asked: Tensor) -> Tensor
     if view.valid is not None:
         allowed = allowed & view.valid[:, None]
     if isinstance(recorder.mask, Tensor) and recorder.mask.dim() == 4:
-        mask = view.mask_of(recorder.mask[:, 0, :, : view.length], index)
+        mask = view.mask_of(recorder.mask[:, 0, :, : view.length], index).to(allowed.device)
         allowed = allowed & (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2)
     return allowed

@@ -82,6 +82,11 @@ class ForwardContext:
         probe: Probe[Any] = probe_class(signal)(signal, at, self, tokens)
         return probe
 
+    def read(self, signal: Signal, at: int) -> Tensor:
+        """Return a signal on the device of the rows, where tokens are selected, whatever device it was measured on."""
+        measured: Tensor = self.probe(signal, at).read()
+        return measured.to(self.rows.present.device)
+
     def attach(self, key: Hashable, make: Callable[[], LayerRecorder]) -> list[RemovableHandle]:
         """Attach a recorder unless one with this key is attached already, and return its new hooks."""
         if key in self.recorders:

@@ -51,7 +51,9 @@ class PromptText:
         if attended is None and isinstance(mask, Tensor) and mask.dim() == 4:  # made for a static cache
             last = mask[:, 0, -1, :sequence].expand(len(text), -1)
             attended = last if last.dtype == torch.bool else last > torch.finfo(last.dtype).min / 2
-        return torch.zeros_like(self.turns.query) if attended is None else attended.to(torch.uint8).argmax(1)
+        if attended is None:
+            return torch.zeros_like(self.turns.query)
+        return attended.to(text.device, torch.uint8).argmax(1)
 
     def rows(self, positions: Tensor) -> Tensor:
         """Return the row of every text token, long (turns, texts).
@@ -59,6 +61,7 @@ class PromptText:
         Args:
             positions: Original position of every row, long (turns, rows).
         """
+        positions = positions.to(self.layout.mask.device)
         row = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
         all_rows = torch.zeros_like(self.layout.mask, dtype=torch.long).scatter(1, positions, row)
         return all_rows.gather(1, self.positions)

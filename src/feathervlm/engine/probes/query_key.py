@@ -15,7 +15,7 @@ from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import LayerSignal
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
-from feathervlm.engine.gather import gather_rows
+from feathervlm.engine.gather import gather_rows, tree_to
 from feathervlm.engine.probes.base import LayerRecorder, Probe, Tokens
 from feathervlm.engine.rotary import rotation
 from feathervlm.engine.row_view import RowView
@@ -95,15 +95,20 @@ class QueryKeyRecorder(LayerRecorder):
         self._record_keys(keys)
 
     def _record_query(self, output: Tensor) -> None:
+        if self.recorded_view is None:  # the layer was called without its hooks, which a check after the forward finds
+            return
         self._keep_query(self.seen.take(self._by_row(output, self.heads), self.seen.query))
 
     def _record_keys(self, output: Tensor) -> None:
+        if self.recorded_view is None:
+            return
         self._keep_keys(self.seen.every_row(self._by_row(output, self.kv_heads)))
 
     def _keep_query(self, states: Tensor) -> None:
         self.query = self._by_head(states, self.heads)
 
     def _keep_keys(self, states: Tensor) -> None:
+        self.recorded_view = self.seen.to(states.device)
         self.keys = self._by_head(states, self.kv_heads)
 
     def _by_head(self, states: Tensor, heads: int) -> Tensor:
@@ -185,7 +190,7 @@ class QueryKeyProbe(LayerSignalProbe[L]):
         """
         rules, rotated = self.forward.family.rotary, self.signal.rope
         if rotated:
-            states = rotation(self.forward.decoder, rules, self.layer)(states, tables)
+            states = rotation(self.forward.decoder, rules, self.layer)(states, tree_to(tables, states.device))
             rotated = rules.rotates(self.layer)
         return rules.normalize_after_rotary(self.layer, name, states, rotated)
 

@@ -67,4 +67,4 @@ class SignalReader:
 
     def read(self, signal: Signal) -> Tensor:
         """Measure a signal for the current stage; see `feathervlm.core.signals.Signals.read`."""
-        return self.forward.probe(signal, self.at).read()
+        return self.forward.read(signal, self.at)

@@ -17,9 +17,10 @@ class Timer:
 
     def __init__(self, device: torch.device) -> None:
         self.events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        self.device = device
         if device.type == "cuda":
             self.events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            self.events[0].record()
+            self.events[0].record(torch.cuda.current_stream(device))
         self.start = time.perf_counter()
 
     def stop(self) -> Callable[[], float]:
@@ -28,7 +29,7 @@ class Timer:
             seconds = time.perf_counter() - self.start
             return lambda: seconds
         begin, end = self.events
-        end.record()
+        end.record(torch.cuda.current_stream(self.device))
 
         def read() -> float:
             end.synchronize()

@@ -6,16 +6,18 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderSignal, Representatives
 from feathervlm.engine.call import PIXELS, EncoderOutput
+from feathervlm.engine.compiled import uncompiled
 from feathervlm.engine.family import Family
 from feathervlm.engine.probes.registry import probe_class
 from feathervlm.engine.vision.merging import EncoderMerge
@@ -23,9 +25,8 @@ from feathervlm.engine.vision.probe import ENCODERS, EncoderProbe
 
 
 class _ThreadState(threading.local):
-    """The encoder outputs that one thread still uses, whether it is running an encoder, and what it records outside."""
+    """Whether one thread is running an encoder, and what it records outside of the base model."""
 
-    encodings: Sequence[EncoderOutput] = ()
     running = False
     outside: tuple[ExitStack, EncoderProbe | None, list[Any]] | None = None
 
@@ -61,16 +62,17 @@ class EncoderRecorder:
         self.signals: list[Any] = [signal for signal in schedule.signals() if probe_class(signal).hooks_encoder]
         self.merge = EncoderMerge(base, schedule.encoder, refuse) if schedule.encoder else None
         self.encoder = next((part for name in ENCODERS if (part := getattr(base, name, None)) is not None), None)
-        self._thread = _ThreadState()
+        self._encodings: list[EncoderOutput] = []
+        self._lock, self._thread = threading.Lock(), _ThreadState()  # one thread may use the features of another
         self._replaced: dict[str, Any] = {}
         for modality in PIXELS:
-            original = getattr(base, f"get_{modality}_features", None)
+            original = uncompiled(getattr(base, f"get_{modality}_features", None))
             if original is not None:
                 self._wrap(modality, f"get_{modality}_features", original)
 
     def recent(self) -> list[EncoderOutput]:
-        """Return the encoder outputs that this thread has made and still uses."""
-        return list(self._thread.encodings)
+        """Return the encoder outputs that are still in use."""
+        return self._encodings
 
     def remove(self) -> None:
         """Remove the wrappers from the model."""
@@ -133,6 +135,7 @@ class EncoderRecorder:
         signature = inspect.signature(original)
         own_probe = EncoderProbe(self.base, self.signals) if self.signals else None
 
+        @torch.compiler.disable
         @functools.wraps(original)  # generate() reads the signature
         def recording(*args: Any, **kwargs: Any) -> Any:
             if self._thread.running:  # many models make the features of videos by their method for images
@@ -145,8 +148,8 @@ class EncoderRecorder:
                 pixels = inputs.pop(PIXELS[method_modality], None)
                 modality = self.modality_of(method_modality, pixels)
                 encoding = self._encoding(modality, {**inputs, PIXELS[modality]: pixels}, output, probe, merge)
-                alive = [known for known in self._thread.encodings if known.output() is not None]
-                self._thread.encodings = [*alive, encoding]
+                with self._lock:
+                    self._encodings = [*(known for known in self._encodings if known.alive), encoding]
                 self.recorded(encoding, output)
             return output
 
