@@ -80,6 +80,7 @@ seeds: $(STAMP)
 quality: $(STAMP)
 	$(RUN)/python scripts/embedded_quality.py
 	$(RUN)/python scripts/attention_on_target.py
+	$(RUN)/python scripts/forward_figure.py
 	$(RUN)/feathervlm study --seed 1 --out runs/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
 	cp runs/study/*.json results/study
 	cp runs/study/figures/*.png docs/results/figures

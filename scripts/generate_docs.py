@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import forward_figure
 import result_tables as tables
 from feathervlm import methods
 from feathervlm.bench import report as bench_report
@@ -31,6 +32,11 @@ def method_table() -> str:
     kinds = {name: REGISTRY[name] for name in methods.available()}
     rows = [[f"`{name}`", kind.summary().rstrip("."), kind.paper] for name, kind in kinds.items()]
     return markdown(["method", "idea", "source"], rows)
+
+
+def forward_drawing() -> str:
+    """Return the figure of one pruned forward."""
+    return forward_figure.draw(tables.read("embedded/forward.json"))
 
 
 def short_method_table() -> str:
@@ -134,6 +140,7 @@ FILES = {
 }
 """Files with generated tables."""
 PAGES = {
+    "docs/forward.svg": forward_drawing,
     "docs/results/study.md": study_page,
     "docs/results/performance.md": performance_page,
     "src/feathervlm/cli/data/methods.json": methods_data,
