@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-full lint bench train seeds quality clean
+.PHONY: demo test test-full lint notebooks bench train seeds quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ lint: $(STAMP)
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
+
+# Run the notebooks of docs/notebooks and store their outputs: about two minutes on one core.
+notebooks: $(STAMP)
+	$(RUN)/python scripts/run_notebooks.py
 
 # The measurements of docs/results/performance.md and README: about forty minutes on one core. Run nothing else meanwhile.
 BENCH := $(RUN)/feathervlm bench
