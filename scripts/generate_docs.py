@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import choice_tables as choice
 import forward_figure
 import result_tables as tables
 from feathervlm import methods
@@ -122,6 +123,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning": tables.pruning_table,
     "headline": tables.headline_table,
     "catalogue": tables.catalogue_table,
+    "choice-coverage": choice.coverage_text,
+    "choice-tasks": choice.task_table,
+    "choice-controls": choice.control_table,
+    "choice-settings": choice.setting_table,
+    "choice-speed": choice.speed_table,
     "lookup": tables.lookup_table,
     "seeds-quality": tables.seeds_quality_table,
     "seeds-lookup": tables.seeds_lookup_table,
@@ -133,6 +139,7 @@ TABLES: dict[str, Callable[[], str]] = {
 FILES = {
     "README.md": ("methods-short", "count", "speed", "headline"),
     "docs/methods.md": ("methods",),
+    "docs/which-method.md": ("choice-coverage", "choice-tasks", "choice-controls", "choice-settings", "choice-speed"),
     "docs/models.md": ("models", "refused"),
     "docs/results/catalogue.md": ("catalogue",),
     "docs/results/seeds.md": ("seeds-quality", "seeds-lookup", "seeds"),
