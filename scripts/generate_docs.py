@@ -40,6 +40,12 @@ def forward_drawing() -> str:
     return forward_figure.draw(tables.read("embedded/forward.json"))
 
 
+def method_classes() -> str:
+    """Return the lines by which mkdocstrings documents the classes of the methods."""
+    kinds = [REGISTRY[name] for name in methods.available()]
+    return "\n\n".join(f"::: {kind.__module__}.{kind.__qualname__}" for kind in kinds)
+
+
 def short_method_table() -> str:
     """Return the names of the methods by where their first stage prunes, with the default parameters."""
     places: dict[str, list[str]] = {
@@ -128,6 +134,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "choice-controls": choice.control_table,
     "choice-settings": choice.setting_table,
     "choice-speed": choice.speed_table,
+    "method-classes": method_classes,
     "lookup": tables.lookup_table,
     "seeds-quality": tables.seeds_quality_table,
     "seeds-lookup": tables.seeds_lookup_table,
@@ -139,6 +146,7 @@ TABLES: dict[str, Callable[[], str]] = {
 FILES = {
     "README.md": ("methods-short", "count", "speed", "headline"),
     "docs/methods.md": ("methods",),
+    "docs/reference/methods.md": ("method-classes",),
     "docs/which-method.md": ("choice-coverage", "choice-tasks", "choice-controls", "choice-settings", "choice-speed"),
     "docs/models.md": ("models", "refused"),
     "docs/results/catalogue.md": ("catalogue",),
