@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-full lint bench train seeds quality clean
+.PHONY: demo test test-full lint docs notebooks bench train seeds quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,25 @@ lint: $(STAMP)
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
+
+# The site in site/; a broken link or a missing docstring is an error. It reads the source without importing it, so its
+# environment has no torch.
+SITE := $(VENV)/docs
+EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+$(SITE)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SITE)
+	$(PYTHON) -c '$(EXTRA)' > $(SITE)/requirements.txt
+	$(SITE)/bin/pip install --quiet --constraint constraints.txt --requirement $(SITE)/requirements.txt
+	touch $@
+
+# Without --quiet, which also keeps warnings from failing the build. The variable silences an announcement of the theme.
+docs: $(SITE)/.installed
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --site-dir site
+	@echo "open site/index.html"
+
+# Run the notebooks of docs/notebooks and store their outputs: about two minutes on one core.
+notebooks: $(STAMP)
+	$(RUN)/python scripts/run_notebooks.py
 
 # The measurements of docs/results/performance.md and README: about forty minutes on one core. Run nothing else meanwhile.
 BENCH := $(RUN)/feathervlm bench
@@ -80,10 +99,11 @@ seeds: $(STAMP)
 quality: $(STAMP)
 	$(RUN)/python scripts/embedded_quality.py
 	$(RUN)/python scripts/attention_on_target.py
+	$(RUN)/python scripts/forward_figure.py
 	$(RUN)/feathervlm study --seed 1 --out runs/study $(patsubst %,--beside %,$(wildcard results/study-small-*))
 	cp runs/study/*.json results/study
 	cp runs/study/figures/*.png docs/results/figures
 	$(RUN)/python scripts/generate_docs.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

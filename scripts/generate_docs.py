@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import choice_tables as choice
+import forward_figure
 import result_tables as tables
 from feathervlm import methods
 from feathervlm.bench import report as bench_report
@@ -31,6 +33,17 @@ def method_table() -> str:
     kinds = {name: REGISTRY[name] for name in methods.available()}
     rows = [[f"`{name}`", kind.summary().rstrip("."), kind.paper] for name, kind in kinds.items()]
     return markdown(["method", "idea", "source"], rows)
+
+
+def forward_drawing() -> str:
+    """Return the figure of one pruned forward."""
+    return forward_figure.draw(tables.read("embedded/forward.json"))
+
+
+def method_classes() -> str:
+    """Return the lines by which mkdocstrings documents the classes of the methods."""
+    kinds = [REGISTRY[name] for name in methods.available()]
+    return "\n\n".join(f"::: {kind.__module__}.{kind.__qualname__}" for kind in kinds)
 
 
 def short_method_table() -> str:
@@ -116,6 +129,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "pruning": tables.pruning_table,
     "headline": tables.headline_table,
     "catalogue": tables.catalogue_table,
+    "choice-coverage": choice.coverage_text,
+    "choice-tasks": choice.task_table,
+    "choice-controls": choice.control_table,
+    "choice-settings": choice.setting_table,
+    "choice-speed": choice.speed_table,
+    "method-classes": method_classes,
     "lookup": tables.lookup_table,
     "seeds-quality": tables.seeds_quality_table,
     "seeds-lookup": tables.seeds_lookup_table,
@@ -127,6 +146,8 @@ TABLES: dict[str, Callable[[], str]] = {
 FILES = {
     "README.md": ("methods-short", "count", "speed", "headline"),
     "docs/methods.md": ("methods",),
+    "docs/reference/methods.md": ("method-classes",),
+    "docs/which-method.md": ("choice-coverage", "choice-tasks", "choice-controls", "choice-settings", "choice-speed"),
     "docs/models.md": ("models", "refused"),
     "docs/results/catalogue.md": ("catalogue",),
     "docs/results/seeds.md": ("seeds-quality", "seeds-lookup", "seeds"),
@@ -134,6 +155,7 @@ FILES = {
 }
 """Files with generated tables."""
 PAGES = {
+    "docs/forward.svg": forward_drawing,
     "docs/results/study.md": study_page,
     "docs/results/performance.md": performance_page,
     "src/feathervlm/cli/data/methods.json": methods_data,

@@ -322,7 +322,8 @@ def test_what_transformers_dropped_or_what_is_slow_stays_out(banned):
 
 def test_texts_are_plain():
     root = SOURCE.parents[1]
-    texts = [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.j2"), *(root / "docs").rglob("*.md"), *root.glob("*.md")]
+    docs = [path for ending in ("md", "ipynb") for path in (root / "docs").rglob(f"*.{ending}")]
+    texts = [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.j2"), *docs, *root.glob("*.md")]
     wrong = [
         f"{path.relative_to(root)}:{number} {found.group()!r}"
         for path in sorted(texts)

@@ -31,6 +31,7 @@ class ImageTokens(NamedTuple):
 
 
 Keep = int | float
+"""What is kept: a fraction in (0, 1], or a number of tokens from 2 on."""
 
 
 def check_keep(keep: Keep, name: str = "keep") -> None:

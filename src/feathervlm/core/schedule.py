@@ -22,6 +22,7 @@ from feathervlm.core.signals import Representatives, Signal
 from feathervlm.core.validation import check_choice, check_seed
 
 Layer = int | float
+"""A layer of the language model: a 0-based index, or a fraction of the depth in [0, 1)."""
 Cached = Literal["later", "all"]
 
 

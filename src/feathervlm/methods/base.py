@@ -38,7 +38,7 @@ class _NameTakenError(PruningError):
 class Method(ABC):
     """Base of all methods.
 
-    Class attributes:
+    Attributes:
         name: Name on the command line, lower case.
         paper: Source of the method, arXiv id first.
         budget_parameter: Name of the parameter in (0, 1] that `solve` may change, None if there is none.

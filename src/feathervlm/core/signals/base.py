@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 TextPart = Literal["all", "question"]
+"""Which text of the prompt is read: all of it, or the question after the last image."""
 
 
 def written_layer(layer: int | float) -> str:

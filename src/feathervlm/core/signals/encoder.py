@@ -6,9 +6,11 @@ from typing import Literal
 from feathervlm.core.signals.base import Signal, written_layer
 
 EncoderSource = Literal["cls", "received"]
+"""Which queries of the vision encoder count: that of [CLS], or all of them."""
 
 
 Heads = Literal["mean", "joint"]
+"""Attention as the mean over heads, or of queries and keys that are not split into heads."""
 
 
 def encoder_layer_index(layer: int | float, depth: int) -> int:

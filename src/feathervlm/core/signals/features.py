@@ -6,6 +6,7 @@ from typing import Literal
 from feathervlm.core.signals.base import Signal
 
 FeatureSource = Literal["vision", "projected", "hidden"]
+"""Where `Features` come from."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,19 @@ from typing import Literal
 from feathervlm.core.signals.base import Signal, TextPart
 
 ScoreLayer = Literal["K-1", "K"]
+"""The layer that scores: the last one that saw all tokens, or the one about to run."""
 
 
 Support = Literal["visual", "all"]
+"""Keys of the softmax of attention: the visual ones that enter the stage, or all that the query may see."""
 
 
 Point = Literal["entry", "middle"]
+"""Where the states of a layer are read: as they enter it, or after its attention."""
 
 
 Wave = Literal["cos", "sin"]
+"""Which table of the rotary embedding is read."""
 
 
 _CUT = {"K-1": "before the cut", "K": "after the cut"}

@@ -10,6 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_eval.api.instance import GenerationResult, Instance
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.protocol import ChatMessages
+from lmms_eval.utils import Collator
 from loguru import logger
 from PIL import Image
 from tqdm import tqdm
@@ -26,11 +31,6 @@ from feathervlm.inference.prompts import Prompt, has_template
 from feathervlm.integrations.lmms_eval.arguments import Generation, read_batch_size, read_method
 from feathervlm.integrations.lmms_eval.scoring import write_fractions
 from feathervlm.integrations.lmms_eval.token_counts import PrunedCounts, of_report
-from lmms_eval.api.instance import GenerationResult, Instance
-from lmms_eval.api.model import lmms
-from lmms_eval.models.model_utils.gen_metrics import log_metrics
-from lmms_eval.protocol import ChatMessages
-from lmms_eval.utils import Collator
 
 NO_BOX = "no box"
 """The answer to a question for a box that names none."""

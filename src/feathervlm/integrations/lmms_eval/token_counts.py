@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from feathervlm.engine.report.report import Report
 from lmms_eval.api.instance import TokenCounts
+
+from feathervlm.engine.report.report import Report
 
 
 @dataclass
