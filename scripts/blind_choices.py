@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `training`, which holds the scenes for now
 
@@ -23,6 +24,8 @@ import feathervlm
 from embedded_quality import folder_of, sha256_of
 from feathervlm import Grid, Random, Schedule, Stage, Top
 from feathervlm.core import Criterion, MaxMin, Selector, VisionAttention
+from feathervlm.core.candidates import Candidates
+from feathervlm.core.signals import Features, Signal
 from feathervlm.inference.loading import load
 from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.inference.prompts import Prompt, prepare
@@ -32,11 +35,23 @@ from feathervlm.utils.provenance import provenance
 from training.world.scenes import SIDE
 from training.world.tasks import HELD_OUT, sample
 
+
+class FeatureNorm(Criterion):
+    """Scores a token by the length of its feature vector, which encoders use to mark tokens (arXiv 2309.16588)."""
+
+    def signals(self) -> tuple[Signal, ...]:
+        return (Features("vision"),)
+
+    def score(self, tokens: Candidates) -> Tensor:
+        return tokens.signals.read(Features("vision")).norm(dim=-1)
+
+
 BATCH = 20
 BUDGETS = (1 / 3, 2 / 9, 1 / 9)
-RECEIVED: dict[str, Criterion] = {
+CRITERIA: dict[str, Criterion] = {
     "attention received, last layer": VisionAttention(-1, "received"),
     "attention received, last but one": VisionAttention(-2, "received"),
+    "feature norm": FeatureNorm(),
 }
 
 
@@ -45,7 +60,7 @@ def choices() -> Iterator[tuple[str, float, Selector]]:
     for budget in BUDGETS:
         yield "random", budget, Random(budget)
         yield "DivPrune", budget, MaxMin(budget)
-        for name, criterion in RECEIVED.items():
+        for name, criterion in CRITERIA.items():
             yield name, budget, Top(criterion, budget)
     for stride in (2, 3):
         yield f"grid of stride {stride}", 1 / stride**2, Grid(stride)

@@ -20,6 +20,8 @@ SHARE = 1 / 4
 """Share of a patch that a thing has to cover, unless its middle is there."""
 MIDDLE_PIXELS = 8
 """Number of pixels that a thing has to show on the patch of its middle."""
+EMPTY = 0.3
+"""Weight of a patch without a thing in the losses."""
 MOST = 9
 """Largest count; higher counts have the same label."""
 NOTHING = -100
@@ -86,6 +88,18 @@ def dense_labels(scene: Scene, patch: int) -> NDArray[np.int64]:
     centres = (boxes[:, :2] + boxes[:, 2:])[thing] // 2 // patch
     labels[on, 8] = (centres[:, 0] == x) & (centres[:, 1] == y)
     return labels
+
+
+def patch_weights(scene: Scene, patch: int) -> NDArray[np.float32]:
+    """Return the weight of each patch in the losses, of shape (patches,).
+
+    The patches of a thing that is seen on n of them have the weight 1 / sqrt(n), so that large things, which are seen
+    on most of the labelled patches, do not decide alone what is learned. Patches without a thing, which are learned
+    soon, have the weight `EMPTY`.
+    """
+    owner = shown(scene, patch)
+    counts = np.bincount(owner[owner >= 0], minlength=len(scene.items))
+    return np.where(owner >= 0, counts[owner].clip(1) ** -0.5, EMPTY).astype(np.float32)
 
 
 def global_labels(scene: Scene) -> list[int]:
