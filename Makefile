@@ -4,7 +4,11 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
+<<<<<<< HEAD
 .PHONY: demo test test-full lint docs notebooks bench train seeds quality clean
+=======
+.PHONY: demo test test-full lint bench train quality clean
+>>>>>>> world
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -72,28 +76,12 @@ bench: $(STAMP)
 	$(BENCH) --depth 4,8,24 --methods fastv,feather --out $(SPEEDS)/encoder-cpu.json --plot $(FIGURES)/encoder-cpu.png
 	$(RUN)/python scripts/generate_docs.py
 
-# Train the embedded weights from scratch: hours on two cores. A run that was interrupted is resumed.
+# Train a seed of the next embedded model from scratch (training/README.md): half a day on one core. An interrupted run is resumed.
+SEED ?= 0
 train: $(STAMP)
-	$(RUN)/python -m training all --folder runs/shipped
-	$(RUN)/python -m training export --folder runs/shipped
-
-# Train and measure three seeds of the smaller recipe, which show what of the study depends on the training seed: hours on two
-# cores. A seed that is already trained is not trained again. The weights stay in runs/, the measurements go to results/.
-SEEDS := 0 1 2
-MODELS := runs/models
-IN := results/embedded
-seeds: $(STAMP)
-	for name in $(SEEDS:%=small-%); do \
-		mkdir -p $(MODELS) $(IN)/training/$$name results/study-$$name && \
-		$(RUN)/python -m training all --folder runs/$$name --recipe small --seed $${name#small-} && \
-		$(RUN)/python -m training export --folder runs/$$name --recipe small --target $(MODELS)/$$name && \
-		cp runs/$$name/*.jsonl $(IN)/training/$$name && \
-		$(RUN)/python scripts/embedded_quality.py --n 500 --weights $(MODELS)/$$name --out $(IN)/quality-$$name.json && \
-		$(RUN)/python scripts/attention_on_target.py --weights $(MODELS)/$$name --out $(IN)/lookup-$$name.json && \
-		$(RUN)/feathervlm study --model $(MODELS)/$$name --n 50 --seed 1 --out runs/study-$$name && \
-		cp runs/study-$$name/findings.json runs/study-$$name/runs.json results/study-$$name || exit 1; \
-	done
-	$(RUN)/python scripts/generate_docs.py
+	$(RUN)/python -m training all --folder runs/seed-$(SEED) --seed $(SEED)
+	$(RUN)/python -m training layers --folder runs/seed-$(SEED) --seed $(SEED) --target runs/seed-$(SEED)/layers.json
+	$(RUN)/python -m training export --folder runs/seed-$(SEED) --target runs/models/seed-$(SEED)
 
 # The measurements of README, model card and docs/results/study.md: about an hour on two cores.
 quality: $(STAMP)

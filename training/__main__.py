@@ -1,11 +1,11 @@
-"""`python -m training`: the four stages and the export. Each stage can be resumed; one seed determines everything.
+"""`python -m training`: the stages and the export. Each stage can be resumed; one seed determines everything.
 
 Examples:
-    python -m training all --folder runs/seed0
-    python -m training align --folder runs/seed0 --processes 2
-    python -m training all --folder runs/small-1 --recipe small --seed 1
+    python -m training all --folder runs/seed-0
+    python -m training align --folder runs/seed-1 --seed 1 --processes 2
 """
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,91 +13,97 @@ import torch
 import typer
 
 from training.build import build_model
+from training.cut import cut, measure_layers
 from training.export import export
 from training.language import train_language
-from training.recipe import RECIPES, find
-from training.stages import launch
+from training.recipe import EMBEDDED
+from training.stages import check_previous, latest, latest_checkpoint, launch
 from training.vision import train_vision
-
-SHIPPED = Path("src/feathervlm/embedded/weights")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Folder = Annotated[Path, typer.Option(help="Directory of checkpoints and logs.")]
 Seed = Annotated[int, typer.Option(help="Seed of the initial weights and all data.")]
-Named = Annotated[str, typer.Option("--recipe", help=f"Sizes and numbers of steps: {' or '.join(RECIPES)}.")]
 Processes = Annotated[int, typer.Option(min=1, help="Number of processes of the stages align and tune.")]
-
 StopAt = Annotated[int | None, typer.Option(help="Stop before this step.")]
 
 
-@app.command()
-def vision(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
-    """Stage 1: train the vision encoder, unless the recipe uses that of the shipped weights."""
-    plan = find(recipe)
-    if plan.vision is None:
-        typer.echo(f"the recipe {recipe!r} uses the vision encoder of the shipped weights")
-        return
+@app.callback()
+def one_thread() -> None:
+    """Use one thread; the matrices are so small that several threads would wait for each other."""
     torch.set_num_threads(1)
-    size, run = plan.size, plan.run(seed)
-    tower = build_model(size, seed).model.vision_tower
-    train_vision(tower, size.patch, size.tower_width, folder, plan.vision, batch=plan.vision_batch, seed=seed, run=run)
 
 
 @app.command()
-def language(folder: Folder, seed: Seed = 0, recipe: Named = "shipped") -> None:
+def vision(folder: Folder, seed: Seed = 0, stop_at: StopAt = None) -> None:
+    """Stage 1: train the vision encoder."""
+    train_vision(build_model(EMBEDDED.size, seed).model.vision_tower, folder, EMBEDDED, seed, stop_at=stop_at)
+
+
+@app.command()
+def language(folder: Folder, seed: Seed = 0, stop_at: StopAt = None) -> None:
     """Stage 2: train the decoder as a language model."""
-    torch.set_num_threads(1)
-    plan = find(recipe)
-    model = build_model(plan.size, seed)
-    train_language(model, folder, plan, seed)
+    train_language(build_model(EMBEDDED.size, seed), folder, EMBEDDED, seed, stop_at=stop_at)
 
 
 @app.command()
-def align(
-    folder: Folder,
-    seed: Seed = 0,
-    recipe: Named = "shipped",
-    processes: Processes = 2,
-    stop_at: StopAt = None,
-) -> None:
+def align(folder: Folder, seed: Seed = 0, processes: Processes = 1, stop_at: StopAt = None) -> None:
     """Stage 3: train projector and later layers, after stages 1 and 2."""
-    launch("align", folder, seed, find(recipe), processes, stop_at)
+    launch("align", folder, seed, EMBEDDED, processes, stop_at)
+
+
+@app.command(name="cut")
+def take_out(folder: Folder, seed: Seed = 0) -> None:
+    """Stage 4: take out layers that contribute little, after stage 3; nothing happens if that is done."""
+    if (folder / "cut.pt").exists():
+        return
+    check_previous("cut", folder, seed, EMBEDDED)
+    choice = cut(folder, EMBEDDED, seed)
+    typer.echo(f"layers {choice.layers} taken out; the lookup begins at layer {choice.begins} of {choice.depth}")
 
 
 @app.command()
-def tune(
-    folder: Folder,
-    seed: Seed = 0,
-    recipe: Named = "shipped",
-    processes: Processes = 2,
-    stop_at: StopAt = None,
-) -> None:
-    """Stage 4: tune all layers, after stage 3."""
-    launch("tune", folder, seed, find(recipe), processes, stop_at)
+def tune(folder: Folder, seed: Seed = 0, processes: Processes = 1, stop_at: StopAt = None) -> None:
+    """Stage 5: tune all layers, after stage 4."""
+    launch("tune", folder, seed, EMBEDDED, processes, stop_at)
 
 
 @app.command(name="all")
-def everything(folder: Folder, seed: Seed = 0, recipe: Named = "shipped", processes: Processes = 2) -> None:
+def everything(folder: Folder, seed: Seed = 0, processes: Processes = 1) -> None:
     """Run all stages in order; finished stages are skipped."""
-    vision(folder, seed, recipe)
-    language(folder, seed, recipe)
-    align(folder, seed, recipe, processes, None)
-    tune(folder, seed, recipe, processes, None)
+    vision(folder, seed)
+    language(folder, seed)
+    align(folder, seed, processes)
+    take_out(folder, seed)
+    tune(folder, seed, processes)
+
+
+@app.command()
+def layers(folder: Folder, target: Annotated[Path, typer.Option(help="The JSON file.")], seed: Seed = 0) -> None:
+    """Measure where the latest checkpoint looks, and its held-out metrics without each layer; nothing is pruned."""
+    stage, learner = latest(folder, EMBEDDED, seed)
+    target.write_text(json.dumps({"stage": stage, **measure_layers(learner, EMBEDDED)}, indent=2) + "\n")
+    typer.echo(f"wrote {target}, of the stage {stage}")
 
 
 @app.command(name="export")
-def write(
-    folder: Folder,
-    recipe: Named = "shipped",
-    target: Annotated[Path, typer.Option(help="The model directory to write.")] = SHIPPED,
-) -> None:
+def write(folder: Folder, target: Annotated[Path, typer.Option(help="The model directory to write.")]) -> None:
     """Write the model directory from the latest checkpoint."""
-    stages = [folder / f"{stage}.pt" for stage in ("tune", "align")]
-    checkpoint = next((path for path in stages if path.exists()), None)
-    if checkpoint is None:
-        raise typer.BadParameter(f"there is no checkpoint in {folder}; train first")
-    step = export(checkpoint, find(recipe).size, target)
+    checkpoint = latest_checkpoint(folder)
+    step = export(checkpoint, EMBEDDED.size, target)
     typer.echo(f"wrote {target} from {checkpoint}, step {step}")
+
+
+@app.command()
+def exam(
+    model: Annotated[Path, typer.Option(help="The model directory.")],
+    target: Annotated[Path, typer.Option(help="The JSON file.")],
+    n: Annotated[int, typer.Option(min=1, help="Number of questions per task.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the questions.")] = 0,
+) -> None:
+    """Ask an exported model held-out questions, unpruned."""
+    from training.exam import examine
+
+    target.write_text(json.dumps({"n": n, "seed": seed, "tasks": examine(model, n, seed)}, indent=2) + "\n")
 
 
 @app.command()

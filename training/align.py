@@ -1,31 +1,42 @@
-"""Stages 3 and 4: the decoder is trained on images, first with its early layers frozen, then as a whole.
+"""Stages 3 and 5: the decoder is trained on images, first with its early layers frozen, then as a whole.
 
 The vision encoder stays frozen. In stage 3 the word embeddings and the first layers stay frozen as well, as in the
-first stage of LLaVA's recipe, so that the early layers remain those of a language model. Stage 4 tunes all layers at a
-lower rate. Many questions about an image are answered in one forward pass (see `packed`).
+first stage of LLaVA's recipe, so that the early layers remain those of a language model. In its first part most
+questions ask for one thing, and the early head of the text stage answers, too, so that the lookup stays early. Stage 5
+tunes all layers at a lower rate. Many questions about an image are answered in one forward pass (see `packed`).
 """
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from feathervlm.embedded.scenes import draw
-from feathervlm.embedded.tasks import LOCALIZATION, TASKS
 from training import packed
 from training.build import BOS
 from training.loop import Averages, Batch, Figures, train
 from training.machine import autocast
-from training.questions import END_WEIGHT, MOST_OBJECTS, SEEDS, Asked, make_batch
-from training.recipe import SHARES, Recipe
-from training.vision import to_pixels
+from training.questions import END_WEIGHT, POINT, Asked, make_batch
+from training.recipe import ALL, LOOKING, Recipe
+from training.text import PLACES
+from training.world.tasks import LOCALIZATION, TASKS
+
+HELD_OUT, IMAGES = 8, 8
+"""Number of held-out batches on which progress is measured, and of the images in each."""
+
+
+class Learner(nn.Module):
+    """The model and the head of its early layers, which is not part of the exported model."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.answer = nn.Linear(model.lm_head.in_features, model.lm_head.out_features)
 
 
 def train_alignment(
-    model: LlavaForConditionalGeneration,
+    learner: Learner,
     name: str,
     folder: Path,
     recipe: Recipe,
@@ -38,8 +49,8 @@ def train_alignment(
     """Train projector and decoder in place; see `loop.train` for the files.
 
     Args:
-        model: Model with a trained vision encoder and a trained decoder.
-        name: Name of the stage. "align" starts with few objects and leaves its first layers and the word embeddings
+        learner: Model with a trained vision encoder and a trained decoder, and its early head.
+        name: Name of the stage. "align" starts with few things and leaves its first layers and the word embeddings
             unchanged.
         folder: Directory of checkpoints and log.
         recipe: Recipe of the run.
@@ -48,40 +59,31 @@ def train_alignment(
         processes: Number of processes, connected by torch.distributed.
         stop_at: Step to stop before, so that the stage can be resumed.
     """
-    model.requires_grad_(True)
-    model.model.vision_tower.requires_grad_(False)
     aligning = name == "align"
     plan = recipe.align if aligning else recipe.tune
-    if aligning:
-        model.model.language_model.embed_tokens.requires_grad_(False)
-        model.model.language_model.layers[: recipe.frozen].requires_grad_(False)
-
+    choose_trained(learner, recipe.frozen if aligning else 0)
+    learner.answer.requires_grad_(aligning)
+    patch = recipe.size.patch
     share = recipe.images // processes
-    looking = recipe.looking if aligning else None
+
+    def before(share_of_steps: float, step: int) -> bool:
+        return aligning and step < share_of_steps * plan.steps
 
     def make(step: int) -> Batch:
-        most = MOST_OBJECTS[sum(step / plan.steps >= mark for mark in recipe.curriculum) if aligning else -1]
+        level = sum(step / plan.steps >= mark for mark in recipe.curriculum) if aligning else -1
         own = range(process * share, (process + 1) * share)
-        asked = looking.asked if looking and step < looking.steps else recipe.asked
-        return make_batch([("train", seed, step, i) for i in own], most, asked)
+        asked = LOOKING if before(recipe.looking, step) else ALL
+        return make_batch([("train", seed, step, i) for i in own], level, asked, patch)
 
     def compute(step: int, questions: Batch) -> tuple[Tensor, Figures]:
-        if looking:
-            # The optimizers have these layers from the start and skip parameters without a gradient.
-            layers = model.model.language_model.layers[recipe.frozen : looking.frozen]
-            layers.requires_grad_(step >= looking.steps)
-        return losses(model, questions)
+        early = recipe.early.answer_layer if before(recipe.early.until, step) else None
+        loss, figures, early_loss = losses(learner, questions, early)
+        return loss if early_loss is None else loss + recipe.early.answer_weight * early_loss, figures
 
-    held_out = [
-        make_batch([("held_out", 0, batch, i) for i in range(8)], MOST_OBJECTS[-1], Asked(SHARES)) for batch in range(8)
-    ]
+    known = held_out(HELD_OUT, patch)
 
     def validate() -> Figures:
-        averages = Averages()
-        with torch.no_grad():
-            for batch in held_out:
-                averages.add(losses(model, batch)[1])
-        return averages.take()
+        return measure(learner, known)
 
     def reduce(parameters: list[Tensor]) -> None:
         moving = [weight for weight in parameters if weight.grad is not None]
@@ -93,7 +95,7 @@ def train_alignment(
 
     train(
         name,
-        model,
+        learner,
         plan,
         make,
         compute,
@@ -107,17 +109,31 @@ def train_alignment(
     )
 
 
-def fit_projector(model: LlavaForConditionalGeneration) -> None:
-    """Scale the untrained projector so that its output has the standard deviation of word embeddings."""
-    pixels = to_pixels([draw(np.random.default_rng([SEEDS["train"], i])) for i in range(16)]).to(model.device)
-    projector = model.model.multi_modal_projector
+def choose_trained(learner: Learner, frozen: int) -> None:
+    """Let the vision encoder and some first layers, with the word embeddings, stay as they are; train all else."""
+    inner = learner.model.model
+    learner.requires_grad_(True)
+    inner.vision_tower.requires_grad_(False)
+    if frozen:
+        inner.language_model.embed_tokens.requires_grad_(False)
+        inner.language_model.layers[:frozen].requires_grad_(False)
+
+
+def held_out(batches: int, patch: int, asked: Asked = ALL) -> list[Batch]:
+    """Return batches of images that training does not see."""
+    return [
+        make_batch([("held_out", 0, batch, i) for i in range(IMAGES)], -1, asked, patch) for batch in range(batches)
+    ]
+
+
+def measure(learner: Learner, batches: list[Batch], skip: tuple[int, ...] = ()) -> Figures:
+    """Return the mean loss and metrics on some batches, with some layers left out."""
+    averages = Averages()
     with torch.no_grad():
-        raw = see(model, pixels)
-        projector.linear_1.weight /= raw.std()
-        output = projector(raw)
-        factor = model.model.language_model.embed_tokens.weight.std() / output.std()
-        projector.linear_2.weight *= factor
-        projector.linear_2.bias *= factor
+        for batch in batches:
+            loss, figures, _ = losses(learner, batch, skip=skip)
+            averages.add({"loss": loss.item(), **figures})
+    return averages.take()
 
 
 def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -127,29 +143,59 @@ def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
     return states[model.config.vision_feature_layer].float()
 
 
-def losses(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[Tensor, Figures]:
-    """Return the weighted cross-entropy and the share of right answers by task (boxes: left and top within one bin)."""
+def losses(
+    learner: Learner, batch: Batch, early: int | None = None, skip: tuple[int, ...] = ()
+) -> tuple[Tensor, Figures, Tensor | None]:
+    """Return the weighted cross-entropy, the share of right answers by task, and the loss of the early head.
+
+    Boxes are right if the four guessed tokens, each after the right ones before it, have an IoU of 0.5 with the true
+    box; `<task>_left` is the share of left edges within one bin.
+
+    Args:
+        learner: Model and early head.
+        batch: What `questions.make_batch` returns.
+        early: Number of layers below the early head; None leaves it out.
+        skip: Layers that are left out.
+    """
+    model = learner.model
     pixels, ids, targets, weights, segments, numbers = (part.to(model.device) for part in batch)
     inner = model.model
     embed = inner.language_model.embed_tokens
     start = embed.weight[BOS].expand(len(pixels), 1, -1)
     prefix = torch.cat([start, inner.multi_modal_projector(see(model, pixels))], 1)
-    states = packed.run(inner.language_model, prefix, embed(ids), segments)
+    taps = () if early is None else (early,)
+    states, tapped = packed.run(inner.language_model, prefix, embed(ids), segments, taps=taps, skip=skip)
     asked = weights > 0
     logits, target, weight = model.lm_head(states[asked]), targets[asked], weights[asked]
-    task = numbers[asked]
     each = F.cross_entropy(logits, target, reduction="none")
+    early_loss = None
+    if early is not None:
+        early_each = F.cross_entropy(learner.answer(packed.unit(tapped[early][asked])), target, reduction="none")
+        early_loss = (early_each * weight).sum() / weight.sum()
+    figures = by_task(logits.detach().argmax(-1), target, weight, numbers[asked])
+    return (each * weight).sum() / weight.sum(), figures, early_loss
+
+
+def by_task(guess: Tensor, target: Tensor, weight: Tensor, task: Tensor) -> Figures:
+    """Return the share of right answers by task, for tokens with a weight."""
     figures: Figures = {}
-    guess = logits.argmax(-1)
-    with torch.no_grad():
-        for i, name in enumerate(TASKS):
-            own = (task == i) & (weight > END_WEIGHT)
-            if not own.any():
-                continue
-            if name in LOCALIZATION:
-                near = ((guess - target)[own].view(-1, 4).abs() <= 1)[:, :2]
-                figures[name] = near.all(1).float().mean().item()
-            else:
-                figures[name] = (guess == target)[own].float().mean().item()
-            figures[f"{name}_loss"] = each[own].mean().item()
-    return (each * weight).sum() / weight.sum(), figures
+    for number, name in enumerate((*TASKS, "caption", "point")):
+        own = (task == number) & (weight > END_WEIGHT)
+        if not own.any() or name == "caption":
+            continue
+        if name in LOCALIZATION:
+            boxes, true = ((part[own] - PLACES.start).view(-1, 4) for part in (guess, target))
+            figures[name] = (overlap(boxes, true) >= 0.5).float().mean().item()
+            figures[f"{name}_left"] = ((boxes - true)[:, 0].abs() <= 1).float().mean().item()
+        else:
+            figures[name] = (guess == target)[own].float().mean().item()
+    assert number == POINT
+    return figures
+
+
+def overlap(boxes: Tensor, others: Tensor) -> Tensor:
+    """Return the IoU of boxes of bins, (count, 4), whose last bins belong to them; 0 for boxes of no size."""
+    sides = (torch.minimum(boxes, others)[:, 2:] - torch.maximum(boxes, others)[:, :2] + 1).clamp(min=0)
+    areas = [(part[:, 2:] - part[:, :2] + 1).clamp(min=0).prod(1) for part in (boxes, others)]
+    shared = sides.prod(1)
+    return shared / (areas[0] + areas[1] - shared).clamp(min=1)

@@ -4,10 +4,14 @@ All sizes are defined here. The model is a LLaVA with a SigLIP vision encoder (2
 [CLS]) and a Llama decoder with RoPE; the processor is `LlavaProcessor` with a word-level tokenizer.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlavaConfig,
@@ -18,14 +22,16 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from feathervlm.embedded.questions import LOCATIONS
-from feathervlm.embedded.scenes import SIDE
-from feathervlm.embedded.tasks import WORDS
+from training.world.questions import LOCATIONS
+from training.world.scenes import SIDE, Scene
+from training.world.tasks import WORDS
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD, BOS, EOS, UNK, IMAGE = range(len(SPECIAL))
 TEXT_WORDS = ("we", "see", "near", "then", "again", "it", "says", "picture", "yes", "no", "with", "by")
 VOCABULARY = tuple(dict.fromkeys((*SPECIAL, *LOCATIONS, *WORDS, *TEXT_WORDS)))
+MEAN, DEVIATION = 0.5, 0.25
+"""Of pixel values from 0 to 1, removed by the image processor."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}assistant: {% endif %}"
     "{% if message.content is string %}{{ message.content }} {% else %}"
@@ -38,16 +44,27 @@ CHAT_TEMPLATE = (
 class Size:
     """The dimensions of the model."""
 
-    layers: int = 16
+    layers: int = 14
     width: int = 128
-    heads: int = 2
-    head_dim: int = 64
+    heads: int = 4
+    head_dim: int = 32
     hidden: int = 256
-    patch: int = 8
-    tower_layers: int = 4
+    patch: int = 12
+    tower_layers: int = 6
     tower_width: int = 128
     tower_heads: int = 2
-    tower_hidden: int = 384
+    tower_hidden: int = 256
+
+
+def with_layers(size: Size, layers: int) -> Size:
+    """Return the dimensions of a model with fewer decoder layers."""
+    return replace(size, layers=layers)
+
+
+def layers_in(state: Mapping[str, torch.Tensor]) -> int:
+    """Return the number of decoder layers in the weights of a model."""
+    found = [re.search(r"language_model\.layers\.(\d+)\.", name) for name in state]
+    return 1 + max(int(match[1]) for match in found if match)
 
 
 def build_model(size: Size, seed: int) -> LlavaForConditionalGeneration:
@@ -91,6 +108,12 @@ def build_model(size: Size, seed: int) -> LlavaForConditionalGeneration:
     return model
 
 
+def to_pixels(scenes: list[Scene]) -> Tensor:
+    """Return pixels as the image processor does: (count, 3, SIDE, SIDE), normalized."""
+    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).permute(0, 3, 1, 2)
+    return (pixels.float() / 255 - MEAN) / DEVIATION
+
+
 def build_processor(size: Size) -> LlavaProcessor:
     """Return a processor whose vocabulary is the words of the tasks; other words become `<unk>`."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
@@ -111,7 +134,7 @@ def build_processor(size: Size) -> LlavaProcessor:
         padding_side="left",
     )
     return LlavaProcessor(
-        SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.25] * 3),
+        SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_mean=[MEAN] * 3, image_std=[DEVIATION] * 3),
         wrapped,
         patch_size=size.patch,
         vision_feature_select_strategy="full",

@@ -9,9 +9,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import typer
 
+from training.world.tasks import TASKS
+
 STAGES = {
-    "vision": ("colour", "shape", "digit", "left", "centre", "background"),
-    "language": ("places", "first_places", "answers"),
+    "vision": ("colour", "shape", "digit", "left", "middle", "content"),
+    "language": ("places", "first_places", "early_places", "answers"),
     "align": (),
     "tune": (),
 }
@@ -33,7 +35,7 @@ def draw_curves(folder: Path, target: Path) -> None:
         held_out = {
             key.removeprefix("held_out_") for record in records for key in record if key.startswith("held_out_")
         }
-        for name in STAGES[stage] or sorted(key for key in held_out if not key.endswith("_loss")):
+        for name in STAGES[stage] or sorted(key for key in held_out if key in TASKS):
             points = [(r["step"], r[f"held_out_{name}"]) for r in records if f"held_out_{name}" in r]
             panel.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
         panel.set(title=stage, xlabel="step", ylim=(0, 1))

@@ -8,11 +8,11 @@ import torch
 import typer
 from transformers import GenerationConfig
 
-from training.build import BOS, EOS, PAD, Size, build_model, build_processor
+from training.build import BOS, EOS, PAD, Size, build_model, build_processor, layers_in, with_layers
 
 
 def export(checkpoint: Path, size: Size, target: Path) -> int:
-    """Write the weights of a checkpoint of stage 3 or 4 and return its step.
+    """Write the weights of a checkpoint of stage 3, 4 or 5 and return its step.
 
     `target` is replaced as a whole, except for its README.
 
@@ -23,8 +23,9 @@ def export(checkpoint: Path, size: Size, target: Path) -> int:
     if present - {"README.md"} and "config.json" not in present:
         raise typer.BadParameter(f"{target} is not a model directory; choose another --target")
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    model = build_model(size, 0)
-    model.load_state_dict(state["module"])
+    weights = {name.removeprefix("model."): value for name, value in state["module"].items() if name[:6] == "model."}
+    model = build_model(with_layers(size, layers_in(weights)), 0)
+    model.load_state_dict(weights)
     model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
     draft, old = (target.with_name(f".{target.name}.{word}") for word in ("draft", "old"))
     for path in (draft, old):

@@ -1,25 +1,32 @@
 """The training loop of all stages: optimizers, learning-rate schedule, progress, log and checkpoints.
 
 A stage passes a model and a function from a step number to a loss and metrics. A batch depends on the step number
-alone, so that an interrupted run is resumed exactly.
+alone, so that an interrupted run is resumed exactly. A checkpoint is written every few minutes and after every
+validation.
 """
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from training.machine import best_device, helpers
 from training.muon import Muon
+
+SAVE_AFTER, REPORT_AFTER = 180.0, 60.0
+"""Seconds after which a checkpoint is written, and after which a line is printed if there is no terminal."""
 
 Figures = dict[str, float]
 Batch = tuple[Tensor, ...]
@@ -77,8 +84,8 @@ def train(
         make: Returns the batch of a step; may be called in other processes, ahead of time.
         compute: Returns the loss and the metrics of a step and its batch.
         folder: Directory of checkpoints and log; a checkpoint in it is resumed.
-        validate: Returns metrics on held-out data, which are logged at every checkpoint.
-        every: Steps between two checkpoints.
+        validate: Returns metrics on held-out data, which are logged.
+        every: Steps between two validations.
         reduce: Averages gradients over processes, in place.
         main: Whether this process writes files and shows progress.
         stop_at: Step to stop before, so that the stage can be resumed.
@@ -90,13 +97,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     optimizers = make_optimizers(module, plan)
     start, before = resume(folder / f"{name}.pt", module, optimizers, run)
-    begun = time.time()
+    begun = saved = time.time()
     averages = Averages()
     log = folder / f"{name}.jsonl"
     parameters = [weight for weight in module.parameters() if weight.requires_grad]
     last = plan.steps if stop_at is None else min(plan.steps, stop_at)
-    with progress(main) as bar:
-        task = bar.add_task(name, total=last, completed=start)
+    with Reporter(name, start, last, shown=main) as reporter:
         for step, batch in zip(range(start, last), ahead(make, range(start, last), helpers()), strict=True):
             for optimizer, base in zip(optimizers, (plan.other_rate, plan.matrix_rate), strict=False):
                 for group in optimizer.param_groups:
@@ -110,16 +116,59 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad()
             averages.add({"loss": loss.item(), "norm": float(norm), **figures})
-            bar.update(task, advance=1, description=f"{name} loss {loss.item():.3f}")
-            if main and ((step + 1) % every == 0 or step + 1 == last):
-                seconds = before + time.time() - begun
+            reporter.advance(loss.item())
+            if not main:
+                continue
+            done, logged = step + 1 == last, (step + 1) % every == 0
+            seconds = before + time.time() - begun
+            if done or logged:
                 record: dict[str, Any] = {"step": step + 1, "seconds": round(seconds, 1), **averages.take()}
                 if validate:
                     record |= {f"held_out_{key}": round(value, 4) for key, value in validate().items()}
                 with log.open("a") as file:
                     file.write(json.dumps(record, allow_nan=False) + "\n")
+            if done or logged or time.time() - saved > SAVE_AFTER:
                 state = {"module": module.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
                 save(folder / f"{name}.pt", {**state, "step": step + 1, "seconds": seconds, "run": run})
+                saved = time.time()
+
+
+class Reporter:
+    """Shows the progress of a stage: a bar on a terminal, else a line every minute."""
+
+    def __init__(self, name: str, start: int, last: int, *, shown: bool) -> None:
+        self.name, self.start, self.last, self.shown = name, start, last, shown
+        self.done = start
+        self.begun = self.reported = time.time()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            disable=not (shown and sys.stderr.isatty()),
+            console=Console(stderr=True),
+        )
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        self.task = self.bar.add_task(self.name, total=self.last, completed=self.start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, loss: float) -> None:
+        """Count one more step."""
+        self.done += 1
+        self.bar.update(self.task, advance=1, description=f"{self.name} loss {loss:.3f}")
+        now = time.time()
+        if self.shown and self.bar.disable and (now - self.reported > REPORT_AFTER or self.done == self.last):
+            self.reported = now
+            each = (now - self.begun) / (self.done - self.start)
+            left = timedelta(seconds=round(each * (self.last - self.done)))
+            when = time.strftime("%Y-%m-%d %H:%M:%S")
+            typer.echo(f"{when} {self.name} {self.done}/{self.last} loss {loss:.3f}, {each:.2f} s/step, {left} left")
 
 
 class Steps(Dataset[Batch]):
@@ -192,15 +241,3 @@ def save(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
-
-
-def progress(shown: bool) -> Progress:
-    """Return a progress bar with finished steps, elapsed and remaining time."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        disable=not shown,
-    )

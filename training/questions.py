@@ -9,30 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from feathervlm.embedded.questions import LOCATIONS
-from feathervlm.embedded.scenes import CLUTTERED, SEEN, SIZES, Scene, World, draw
-from feathervlm.embedded.tasks import TASKS
 from training import text
-from training.build import EOS, PAD
+from training.build import EOS, PAD, to_pixels
+from training.labels import shown
 from training.loop import Batch
-from training.vision import to_pixels
+from training.world.questions import BINS, LOCATIONS
+from training.world.scenes import CLUTTERED, SEEN, SIDE, SIZES, Scene, World, draw
+from training.world.tasks import TASKS
 
 SEEDS = {"train": 5, "held_out": 6}
-STREAM = 3
+STREAM = 13
 """Separates the random numbers of these stages from those of the other stages and of the benchmark."""
 WORD_WEIGHT = 1.5
 END_WEIGHT = 0.03
 CAPTION_WEIGHT = 0.5
-CAPTION = len(TASKS)
-"""The task number of captions."""
+CAPTION, POINT = len(TASKS), len(TASKS) + 1
+"""The task numbers of captions, and of questions for the colour at a place."""
 SIZE_TOKENS = {text.INDEX[size] for size in SIZES}
-PLACE_TOKENS = {text.INDEX[place] for place in LOCATIONS}
 Said = tuple[list[int], int, list[float], int]
 """Token ids, index of the first token of the answer, loss weight of each token of the answer, number of the task."""
 ROW = 32
 """Number of tokens in a row of questions."""
-MOST_OBJECTS = (2, 3, 4, 5, 6, 8)
-"""Largest number of objects in a scene, by step of the curriculum; the last also has clutter, as the benchmark does."""
+CURRICULUM = (range(2, 4), range(3, 6), range(5, 9), range(8, 14), range(12, 21), SEEN.counts)
+"""Numbers of things in a scene, by step of the curriculum; the last step also has clutter, as the benchmark does."""
+CLUTTER = 0.25
+"""Share of cluttered scenes in the last step of the curriculum."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +42,39 @@ class Asked:
 
     Attributes:
         shares: Number of questions by task; in cluttered scenes `cluttered` replaces `locate`.
-        captions: Number of objects that are described as well.
-        coordinates: Loss weights of left, top, right and bottom of a box. Left and top require finding the object;
-            right and bottom follow from its size.
+        captions: Number of things that are described as well.
+        points: Number of questions for the colour at a place. Every patch may matter for them, as in the descriptions
+            of regions that large models are trained on.
+        coordinates: Loss weights of left, top, right and bottom of a box.
     """
 
     shares: Mapping[str, int]
     captions: int = 0
+    points: int = 0
     coordinates: tuple[float, float, float, float] = (0.7, 0.5, 0.2, 0.2)
 
 
-def make_batch(images: list[tuple[str, int, int, int]], most: int, asked: Asked) -> Batch:
+def make_batch(images: list[tuple[str, int, int, int]], level: int, asked: Asked, patch: int) -> Batch:
     """Return pixels, token ids, targets, loss weights, question numbers and task numbers.
 
     All but the pixels have shape (images, R, ROW). A row contains as many questions as fit, numbered 1, 2, ...; 0 is
-    padding. A caption counts as a question whose task is `CAPTION`.
+    padding. Captions and questions for the colour at a place have the task numbers `CAPTION` and `POINT`.
 
     Args:
         images: Split, seed, step and number within the step of each image.
-        most: Largest number of objects in a scene, one of `MOST_OBJECTS`.
+        level: Step of the curriculum, an index into `CURRICULUM`; -1 is the last.
         asked: The questions about each image.
+        patch: Width of a patch in pixels.
     """
-    full = most == MOST_OBJECTS[-1]
+    full = level % len(CURRICULUM) == len(CURRICULUM) - 1
     scenes, rows = [], []
     for split, *numbers_of_image in images:
         rng = np.random.default_rng([SEEDS[split], *numbers_of_image, STREAM])
-        cluttered = full and rng.random() < 0.2
-        world = CLUTTERED if cluttered else SEEN if full else World(counts=range(min(3, most), most + 1))
+        cluttered = full and rng.random() < CLUTTER
+        world = CLUTTERED if cluttered else World(counts=CURRICULUM[level])
         scene = draw(rng, world)
         scenes.append(scene)
-        rows.append(ask(rng, scene, cluttered, asked) + caption(rng, scene, asked))
+        rows.append(ask(rng, scene, cluttered, asked) + caption(rng, scene, asked) + point(rng, scene, asked, patch))
     places = [arrange([len(tokens) - 1 for tokens, _, _, _ in row]) for row in rows]
     count = 1 + max(j for row in places for j, _ in row)
     ids = np.full((len(images), count, ROW), PAD)
@@ -122,12 +126,25 @@ def ask(rng: np.random.Generator, scene: Scene, cluttered: bool, asked: Asked) -
 
 
 def caption(rng: np.random.Generator, scene: Scene, asked: Asked) -> list[Said]:
-    """Return descriptions of some objects, weighted from the first word that the image determines."""
+    """Return descriptions of some things, weighted from the first word that the image determines."""
     result = []
     for i in rng.permutation(len(scene.items))[: asked.captions]:
         tokens = [token for token, _ in text.describe(rng, scene.items[i])]
         begin = next(at for at, token in enumerate(tokens) if token in SIZE_TOKENS)
-        box = next(at for at, token in enumerate(tokens) if token in PLACE_TOKENS)
+        box = next(at for at, token in enumerate(tokens) if token in text.PLACES)
         weights = [CAPTION_WEIGHT] * (box - begin) + [*asked.coordinates] + [END_WEIGHT] * (len(tokens) - box - 4)
         result.append((tokens, begin, weights, CAPTION))
+    return result
+
+
+def point(rng: np.random.Generator, scene: Scene, asked: Asked, patch: int) -> list[Said]:
+    """Return questions for the colour of the thing at a place, or for the background where there is none."""
+    result = []
+    across = SIDE // patch
+    owner = shown(scene, patch)
+    for cell in rng.permutation(across**2)[: asked.points]:
+        x, y = (int(place * patch + rng.integers(patch)) * BINS // SIDE for place in (cell % across, cell // across))
+        colour = scene.items[owner[cell]].colour if owner[cell] >= 0 else scene.background
+        prompt = text.encode(f"what colour is at {LOCATIONS[x]} {LOCATIONS[y]} ? assistant:")
+        result.append((prompt + text.encode(colour) + [EOS], len(prompt), [WORD_WEIGHT, END_WEIGHT], POINT))
     return result

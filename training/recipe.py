@@ -1,138 +1,123 @@
-"""The recipes: sizes, steps and learning rates of the shipped weights and of a smaller model."""
+"""The recipe of the embedded weights: sizes, steps, learning rates and questions of every stage."""
 
 from dataclasses import dataclass, field
-
-import typer
 
 from training.build import Size
 from training.loop import Plan
 from training.questions import Asked
 from training.text import Mix
 
-SHARES = {
-    "locate": 4,
-    "relation": 4,
-    "place": 3,
-    "reading": 3,
-    "attribute": 3,
-    "counting": 3,
-    "existence": 4,
-    "spatial": 8,
-    "background": 1,
-}
-MORE_FOR_TOP = (0.6, 0.8, 0.2, 0.2)
-"""Loss weights of left, top, right and bottom: top comes after left and is learned after it."""
+LOOKING = Asked(
+    {"locate": 12, "place": 4, "attribute": 2, "background": 1},
+    captions=4,
+    points=4,
+    coordinates=(0.6, 0.8, 0.4, 0.4),
+)
+"""The questions of the first part of stage 3, most of which ask for one thing.
+
+Once the left edge is known, the thing has been found; the top edge is learned after it.
+"""
+ALL = Asked(
+    {
+        "locate": 6,
+        "relation": 5,
+        "place": 3,
+        "reading": 4,
+        "attribute": 4,
+        "counting": 4,
+        "existence": 4,
+        "spatial": 7,
+        "background": 1,
+    },
+    captions=3,
+    points=4,
+    coordinates=(0.6, 0.8, 0.4, 0.4),
+)
 
 
 @dataclass(frozen=True)
-class Looking:
-    """A different start of stage 3, with more frozen layers, which keep what the language model learned there.
+class Early:
+    """What early layers are taught by heads of their own, which are not used later.
+
+    The first layers of large language models join words to phrases (arXiv 2406.19384); here a head names the last words
+    in any order. Another head answers, so that what is asked for is looked up in the layers before it (deep
+    supervision, arXiv 1409.5185).
 
     Attributes:
-        steps: Number of steps.
-        frozen: Number of first layers that do not change.
-        asked: The questions about each image.
+        bag_layer: Number of layers below the head that names words.
+        bag_words: Number of last words that it names.
+        bag_weight: Weight of its loss in stage 2.
+        answer_layer: Number of layers below the head that answers.
+        answer_weight: Weight of its loss in stage 2 and in the first part of stage 3.
+        until: Share of stage 3 in which the head answers.
     """
 
-    steps: int
-    frozen: int
-    asked: Asked
+    bag_layer: int = 2
+    bag_words: int = 10
+    bag_weight: float = 0.5
+    answer_layer: int = 5
+    answer_weight: float = 0.3
+    until: float = 0.35
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The plans of the four stages.
+    """The plans of all stages.
 
     Attributes:
-        name: Name of the recipe, which also identifies a run.
-        size: Dimensions of the model.
-        vision: Plan of stage 1; None uses the vision encoder of the shipped weights.
+        name: Name of the recipe, which identifies a run together with the seed.
+        size: Dimensions of the model before layers are taken out.
+        vision: Plan of stage 1.
         vision_batch: Scenes per step of stage 1.
         language: Plan of stage 2.
         language_batch: Sequences per step of stage 2.
         align: Plan of stage 3.
-        tune: Plan of stage 4.
-        images: Images per step of stages 3 and 4, of all processes together.
+        tune: Plan of stage 5.
+        images: Images per step of stages 3 and 5, of all processes together.
         frozen: Number of first decoder layers that stage 3 does not change.
         recall_first: Number of first steps of stage 2 with nothing but repeated phrases (`text.recall`).
         text: Mix of the other text of stage 2.
-        words: Whether to fit the projector to words before stage 3 (`words.begin_with_words`).
-        looking: Start of stage 3, if it is different.
-        asked: The questions about each image in stages 3 and 4.
-        curriculum: Shares of stage 3 after which scenes may have more objects (see `questions.MOST_OBJECTS`).
+        early: Additional losses of early layers.
+        earliest: Share of the depth at which the lookup should begin at the latest (see `cut.choose`).
+        least_layers: Smallest number of layers that stay.
+        useless: Share of the held-out loss by which a layer has to lower it; others are taken out.
+        looking: Share of stage 3 with the questions `LOOKING`.
+        curriculum: Shares of stage 3 after which scenes may have more things (see `questions.CURRICULUM`).
     """
 
     name: str
     size: Size
-    vision: Plan | None
+    vision: Plan
     vision_batch: int
     language: Plan
     language_batch: int
     align: Plan
     tune: Plan
     images: int
-    frozen: int
-    recall_first: int = 0
-    text: Mix = field(default_factory=Mix)
-    words: bool = False
-    looking: Looking | None = None
-    asked: Asked = field(default_factory=lambda: Asked(SHARES))
-    curriculum: tuple[float, ...] = (0.04, 0.09, 0.15, 0.22, 0.30)
+    frozen: int = 2
+    recall_first: int = 250
+    text: Mix = field(default_factory=lambda: Mix(recall=0.1, bursty=0.3, questions=(10, 21)))
+    early: Early = field(default_factory=Early)
+    earliest: float = 0.4
+    least_layers: int = 12
+    useless: float = 0.02
+    looking: float = 0.22
+    curriculum: tuple[float, ...] = (0.05, 0.11, 0.3, 0.42, 0.55)
 
     def run(self, seed: int) -> str:
         """Return the name that identifies a run of this recipe and seed."""
         return f"{self.name} seed {seed}"
 
 
-RECIPES = {
-    "shipped": Recipe(
-        name="shipped",
-        size=Size(),
-        vision=Plan(steps=4000, matrix_rate=4e-3, other_rate=2e-3, flat=0.3),
-        vision_batch=16,
-        language=Plan(steps=2400, matrix_rate=5e-3, other_rate=2e-3),
-        language_batch=8,
-        align=Plan(steps=4500, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.5, floor=0.1),
-        tune=Plan(steps=2400, matrix_rate=2e-3, other_rate=1e-3, flat=0.4),
-        images=8,
-        frozen=2,
-    ),
-    "small": Recipe(
-        name="small",
-        size=Size(layers=12, width=96, hidden=192),
-        vision=None,
-        vision_batch=16,
-        language=Plan(steps=1300, matrix_rate=5e-3, other_rate=2e-3, flat=0.7),
-        language_batch=8,
-        recall_first=250,
-        text=Mix(recall=0.1, bursty=0.3, questions=(10, 21)),
-        words=True,
-        looking=Looking(
-            1000,
-            6,
-            Asked({"locate": 12, "place": 4, "attribute": 2, "background": 1}, captions=4, coordinates=MORE_FOR_TOP),
-        ),
-        align=Plan(steps=2400, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.6, floor=0.1),
-        tune=Plan(steps=800, matrix_rate=3e-3, other_rate=1.5e-3, flat=0.4),
-        images=4,
-        frozen=2,
-        asked=Asked(
-            {**SHARES, "reading": 4, "attribute": 4, "counting": 4, "spatial": 3, "background": 2},
-            captions=4,
-            coordinates=MORE_FOR_TOP,
-        ),
-        curriculum=(0.09, 0.18, 0.27, 0.39, 0.52),
-    ),
-}
-"""`shipped` made the shipped weights; `small` takes an hour and a quarter on one core and is used to compare seeds."""
-
-
-def find(name: str) -> Recipe:
-    """Return the recipe of that name.
-
-    Raises:
-        typer.BadParameter: If there is no such recipe.
-    """
-    if name not in RECIPES:
-        raise typer.BadParameter(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+EMBEDDED = Recipe(
+    name="embedded",
+    size=Size(),
+    vision=Plan(steps=6000, matrix_rate=4e-3, other_rate=2e-3, flat=0.3),
+    vision_batch=16,
+    language=Plan(steps=1600, matrix_rate=5e-3, other_rate=2e-3, flat=0.6),
+    language_batch=8,
+    align=Plan(steps=4000, matrix_rate=4e-3, other_rate=2e-3, warm_up=80, flat=0.6, floor=0.1),
+    tune=Plan(steps=4000, matrix_rate=2e-3, other_rate=1e-3, flat=0.4),
+    images=4,
+)
+"""The recipe of the shipped weights and of the two other seeds."""

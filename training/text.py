@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feathervlm.embedded.questions import write_box
-from feathervlm.embedded.scenes import Item, Scene, World, arrange
-from feathervlm.embedded.tasks import TASKS
 from training.build import BOS, SPECIAL, VOCABULARY
+from training.world.questions import LOCATIONS, write_box
+from training.world.scenes import Item, Scene, World, arrange
+from training.world.tasks import TASKS
 
 INDEX = {word: i for i, word in enumerate(VOCABULARY)}
+PLACES = range(INDEX[LOCATIONS[0]], INDEX[LOCATIONS[-1]] + 1)
+"""The ids of the coordinate tokens, in order."""
 FRESH = 0.12
 """Share of the tokens of a bursty sequence that are drawn at random."""
 RECENCY = 60.0
@@ -116,7 +118,7 @@ def document(rng: np.random.Generator, hardest: int, mix: Mix) -> Weighted:
     """Return a scene in words with questions and answers about it."""
     counts = range(min(3, hardest), hardest + 1) if hardest >= 3 else (hardest,)
     background, items = arrange(rng, World(counts=counts))
-    scene = Scene(tuple(items), background, np.empty((0, 0, 3), np.uint8))
+    scene = Scene(tuple(items), background, np.empty((0, 0, 3), np.uint8), np.empty((0, 0), np.int16))
     tokens: Weighted = [(token, WORD) for token in encode(f"the background is {background} .")]
     for i in rng.permutation(len(items)):
         tokens += describe(rng, items[i])

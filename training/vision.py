@@ -1,61 +1,58 @@
 """Stage 1: the vision encoder is trained on the labels of generated scenes.
 
-There are two kinds of targets. Dense: each patch predicts the colour, shape, size, digit and box of its object, and
-whether it contains the object's centre, as in detection pretraining. Global: the mean of a random tenth of the patches
-predicts the background and the number of objects of each colour and shape, so that every token also has information on
-the whole picture, as in image-text pretraining (cf. FLIP, arXiv 2212.00794). The heads are not used afterwards.
+There are three kinds of targets. Dense: each patch predicts the labels of `labels.DENSE`. Content: each patch predicts
+its own pixels at a third of the resolution, whatever it shows, so that patches without a thing carry information as
+well. Global: the mean of a random tenth of the patches predicts the background and the number of things of each colour
+and shape, so that every token also has information on the whole picture, as in image-text pretraining (cf. FLIP, arXiv
+2212.00794). The heads are not used afterwards.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from feathervlm.embedded.questions import BIN, BINS
-from feathervlm.embedded.scenes import BACKGROUNDS, CLUTTERED, COLOURS, SEEN, SHAPES, SIDE, SIZES, Scene, draw
-from training.loop import Batch, Figures, Plan, train
+from training.build import to_pixels
+from training.labels import DENSE, EDGES, FAR, GLOBAL, NOTHING, dense_labels, global_labels, patch_weights
+from training.loop import Batch, Figures, train
 from training.machine import autocast, best_device
+from training.recipe import Recipe
+from training.world.scenes import CLUTTERED, SEEN, SHAPES, SIZES, draw
 
-MOST = 4
-"""Largest count; higher counts have the same label."""
-
-DENSE = {
-    "colour": len(COLOURS) + 1,
-    "shape": len(SHAPES) + 1,
-    "size": len(SIZES),
-    "digit": 10,
-    "left": BINS,
-    "top": BINS,
-    "right": BINS,
-    "bottom": BINS,
-    "centre": 2,
-}
-GLOBAL = {"background": len(BACKGROUNDS)} | dict.fromkeys((*COLOURS, *SHAPES), MOST + 1)
-NOTHING = -100
+DETAIL = 3
+"""Side in pixels of the squares whose means a patch predicts."""
+CONTENT_WEIGHT, GLOBAL_WEIGHT = 2.0, 0.05
+DENSE_WEIGHTS = {"shape": 2.0, **dict.fromkeys((*EDGES, "size", "middle"), 0.5)}
+"""Weights of the losses per patch, if not 1. Shapes are learned last."""
+CLUTTER = 0.25
+"""Share of cluttered scenes."""
 SEEDS = {"train": 1, "held_out": 2}
-STREAM = 1
+STREAM = 11
 """Separates the random numbers of this stage from those of the other stages and of the benchmark."""
 
 
 class Teacher(nn.Module):
     """The vision encoder with the heads that it is trained with."""
 
-    def __init__(self, tower: nn.Module, width: int) -> None:
+    def __init__(self, tower: nn.Module, patch: int, width: int) -> None:
         super().__init__()
         self.tower = tower
         self.dense = nn.Linear(width, sum(DENSE.values()))
         self.gist = nn.Linear(width, sum(GLOBAL.values()))
+        self.content = nn.Linear(width, 3 * (patch // DETAIL) ** 2)
 
 
 def train_vision(
-    tower: nn.Module, patch: int, width: int, folder: Path, plan: Plan, *, batch: int, seed: int, run: str
+    tower: nn.Module, folder: Path, recipe: Recipe, seed: int, *, held_out: int = 48, stop_at: int | None = None
 ) -> None:
     """Train the vision encoder in place; see `loop.train` for the files."""
-    teacher = Teacher(tower, width).to(best_device())
-    held_out = make_batch(SEEDS["held_out"], 0, 64, patch)
+    patch, batch = recipe.size.patch, recipe.vision_batch
+    torch.manual_seed(seed)
+    teacher = Teacher(tower, patch, recipe.size.tower_width).to(best_device())
+    known = make_batch(SEEDS["held_out"], 0, held_out, patch)
 
     def make(step: int) -> Batch:
         return make_batch(SEEDS["train"] + 10 * seed, step, batch, patch)
@@ -65,81 +62,75 @@ def train_vision(
         return losses(teacher, *scenes)
 
     def validate() -> Figures:
+        torch.manual_seed(0)
         with torch.no_grad():
-            return losses(teacher, *held_out)[1]
+            return losses(teacher, *known)[1]
 
-    train("vision", teacher, plan, make, compute, folder, validate=validate, run=f"{run}, {batch} scenes")
+    run = f"{recipe.run(seed)}, {batch} scenes"
+    train("vision", teacher, recipe.vision, make, compute, folder, validate=validate, run=run, stop_at=stop_at)
 
 
-def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, gist: Tensor) -> tuple[Tensor, Figures]:
-    """Return the sum of all cross-entropies, and the accuracy of each target (boxes within one bin)."""
+def losses(teacher: Teacher, pixels: Tensor, dense: Tensor, weights: Tensor, gist: Tensor) -> tuple[Tensor, Figures]:
+    """Return the weighted sum of all losses, and the accuracy of each target.
+
+    The accuracies per patch are those of patches that show a thing; edges are counted where they are near, and may be
+    off by one class. `small_shape` is the accuracy on small things, `none` that of the shape where there is none.
+    """
     device = teacher.dense.weight.device
-    pixels, dense, gist = pixels.to(device), dense.to(device), gist.to(device)
+    pixels, dense, weights, gist = (part.to(device) for part in (pixels, dense, weights, gist))
     with autocast(device.type):
         features = teacher.tower(pixels).last_hidden_state
     features = features.float()
     few = torch.rand(features.shape[:2]).to(device).argsort(1)[:, : features.shape[1] // 10]
     pooled = features.gather(1, few[..., None].expand(-1, -1, features.shape[2])).mean(1)
-    figures: Figures = {}
-    total = features.new_zeros(())
-    on = dense[..., 1] < len(SHAPES)
-    for head, kinds, targets in ((teacher.dense(features), DENSE, dense), (teacher.gist(pooled), GLOBAL, gist)):
-        for i, (logits, key) in enumerate(zip(head.split(list(kinds.values()), -1), kinds, strict=True)):
-            target = targets[..., i]
-            weight = 1.0 if kinds is DENSE else 0.2
-            total = total + weight * F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=NOTHING)
-            near = (logits.argmax(-1) - target).abs() <= (1 if key in ("left", "top", "right", "bottom") else 0)
-            counted = (target != NOTHING) & on if kinds is DENSE else target != NOTHING
-            if counted.any():
-                figures[key] = near[counted].float().mean().item()
+    wanted = content(pixels, features.shape[1])
+    unexplained = F.mse_loss(teacher.content(features), wanted) / wanted.var()
+    total = CONTENT_WEIGHT * unexplained
+    figures: Figures = {"content": 1 - unexplained.item()}
+    on, small = dense[..., 1] < len(SHAPES), dense[..., 2] == SIZES.index("small")
+    for key, logits, target in by_name(teacher.dense(features), dense, DENSE):
+        each = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=NOTHING, reduction="none")
+        weight = weights.flatten() * (target.flatten() != NOTHING)
+        total = total + DENSE_WEIGHTS.get(key, 1.0) * (each * weight).sum() / weight.sum().clamp(min=1)
+        guess = logits.argmax(-1)
+        counted = (target != NOTHING) & on
+        right = guess == target
+        if key in EDGES:
+            counted &= target != FAR
+            right = ((guess - target).abs() <= 1) & (guess != FAR)
+        if counted.any():
+            figures[key] = right[counted].float().mean().item()
+        if key == "shape":
+            parts = {"none": ~on, "small_shape": on & small}
+            figures |= {name: right[part].float().mean().item() for name, part in parts.items() if part.any()}
+    for key, logits, target in by_name(teacher.gist(pooled), gist, GLOBAL):
+        total = total + GLOBAL_WEIGHT * F.cross_entropy(logits, target)
+        if key == "background":
+            figures[key] = (logits.argmax(-1) == target).float().mean().item()
     return total, figures
 
 
-def make_batch(seed: int, step: int, count: int, patch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pixels (count, 3, 128, 128), dense labels (count, patches, 9) and global labels (count, 12)."""
+def by_name(outputs: Tensor, labels: Tensor, kinds: dict[str, int]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the name, the logits and the labels of each kind."""
+    yield from zip(kinds, outputs.split(list(kinds.values()), -1), labels.unbind(-1), strict=True)
+
+
+def content(pixels: Tensor, patches: int) -> Tensor:
+    """Return the means of squares of `DETAIL` pixels in each patch, of shape (images, patches, squares * 3)."""
+    across = round(patches**0.5)
+    small = F.avg_pool2d(pixels, DETAIL)
+    cells = small.unflatten(2, (across, -1)).unflatten(4, (across, -1))
+    return cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def make_batch(seed: int, step: int, count: int, patch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return pixels, labels and weights of patches, and labels of scenes.
+
+    Their shapes are (count, 3, SIDE, SIDE), (count, patches, 9), (count, patches) and (count, 21).
+    """
     rng = np.random.default_rng([seed, step, 0, 0, STREAM])
-    scenes = [draw(rng, CLUTTERED if rng.random() < 0.2 else SEEN) for _ in range(count)]
+    scenes = [draw(rng, CLUTTERED if rng.random() < CLUTTER else SEEN) for _ in range(count)]
     dense = np.stack([dense_labels(scene, patch) for scene in scenes])
-    gist = np.array([gist_labels(scene) for scene in scenes])
-    return to_pixels(scenes), torch.from_numpy(dense), torch.from_numpy(gist)
-
-
-def to_pixels(scenes: list[Scene]) -> Tensor:
-    """Return pixels as the image processor does: (count, 3, 128, 128), with mean 0.5 and deviation 0.25 removed."""
-    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes])).permute(0, 3, 1, 2)
-    return (pixels.float() / 255 - 0.5) / 0.25
-
-
-def dense_labels(scene: Scene, patch: int) -> NDArray[np.int64]:
-    """Return the labels of the object that covers most of each patch, (patches, 9); colour and shape may be "none"."""
-    across = SIDE // patch
-    labels = np.full((across, across, len(DENSE)), NOTHING)
-    labels[..., 0], labels[..., 1] = len(COLOURS), len(SHAPES)
-    covered = np.full((across, across), 8)
-    edges = patch * np.arange(across)
-    for item in scene.items:
-        left, top, right, bottom = item.box
-        wide = (np.minimum(right, edges + patch) - np.maximum(left, edges)).clip(0)
-        high = (np.minimum(bottom, edges + patch) - np.maximum(top, edges)).clip(0)
-        area = high[:, None] * wide[None]
-        x, y = (int(value) // patch for value in item.centre)
-        own = area > covered
-        covered[own] = area[own]
-        labels[own] = [
-            list(COLOURS).index(item.colour),
-            SHAPES.index(item.shape),
-            SIZES.index(item.size),
-            NOTHING if item.digit is None else item.digit,
-            *(value // BIN for value in (left, top, right - 1, bottom - 1)),
-            0,
-        ]
-        if own[y, x]:
-            labels[y, x, -1] = 1
-    return labels.reshape(across * across, -1)
-
-
-def gist_labels(scene: Scene) -> list[int]:
-    """Return the background and the numbers of objects of each colour and each shape."""
-    counts = [sum(item.colour == colour for item in scene.items) for colour in COLOURS]
-    counts += [sum(item.shape == shape for item in scene.items) for shape in SHAPES]
-    return [BACKGROUNDS.index(scene.background), *(min(count, MOST) for count in counts)]
+    weights = np.stack([patch_weights(scene, patch) for scene in scenes])
+    gist = np.array([global_labels(scene) for scene in scenes])
+    return to_pixels(scenes), *(torch.from_numpy(part) for part in (dense, weights, gist))
