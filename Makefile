@@ -4,11 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: demo test test-full lint docs notebooks bench train seeds quality clean
-=======
-.PHONY: demo test test-full lint bench train quality clean
->>>>>>> world
+.PHONY: demo test test-full lint docs notebooks bench train quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
