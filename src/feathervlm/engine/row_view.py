@@ -38,9 +38,16 @@ class RowView:
         """Return the same on another device, where the layer that is measured is."""
         if self.positions.device == device:
             return self
-        tensors = {name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor)}
         chosen = None if self.chosen is None else (self.chosen[0].to(device), self.chosen[1].to(device))
-        return replace(self, **tensors, chosen=chosen)
+        return replace(
+            self,
+            query=self.query.to(device),
+            visual=self.visual.to(device),
+            positions=self.positions.to(device),
+            valid=None if self.valid is None else self.valid.to(device),
+            table_rows=self.table_rows.to(device),
+            chosen=chosen,
+        )
 
     def take(self, states: Tensor, rows: Tensor) -> Tensor:
         """Return rows of turns (turns, n) of states (..., batch or 1, length, dim): (..., turns, n, dim)."""
