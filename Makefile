@@ -53,7 +53,7 @@ notebooks: $(STAMP)
 	$(RUN)/python scripts/run_notebooks.py
 
 # The measurements of docs/results/performance.md and README: about forty minutes on one core. Run nothing else meanwhile.
-BENCH := $(RUN)/feathervlm bench
+BENCH := $(RUN)/feathervlm bench --force
 SPEEDS := results/bench
 FIGURES := docs/results/figures
 bench: $(STAMP)

@@ -104,7 +104,7 @@ def main() -> None:
     default = Path("results/embedded/lookup.json")
     parser.add_argument("--out", type=Path, default=default, help=f"default: {default}")
     arguments = parser.parse_args()
-    files.make_directory(arguments.out.parent, "--out")
+    files.make_directory(arguments.out.parent)
     folder = str(folder_of(arguments.weights))
     loaded = load(ModelSpec(folder))
     rows = measure(loaded.model, loaded.processor, arguments.n, arguments.seed)

@@ -149,7 +149,7 @@ def main() -> None:
         "unpruned": results.row(UNPRUNED),
         "rows": [{"share": share, "name": name, **results.row(str(method))} for share, name, method in found],
     }
-    files.make_directory(arguments.out, "--out")
+    files.make_directory(arguments.out)
     files.write_json(arguments.out / "catalogue.json", document)
     print(f"wrote {arguments.out / 'catalogue.json'}")
 

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=default, help=f"default: {default}")
     arguments = parser.parse_args()
     source = {**provenance(), "weights_sha256": sha256_of(arguments.weights), "n": arguments.n, "seed": arguments.seed}
-    files.make_directory(arguments.out.parent, "--out")
+    files.make_directory(arguments.out.parent)
     with workers(arguments.processes) as pool:
         files.write_json(arguments.out, {**measure(pool, arguments), "provenance": source})
     print(f"wrote {arguments.out}")

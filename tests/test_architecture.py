@@ -178,7 +178,7 @@ def uses(library):
         ("rich", ("cli/", "utils/progress.py")),
         ("matplotlib", ("bench/", "diagnosis/", "study/", "evaluation/", "utils/plotting.py")),
         ("jinja2", ("bench/", "diagnosis/", "study/", "evaluation/", "utils/templates.py")),
-        ("pydantic", ()),
+        ("pydantic", ("evaluation/store.py", "evaluation/tasks/", "utils/schema.py")),
         ("subprocess", ("utils/provenance.py",)),
         ("platform", ("utils/provenance.py",)),
     ],

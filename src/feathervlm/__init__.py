@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from feathervlm.core.selectors.basic import Grid, Random, Top
     from feathervlm.engine.pruning import Pruning
     from feathervlm.engine.report.report import Report
+    from feathervlm.utils.pictures import open_picture
 
     __version__: str
 
@@ -35,6 +36,7 @@ _MODULES = {
     "Unprunable": "core.errors",
     "UnprunedWarning": "core.errors",
     "VisualLayout": "core.layout",
+    "open_picture": "utils.pictures",
     "prompt_end": "api",
     "prune": "api",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "bench",
     "embedded",
     "methods",
+    "open_picture",
     "prompt_end",
     "prune",
     "study",

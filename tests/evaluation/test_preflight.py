@@ -9,8 +9,9 @@ from feathervlm import PruningError
 from feathervlm.evaluation.preflight import check
 from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.evaluation.tasks.embedded import Embedded
-from feathervlm.inference import loading, prompts
+from feathervlm.inference import loading
 from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
+from feathervlm.utils import pictures
 
 WHERE = {"image": "a.png", "prompt": "word7 word8", "box": [10, 20, 60, 50]}
 WHAT = {"image": "b.png", "prompt": "word9", "answer": "word6"}
@@ -75,6 +76,6 @@ def test_prompts_that_the_embedded_model_cannot_take(prompt, message, lines):
 def test_no_weights_and_no_pictures_are_read(lines, scenes, monkeypatch):
     questions = lines(WHAT | {"prompt": "is there a sign ?"})
     monkeypatch.setattr(loading, "load_model", None)
-    monkeypatch.setattr(prompts, "open_picture", None)
+    monkeypatch.setattr(pictures, "decode", None)
     check(ModelSpec(), [questions], ["feather"])
     check(ModelSpec(), [scenes], [UNPRUNED, "fastv:layer=3"])

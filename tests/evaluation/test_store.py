@@ -58,6 +58,7 @@ def test_what_was_written_is_read_again(tmp_path):
     assert store.read(asked(3, 2, 2), METHOD) == {}, "other questions"
 
 
+@pytest.mark.filterwarnings("ignore:feathervlm drops line")
 @given(share=st.floats(0, 1))
 def test_after_a_cut_at_any_byte_only_whole_chunks_count_and_the_rest_can_be_appended(tmp_path_factory, share):
     folder = tmp_path_factory.mktemp("answers")
@@ -95,7 +96,9 @@ def test_two_methods_with_the_same_words_have_files_of_their_own(tmp_path):
 
 
 def test_a_folder_of_something_else_is_refused_with_what_differs(tmp_path):
-    AnswerStore(tmp_path / "answers", {"model": "m", "data": "d"})
+    store = AnswerStore(tmp_path / "answers", {"model": "m", "data": "d"})
+    assert not (tmp_path / "answers").exists(), "made with the first answer"
+    store.append(QUESTIONS, METHOD, SAMPLES[:3])
     with pytest.raises(PruningError, match=r"holds a study of something else \(data\); give another --out"):
         AnswerStore(tmp_path / "answers", {"model": "m", "data": "e"})
     with pytest.raises(PruningError, match=r"holds an evaluation of something else \(model\)"):

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from feathervlm import PruningError, embedded
-from feathervlm.inference.prompts import Prompt, open_picture, prepare
+from feathervlm.inference.prompts import Prompt, prepare
+from feathervlm.utils.pictures import open_picture
 
 
 @pytest.fixture(scope="module")

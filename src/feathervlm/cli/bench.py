@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Device, Load, Methods, default_methods, read_methods
+from feathervlm.cli.options import (
+    AsJson,
+    Attention,
+    Device,
+    Force,
+    Load,
+    Methods,
+    default_methods,
+    files_in,
+    read_methods,
+)
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:
@@ -48,6 +58,7 @@ def bench(
     ] = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw measured against ideal.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what pruning saves in time and memory.
@@ -73,12 +84,14 @@ def bench(
         from feathervlm.bench.run_bench import BenchRequest, run
         from feathervlm.core.errors import PruningError
         from feathervlm.inference.model_spec import UNPRUNED
-        from feathervlm.utils import files
+        from feathervlm.utils import files, outputs
     if model is not None and config is not None:
         raise PruningError(f"--model {model} and --config {config} are two models; give one of them.")
-    for path, option in ((out, "--out"), (plot, "--plot")):
-        if path is not None:
-            files.check_target(path, option)
+    if plot is not None:
+        from feathervlm.utils.plotting import check_suffix
+
+        check_suffix(plot, "--plot")
+    outputs.check_files({"--out": out, "--plot": plot}, inputs=files_in(load, method), force=force)
     settings: dict[str, Any] = {
         "model": model, "methods": tuple(spec for spec in specs if spec != UNPRUNED), "text_tokens": text_tokens,
         "ragged": ragged, "device": device, "dtype": dtype, "attention": attention, "threads": threads,
@@ -102,7 +115,7 @@ def bench(
         _print(result)
     for path in (out, plot):
         if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+            typer.echo(console.one_line(f"wrote {path}"), err=True)
 
 
 def numbers(text: str | None, option: str) -> tuple[int, ...]:

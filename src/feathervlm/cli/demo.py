@@ -1,5 +1,6 @@
 """`feathervlm demo`: pictures, answers and a benchmark of methods on the embedded model."""
 
+import re
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -7,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Load, Methods, Model, read_methods
+from feathervlm.cli.options import AsJson, Background, Force, Load, Methods, Model, files_in, read_methods
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
+from feathervlm.utils.text import printable
 
 if TYPE_CHECKING:
     from feathervlm.evaluation.demo import DemoResult
@@ -25,6 +27,8 @@ def demo(
     load: Load = None,
     seed: Annotated[int, typer.Option(min=0, help="Which scene, which benchmark questions.")] = 0,
     n: Annotated[int, typer.Option(min=0, help="Benchmark questions per task; 0: no benchmark.")] = 40,
+    background: Background = "white",
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Watch FastV and FEATHER prune a small trained model.
@@ -45,24 +49,35 @@ def demo(
     with progress.spinner("importing transformers") as say:
         from feathervlm.evaluation.demo import DemoRequest, show
         from feathervlm.inference.model_spec import UNPRUNED
-        from feathervlm.utils import files
+        from feathervlm.utils import files, outputs, picture_formats
 
-        files.make_directory(out, "--out")
         pruned = tuple(spec for spec in specs if spec != UNPRUNED)
-        shown = show(DemoRequest(image, prompt, None if model == SHIPPED else model, pruned, seed, n), say=say)
-    for path in out.glob("[0-9]-*.png"):
-        path.unlink()  # a previous run may have shown other methods
+        request = DemoRequest(
+            image, prompt, None if model == SHIPPED else model, pruned, seed, n, background=background
+        )
+        views = {spec: _file_name(number, spec) for number, spec in enumerate((UNPRUNED, *request.chosen))}
+        names = ("overview.png", "scene.png", *views.values(), "results.json")
+        inputs = [*files_in(load, method), *([image] if image is not None else [])]
+        outputs.check_folder(out, "--out", names, inputs=inputs, force=force)
+        shown = show(request, say=say)
+    files.make_directory(out)
+    for path in out.glob("[0-9]-*.png"):  # a previous run may have shown other methods
+        if path.is_file() and outputs.is_ours(path) and not any(outputs.same(path, other) for other in inputs):
+            path.unlink()
     written = {out / "overview.png": shown.overview, out / "scene.png": shown.picture}
-    written |= {
-        out / f"{number}-{spec.split(':')[0]}.png": view for number, (spec, view) in enumerate(shown.pictures.items())
-    }
+    written |= {out / views[spec]: view for spec, view in shown.pictures.items()}
     for path, picture in written.items():
-        files.write_whole(path, picture.save)
+        files.write_whole(path, lambda draft, picture=picture: picture_formats.write(picture, draft))  # type: ignore[misc]  # lambda
     files.write_json(out / "results.json", shown.to_dict())
     if as_json:
         console.print_json(shown.to_dict() | {"files": [str(path) for path in (*written, out / "results.json")]})
     else:
         _print(shown, [*written, out / "results.json"])
+
+
+def _file_name(number: int, spec: str) -> str:
+    """Return the name of a method's picture; a spec may be the path of a file."""
+    return f"{number}-{re.sub(r'[^a-z0-9.+=-]+', '_', Path(spec.split(':')[0]).name.lower())[:60]}.png"
 
 
 def _print(shown: "DemoResult", files: list[Path]) -> None:
@@ -91,7 +106,7 @@ def _print(shown: "DemoResult", files: list[Path]) -> None:
     if any(one.question.box for one in shown.answers):
         typer.echo("The true box is green, the predicted one red. Is the object that was asked about still there?")
     for path in files:
-        typer.echo(f"    {path}")
+        typer.echo(f"    {printable(path)}")
 
 
 def _print_benchmarks(results: "list[BenchmarkResult]") -> None:

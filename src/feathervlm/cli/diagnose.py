@@ -6,19 +6,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, default_methods, read_methods
+from feathervlm.cli.options import (
+    AsJson,
+    Attention,
+    Background,
+    Device,
+    Dtype,
+    Force,
+    Load,
+    Methods,
+    Model,
+    default_methods,
+    files_in,
+    read_methods,
+)
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
+from feathervlm.utils.text import printable
 
 if TYPE_CHECKING:
     from feathervlm.diagnosis.result import Diagnosis
 
+WRITTEN = ("diagnosis.html", "diagnosis.json")
 SHOWN = ("kept", "mean_row", "bottom", "border", "hole", "empty", "alike", "prior_overlap", "prior_correlation")
 
 
 def diagnose(
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Your pictures (png, jpg, webp, bmp). Default: drawn scenes.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Your pictures: all formats that Pillow opens. Default: drawn scenes."),
     ] = None,
     model: Model = SHIPPED,
     method: Methods = None,
@@ -33,6 +49,8 @@ def diagnose(
     dtype: Dtype = "auto",
     device: Device = "auto",
     attention: Attention = "sdpa",
+    background: Background = "white",
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a method keeps of your pictures.
@@ -53,23 +71,27 @@ def diagnose(
     specs = read_methods(method, default_methods(model)[1:])
     with progress.spinner("importing transformers") as say:
         from feathervlm.core.errors import PruningError
+        from feathervlm.diagnosis.images import passed_over
         from feathervlm.diagnosis.run import diagnose_methods
         from feathervlm.evaluation.store import stem
         from feathervlm.inference.model_spec import UNPRUNED
-        from feathervlm.utils.files import make_directory
+        from feathervlm.utils.outputs import check_folder
 
         if UNPRUNED in specs:
             raise PruningError(
                 "diagnose shows what a method keeps, and the unpruned model keeps everything; leave it out."
             )
-        make_directory(out, "--out")
+        folders = [out] if len(specs) == 1 else [out / stem(spec) for spec in specs]
+        for folder in folders:
+            check_folder(folder, "--out", WRITTEN, inputs=files_in(load, method), force=force)
         diagnoses = diagnose_methods(
             specs, say, model=model, images=images, prompt=prompt, limit=limit, seed=seed, device=device, dtype=dtype,
-            attention=attention,
+            attention=attention, background=background,
         )  # fmt: skip
         say("drawing")
-        folders = [out] if len(specs) == 1 else [out / stem(spec) for spec in specs]
         written = [diagnosis.write(folder) for diagnosis, folder in zip(diagnoses, folders, strict=True)]
+    for sentence in passed_over(images):
+        typer.echo(f"warning: {sentence}.", err=True)
     if as_json:
         documents = [
             diagnosis.to_dict() | {"files": [str(path) for path in files]}
@@ -110,4 +132,4 @@ def _print(diagnosis: "Diagnosis", files: list[Path]) -> None:
         if remedy:
             typer.echo(f"    {remedy}")
     typer.echo("\nLook at the page:")
-    typer.echo(f"    {files[0]}")
+    typer.echo(f"    {printable(files[0])}")

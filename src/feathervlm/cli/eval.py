@@ -11,17 +11,21 @@ from feathervlm.cli import console, tables
 from feathervlm.cli.options import (
     AsJson,
     Attention,
+    Background,
     Batch,
     Device,
     Dtype,
+    Force,
     Load,
     Methods,
     Model,
     default_methods,
+    files_in,
     read_methods,
 )
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
+from feathervlm.utils.text import printable
 
 if TYPE_CHECKING:
     from feathervlm.evaluation.results import Row
@@ -58,6 +62,8 @@ def evaluate(
     dtype: Dtype = "auto",
     device: Device = "auto",
     attention: Attention = "sdpa",
+    background: Background = "white",
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Run benchmarks under several methods.
@@ -86,14 +92,16 @@ def evaluate(
         from feathervlm.evaluation.shard import Shard
         from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
         from feathervlm.methods import get
-        from feathervlm.utils import files
-    files.make_directory(out, "--out")
+        from feathervlm.utils import files, outputs
+    outputs.check_folder(
+        out, "--out", ["results.json"], ["answers", "samples"], inputs=files_in(names, load, method), force=force
+    )
     if protocol not in PROTOCOLS:
         raise PruningError(f"There is no protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}.")
     chosen = tuple(spec if spec == UNPRUNED else str(get(spec)) for spec in specs)
     shard = Shard.of(os.environ)
     model_spec = ModelSpec(model, device, dtype, attention, None, batch)
-    request = EvalRequest(model_spec, chosen, names, data, out, protocol, limit, shard, seed)  # type: ignore[arg-type]  # one of PROTOCOLS
+    request = EvalRequest(model_spec, chosen, names, data, out, protocol, limit, shard, seed, background)  # type: ignore[arg-type]  # one of PROTOCOLS
     try:
         with progress.bar("questions", shard.rank == 0) as step:
             done = run(request, step)
@@ -115,7 +123,7 @@ def evaluate(
     _print_splits(found)
     if compare_paper:
         _print_comparison(document["paper"])
-    typer.echo(f"\nEvery answer: {out / 'samples'}")
+    typer.echo(f"\nEvery answer: {printable(out / 'samples')}")
 
 
 def _print(rows: "list[Row]") -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share, and how their methods are read."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +27,13 @@ Attention = Annotated[
         "--attn-implementation", "--attn", metavar="NAME", help="sdpa, eager or any other that transformers has."
     ),
 ]
+Background = Annotated[
+    str, typer.Option(metavar="COLOUR", help="Colour under transparent parts of pictures, such as white or #a0b0c0.")
+]
 Batch = Annotated[int | None, typer.Option(min=1, help="Questions at once; default 40 for the embedded model, else 1.")]
 Device = Annotated[str, typer.Option(help="auto (an accelerator if there is one), cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist and are not results of this command.")]
 Load = Annotated[
     list[Path] | None,
     typer.Option("--load", metavar="FILE.py", callback=_load, help="Your own methods (docs/add-a-method.md)."),
@@ -68,12 +73,17 @@ def read_methods(values: Sequence[str] | None, default: Sequence[str] = ()) -> t
 
     specs: list[str] = []
     for value in values or default:
-        specs += [value] if Path(value).is_file() else split_specs(value)
+        specs += [value] if os.path.isfile(value) else split_specs(value)
     specs = [UNPRUNED if spec == "none" else spec for spec in specs]
     for spec in specs:
         if spec != UNPRUNED:
             get(spec)
     return tuple(specs)
+
+
+def files_in(*options: Sequence[Path | str] | None) -> list[Path]:
+    """Return the values of options that name files, which a command reads and may not overwrite."""
+    return [Path(value) for values in options for value in values or () if os.path.isfile(value)]
 
 
 def read_method(values: Sequence[str] | None, default: str, command: str) -> str:

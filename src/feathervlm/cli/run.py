@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Device, Dtype, Load, Methods, Model, default_methods, read_method
+from feathervlm.cli.options import (
+    AsJson,
+    Attention,
+    Background,
+    Device,
+    Dtype,
+    Force,
+    Load,
+    Methods,
+    Model,
+    default_methods,
+    files_in,
+    read_method,
+)
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
 
@@ -35,6 +48,8 @@ def run(
     device: Device = "auto",
     attention: Attention = "sdpa",
     strict: Annotated[bool, typer.Option(help="Refuse what cannot be pruned, or else run it unpruned.")] = True,
+    background: Background = "white",
+    force: Force = False,
 ) -> None:
     """Answer a prompt about pictures unpruned and pruned.
 
@@ -59,41 +74,39 @@ def run(
         from feathervlm.inference.compare import run as run_request
         from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
         from feathervlm.methods import get
-        from feathervlm.utils import files
+        from feathervlm.utils import files, picture_formats
 
         if not image or prompt is None:
             missing = [name for name, value in (("--image", image), ("--prompt", prompt)) if not value]
             raise PruningError(f"There is no {' and no '.join(missing)}; give a picture and a question about it.")
         chosen = None if spec == UNPRUNED else get(spec)
         if overlay is not None:
-            _check_overlay(overlay, spec != UNPRUNED)
+            _check_overlay(overlay, spec != UNPRUNED, files_in(image, load, method), force)
         model_spec = ModelSpec(model, device, dtype, attention, max_new_tokens)
-        request = RunRequest(model_spec, tuple(image), prompt, chosen, repeats, strict)
+        request = RunRequest(model_spec, tuple(image), prompt, chosen, repeats, strict, background)
         outcome = run_request(request, draw=overlay is not None, say=say)
+    drawn = outcome.overlay
+    if overlay is not None and drawn is not None:
+        files.write_whole(overlay, lambda draft: picture_formats.write(drawn, draft))
     if as_json:
         console.print_json(outcome.to_dict())
     else:
         _print(outcome)
-    if overlay is not None and outcome.overlay is not None:
-        files.write_whole(overlay, outcome.overlay.save)
     if overlay is not None:
         typer.echo(
-            f"wrote {overlay}" if outcome.overlay else f"nothing was pruned, so {overlay} was not written", err=True
+            console.one_line(f"wrote {overlay}" if drawn else f"nothing was pruned, so {overlay} was not written"),
+            err=True,
         )
 
 
-def _check_overlay(path: Path, pruned: bool) -> None:
-    from PIL import Image
-
+def _check_overlay(path: Path, pruned: bool, inputs: list[Path], force: bool) -> None:
     from feathervlm.core.errors import PruningError
-    from feathervlm.utils import files
+    from feathervlm.utils import outputs, picture_formats
 
     if not pruned:
         raise PruningError(f"--overlay {path} shows what a method kept, and there is none; leave one of the two out.")
-    Image.init()
-    if Image.EXTENSION.get(path.suffix.lower()) not in Image.SAVE:
-        raise PruningError(f"--overlay {path} does not end like a picture; give a name such as kept.png.")
-    files.check_target(path, "--overlay")
+    picture_formats.check_suffix(path, "--overlay")
+    outputs.check_file(path, "--overlay", inputs=inputs, force=force)
 
 
 def _print(outcome: "RunResult") -> None:

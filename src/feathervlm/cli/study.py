@@ -1,14 +1,16 @@
 """`feathervlm study`: the experiments of the paper, rerun on a model."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from feathervlm.cli import console, tables
-from feathervlm.cli.options import AsJson, Attention, Batch, Device, Dtype, Model
+from feathervlm.cli.options import AsJson, Attention, Background, Batch, Device, Dtype, Force, Model, files_in
 from feathervlm.embedded.assets import SHIPPED
 from feathervlm.utils import progress
+from feathervlm.utils.text import printable
 
 if TYPE_CHECKING:
     from feathervlm.study.run_study import Study
@@ -50,6 +52,8 @@ def study(
     dtype: Dtype = "auto",
     device: Device = "auto",
     attention: Attention = "sdpa",
+    background: Background = "white",
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Rerun the experiments of the paper on a model.
@@ -72,14 +76,19 @@ def study(
     with progress.spinner("importing transformers"):
         from feathervlm.core.errors import PruningError
         from feathervlm.study import ModelSpec, StudyQuestions, StudyRequest, run
-        from feathervlm.utils import files
-    names = [data] if Path(data).is_file() else [name.strip() for name in data.split(",") if name.strip()]
+        from feathervlm.study.experiments import EXPERIMENTS
+        from feathervlm.utils import outputs
+    names = [data] if os.path.isfile(data) else [name.strip() for name in data.split(",") if name.strip()]
     if n is not None and names and all(name.endswith(".jsonl") for name in names):
         raise PruningError(f"--n {n} is not for your own questions; of {data} every line is asked, so leave it out.")
-    files.make_directory(out, "--out")
+    findings = [folder / "findings.json" for folder in beside or ()]
+    written = [f"{one.name}.json" for one in EXPERIMENTS]
+    written += ["findings.json", "probe.json", "report.html", "report.md", "runs.json"]
+    written += [f"figures/{path.name}" for one in EXPERIMENTS for path in out.glob(f"figures/{one.name}-*")]
+    outputs.check_folder(out, "--out", written, ["answers", "figures"], inputs=files_in(names, findings), force=force)
     request = StudyRequest(
         spec=ModelSpec(model, device, dtype, attention, max_new_tokens, batch),
-        questions=StudyQuestions.of(names, data_dir, n or (24 if quick else 200), seed),
+        questions=StudyQuestions.of(names, data_dir, n or (24 if quick else 200), seed, background),
         out=out,
         quick=quick,
         processes=processes,
@@ -112,4 +121,4 @@ def _print(done: "Study") -> None:
     typer.echo("\nLook at the pictures and the rules of the verdicts:")
     for path in done.files:
         if path.suffix in (".html", ".md"):
-            typer.echo(f"    {path}")
+            typer.echo(f"    {printable(path)}")

@@ -245,7 +245,9 @@ class Schedule:
         """
         path = _json_file(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            if path.exists() and not path.is_file():
+                raise PruningError(f"{path} is not a regular file; give a file of Schedule.save().")
+            text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise PruningError(f"{path} cannot be read: {error.strerror}; give a file of Schedule.save().") from None
         except UnicodeDecodeError:

@@ -63,7 +63,9 @@ def from_json(text: str) -> Schedule:
     """
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise PruningError("This is not a schedule: it has too many levels.") from None
+    except ValueError as error:
         raise PruningError(f"This is not JSON: {error}.") from None
     version = data.get("feathervlm") if isinstance(data, dict) else None
     if isinstance(version, bool) or version != VERSION:

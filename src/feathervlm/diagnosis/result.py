@@ -66,9 +66,9 @@ class Diagnosis:
             PruningError: The files cannot be written.
         """
         folder = Path(out)
-        files.make_directory(folder, "out")
+        files.make_directory(folder)
         page, numbers = folder / "diagnosis.html", folder / "diagnosis.json"
-        files.write_text(page, self.to_html())
+        files.write_page(page, self.to_html())
         files.write_json(numbers, self.to_dict())
         return [page, numbers]
 

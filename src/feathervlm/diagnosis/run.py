@@ -18,19 +18,19 @@ from feathervlm.api import prune
 from feathervlm.core.errors import PruningError
 from feathervlm.core.schedule import Schedule
 from feathervlm.diagnosis.findings import judge
-from feathervlm.diagnosis.images import ImageSource, image_sources
+from feathervlm.diagnosis.images import ImageSource, image_sources, passed_over
 from feathervlm.diagnosis.observe import PictureObserver
 from feathervlm.diagnosis.result import Diagnosis
 from feathervlm.diagnosis.summary import Summarizer
 from feathervlm.embedded.assets import SHIPPED
-from feathervlm.embedded.vocabulary import check_words
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answerer
 from feathervlm.inference.loading import LoadedModel
 from feathervlm.inference.model_spec import ModelSpec, is_embedded
-from feathervlm.inference.prompts import has_template, image_marker
+from feathervlm.inference.prompts import check_prompt, has_template, image_marker
 from feathervlm.methods import Method, get
+from feathervlm.utils.pictures import BACKGROUND
 from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 from feathervlm.utils.quiet import quiet
@@ -55,6 +55,7 @@ class DiagnosisRequest:
         device: "auto", "cpu", "cuda", ...; a loaded model stays where it is.
         dtype: "auto", "float32", ...; a loaded model stays as it is.
         attention: Attention implementation as transformers names it; a loaded model keeps its own.
+        background: Colour under transparent parts of pictures.
     """
 
     method: str | Method | Schedule = "feather"
@@ -67,6 +68,7 @@ class DiagnosisRequest:
     device: str = "auto"
     dtype: str = "auto"
     attention: str = "sdpa"
+    background: str = BACKGROUND
 
     @property
     def command(self) -> str | None:
@@ -79,6 +81,8 @@ class DiagnosisRequest:
         options = {"model": self.model, "method": self.method, **inputs, "device": self.device, "dtype": self.dtype}
         if self.attention != "sdpa":
             options["attn-implementation"] = self.attention
+        if self.background != BACKGROUND:
+            options["background"] = self.background
         parts = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
         return shlex.join(["feathervlm", "diagnose", *parts])
 
@@ -125,7 +129,8 @@ def _diagnose(requests: Sequence[DiagnosisRequest], say: Say) -> list[Diagnosis]
     """Diagnose requests that differ in their method only."""
     first = requests[0]
     methods = [get(one.method) if isinstance(one.method, str) else one.method for one in requests]
-    sources = list(image_sources(first.images, first.limit, first.seed, scenes=first.model == SHIPPED))
+    scenes = isinstance(first.model, str) and first.model == SHIPPED
+    sources = list(image_sources(first.images, first.limit, first.seed, scenes=scenes, background=first.background))
     hashes = set()
     for number, (name, open_picture) in enumerate(sources):  # a broken file is found before gigabytes are read
         say(f"checking {name} ({number + 1} of {len(sources)})")
@@ -162,7 +167,7 @@ def _observe(
         observations=observations,
         average_tokens=summarizer.statistic("tokens per layer", [one.average_tokens for one in observations]),
         flops_ratio=summarizer.statistic("prefill FLOPs", [one.flops_ratio for one in observations]),
-        notes=list(notes),
+        notes=[*notes, *passed_over(request.images)],
     )
 
 
@@ -183,13 +188,10 @@ def _load(request: DiagnosisRequest, methods: Sequence[Method | Schedule], say: 
 
 def _prompt(request: DiagnosisRequest, processor: Any) -> str:
     """Return the prompt, by default one that the model understands."""
-    if is_embedded(processor):
-        prompt = request.prompt or EMBEDDED_QUESTION
-        check_words(processor, [prompt])
-        return prompt
-    if request.prompt or has_template(processor):
-        return request.prompt or QUESTION
-    return f"{image_marker(processor)}\n{QUESTION}"
+    default = QUESTION if has_template(processor) else f"{image_marker(processor)}\n{QUESTION}"
+    prompt = request.prompt or (EMBEDDED_QUESTION if is_embedded(processor) else default)
+    check_prompt(processor, prompt)
+    return prompt
 
 
 def _about(request: DiagnosisRequest, observer: PictureObserver, names: list[str]) -> dict[str, Any]:

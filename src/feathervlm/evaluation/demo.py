@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
 from feathervlm.embedded.assets import METHODS, SHIPPED
-from feathervlm.embedded.questions import SceneQuestion, grade, read_box
-from feathervlm.embedded.scenes import SIDE
+from feathervlm.embedded.questions import SceneQuestion, grade
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
-from feathervlm.embedded.vocabulary import check_words
-from feathervlm.engine.report.overlay import stack
+from feathervlm.engine.report.overlay import beside, boxed, stack
 from feathervlm.engine.report.report import Report
 from feathervlm.evaluation.embedded_benchmark import benchmark
 from feathervlm.evaluation.embedded_result import BenchmarkResult
+from feathervlm.families.box_reader import BoxReader
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answer, Answerer
 from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
-from feathervlm.inference.prompts import Prompt, open_picture
+from feathervlm.inference.prompts import Prompt, check_prompt
+from feathervlm.utils.pictures import BACKGROUND, open_picture
 from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 
@@ -49,6 +49,7 @@ class DemoRequest:
         seed: Number of the scene, and seed of the benchmark.
         n: Questions per task of the benchmark; 0 for no benchmark.
         max_new_tokens: Maximum length of an answer.
+        background: Colour under transparent parts of the picture.
     """
 
     image: Path | None = None
@@ -58,6 +59,7 @@ class DemoRequest:
     seed: int = 0
     n: int = 40
     max_new_tokens: int = 32
+    background: str = BACKGROUND
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -67,11 +69,12 @@ class DemoRequest:
 
 @dataclass(frozen=True)
 class DemoAnswer:
-    """The answer to one question under one method."""
+    """The answer to one question under one method, and the box that it names in pixels of the picture."""
 
     method: str
     question: SceneQuestion
     answer: Answer
+    box: Box | None = None
 
     @property
     def report(self) -> Report | None:
@@ -83,11 +86,6 @@ class DemoAnswer:
     def grade(self) -> tuple[bool, float | None] | None:
         """Whether the answer is right, and its IoU; None if no right answer is known."""
         return grade(self.question, self.answer.text) if self.question.answer else None
-
-    @property
-    def box(self) -> Box | None:
-        """The box that the answer names, in pixels of a scene."""
-        return read_box(self.answer.text)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -148,8 +146,10 @@ def show(request: DemoRequest, say: Say = lambda now: None) -> DemoResult:
     say(f"loading {request.model or 'the embedded model'}")
     spec = ModelSpec(request.model or SHIPPED, max_new_tokens=request.max_new_tokens).as_stored()
     checked = loading.check(spec, request.chosen)
-    if not request.model:
-        check_words(checked.processor, [question.text for question in questions])
+    for question in questions:
+        check_prompt(checked.processor, question.text)
+    boxes = BoxReader.of(checked)
+    read = boxes.read if boxes.format is not None and boxes.counts(picture.size) else lambda *_: None
     answerer = Answerer(checked.load())
     answers = []
     for method in (UNPRUNED, *request.chosen):
@@ -157,22 +157,18 @@ def show(request: DemoRequest, say: Say = lambda now: None) -> DemoResult:
             say(f"{method}: {question.text}")
             batch = answerer.prepare([Prompt(question.text, (picture,))])
             answerer.answer(batch, method)  # warms up
-            answers.append(DemoAnswer(method, question, answerer.answer(batch, method, timed=True)[0]))
+            answer = answerer.answer(batch, method, timed=True)[0]
+            answers.append(DemoAnswer(method, question, answer, read(answer.text, picture.size)))
+    firsts = {one.method: one for one in reversed(answers)}
     pictures = {
-        method: draw_answer(picture, next(one for one in answers if one.method == method), answerer.processor)
-        for method in dict.fromkeys(one.method for one in answers)
+        method: draw_answer(picture, firsts[method], answerer.processor) for method in (UNPRUNED, *request.chosen)
     }
-    benchmarks = []
-    if request.model is None and request.image is None and request.n:
-        benchmarks = [
-            benchmark(
-                method,
-                n=request.n,
-                seed=request.seed,
-                progress=lambda what, done, total: say(f"benchmark of {what}: {done} of {total} questions"),
-            )
-            for method in (None, *request.chosen)
-        ]
+
+    def told(what: str, done: int, total: int) -> None:
+        say(f"benchmark of {what}: {done} of {total} questions")
+
+    measured = (None, *request.chosen) if request.model is None and request.image is None and request.n else ()
+    benchmarks = [benchmark(method, n=request.n, seed=request.seed, progress=told) for method in measured]
     return DemoResult(request, picture, answers, pictures, benchmarks)
 
 
@@ -181,7 +177,8 @@ def _picture_and_questions(request: DemoRequest) -> tuple[Image.Image, list[Scen
     if request.image is not None:
         if not request.prompt:
             raise PruningError(f"--image {request.image} needs a question: give --prompt too.")
-        return open_picture(request.image), [SceneQuestion("yours", request.prompt, "")]
+        picture = open_picture(request.image, background=request.background)
+        return picture, [SceneQuestion("yours", request.prompt, "")]
     scene, first = sample(ASKED[0], HELD_OUT + request.seed, 0)
     if request.prompt:
         return scene.image, [SceneQuestion("yours", request.prompt, "")]
@@ -195,23 +192,8 @@ def _picture_and_questions(request: DemoRequest) -> tuple[Image.Image, list[Scen
 
 def draw_answer(picture: Image.Image, answer: DemoAnswer, processor: Any) -> Image.Image:
     """Draw the picture with the true and the predicted box, and beside it the patches that each stage kept."""
-    scale = PANEL / max(picture.size)
-    width, height = (max(round(side * scale), 1) for side in picture.size)
-    view = picture.resize((width, height), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(view)
-    for box, colour in ((answer.question.box, TRUE), (answer.box, PREDICTED)):
-        if box:
-            left, right = (x * width / SIDE for x in box[::2])
-            top, bottom = (y * height / SIDE for y in box[1::2])
-            draw.rectangle((left, top, max(right, left), max(bottom, top)), outline=colour, width=3)
-    caption = 24
-    panel = Image.new("RGB", (view.width, view.height + caption), "white")
-    panel.paste(view, (0, caption))
-    ImageDraw.Draw(panel).text((2, 4), answer.method, fill="black", font=ImageFont.load_default(14))
+    boxes = {TRUE: answer.question.box, PREDICTED: answer.box}
+    panel = boxed(picture, {colour: box for colour, box in boxes.items() if box}, answer.method, PANEL)
     if answer.report is None:
         return panel
-    kept = answer.report.overlay(picture, processor=processor, size=PANEL)
-    canvas = Image.new("RGB", (panel.width + 12 + kept.width, max(panel.height, kept.height)), "white")
-    canvas.paste(panel, (0, 0))
-    canvas.paste(kept, (panel.width + 12, 0))
-    return canvas
+    return beside([panel, answer.report.overlay(picture, processor=processor, size=PANEL)])

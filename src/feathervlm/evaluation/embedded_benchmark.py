@@ -1,11 +1,10 @@
 """The benchmark of the embedded model: what a method costs on every task, compared in pairs with the unpruned model."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from feathervlm.embedded.model import load
 from feathervlm.embedded.tasks import TASKS, get
 from feathervlm.evaluation.embedded_result import BenchmarkResult, TaskResult
 from feathervlm.evaluation.runner import Asker
+from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.evaluation.tasks.embedded import Embedded
 from feathervlm.inference.answerer import AnyMethod
@@ -24,9 +24,6 @@ from feathervlm.inference.loading import LoadedModel
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Method
 from feathervlm.utils.progress import Progress, bar
-
-Step = Callable[[str, int], None]
-"""Called with what is measured and the number of new answers."""
 
 
 def benchmark(
@@ -82,16 +79,11 @@ def benchmark(
     empty = BenchmarkResult(UNPRUNED, SHIPPED if model is None else str(model.name_or_path), n, seed, unseen, {})
     if unpruned is not None:
         _check(unpruned, names, empty)
-    asker = Asker(loaded)
-    with _steps(progress, n * len(names)) as step:
-        if unpruned is None:
-            unpruned = replace(empty, tasks={name: _measure(asker, empty, name, step) for name in names})
-        if method is None:
-            return unpruned
-        label = str(method)
-        pruned = replace(empty, method=label)
-        found = {name: _measure(asker, pruned, name, step, method, unpruned.tasks[name]) for name in names}
-    return replace(pruned, tasks=found)
+    told: Progress = progress if callable(progress) else lambda what, done, total: None
+    with bar("questions") if progress is True else nullcontext(told) as callback:
+        measure = partial(_measure, Asker(loaded), names, callback)
+        unpruned = unpruned or measure(empty)
+        return unpruned if method is None else measure(replace(empty, method=str(method)), method, unpruned)
 
 
 @lru_cache(maxsize=1)
@@ -116,40 +108,28 @@ _remembered: dict[tuple[Any, ...], TaskResult] = {}
 
 def _measure(
     asker: Asker,
+    names: Sequence[str],
+    progress: Progress,
     result: BenchmarkResult,
-    name: str,
-    step: Step,
     method: AnyMethod = None,
-    unpruned: TaskResult | None = None,
-) -> TaskResult:
-    """Answer the questions of a task in batches; unpruned results of the shipped model are remembered."""
-    key = (name, result.n, result.seed, result.unseen, asker.answerer.batch)
-    if method is None and result.model == SHIPPED and key in _remembered:
-        step(UNPRUNED, result.n)
-        return _remembered[key]
-    task = Embedded(Path(), result.n, result.seed, unseen=result.unseen, splits=(name,))
-    questions = QuestionSet(task, task.questions(None))
-    samples, begun, batch = [], time.perf_counter(), asker.answerer.batch
-    for start in range(0, result.n, batch):
-        numbers = range(start, min(start + batch, result.n))
-        samples += asker.answer(questions, numbers, {result.method: method})[result.method]
-        step(result.method, len(numbers))
-    seconds = time.perf_counter() - begun
-    measured = TaskResult(name, questions.questions, samples, seconds, None if unpruned is None else unpruned.right)
-    if method is None and result.model == SHIPPED:
-        _remembered[key] = measured
-    return measured
-
-
-@contextmanager
-def _steps(progress: bool | Progress, total: int) -> Iterator[Step]:
-    """Yield a callback that counts answers and passes the counts on."""
-    done: Counter[str] = Counter()
-
-    def step(what: str, more: int) -> None:
-        done[what] += more
-        callback(what, done[what], total)
-
-    given: Progress = progress if callable(progress) else lambda what, done, total: None
-    with bar("questions") if progress is True else nullcontext(given) as callback:
-        yield step
+    unpruned: BenchmarkResult | None = None,
+) -> BenchmarkResult:
+    """Answer the questions of tasks in batches; unpruned results of the shipped model are remembered."""
+    batch, done, found = asker.answerer.batch, 0, dict[str, TaskResult]()
+    for name in names:
+        key = (name, result.n, result.seed, result.unseen, batch)
+        kept = _remembered if method is None and result.model == SHIPPED else dict[tuple[Any, ...], TaskResult]()
+        begun, samples = time.perf_counter(), list[Sample]()
+        if key in kept:
+            progress(result.method, done + result.n, result.n * len(names))
+        else:
+            task = Embedded(Path(), result.n, result.seed, unseen=result.unseen, splits=(name,))
+            questions = QuestionSet(task, task.questions(None))
+            for start in range(0, result.n, batch):
+                numbers = range(start, min(start + batch, result.n))
+                samples += asker.answer(questions, numbers, {result.method: method})[result.method]
+                progress(result.method, done + len(samples), result.n * len(names))
+            right = None if unpruned is None else unpruned.tasks[name].right
+            kept[key] = TaskResult(name, questions.questions, samples, time.perf_counter() - begun, right)
+        found[name], done = kept[key], done + result.n
+    return replace(result, tasks=found)

@@ -1,7 +1,7 @@
 """The result of a benchmark run: per task and in all, with intervals, as a table and as plain numbers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,11 @@ class TaskResult:
     samples: Sequence[Sample] = field(repr=False)
     seconds: float
     unpruned: Bools | None = None
+
+    @property
+    def n(self) -> int:
+        """The number of questions."""
+        return len(self.samples)
 
     @property
     def answers(self) -> list[str]:
@@ -75,11 +80,6 @@ class TaskResult:
         return [(count / max(count.sum(), 1)).tolist() for count in counts]
 
     @property
-    def n(self) -> int:
-        """The number of questions."""
-        return len(self.right)
-
-    @property
     def accuracy(self) -> Interval:
         """The share of right answers."""
         return wilson(self.right)
@@ -87,7 +87,7 @@ class TaskResult:
     @property
     def difference(self) -> Interval | None:
         """Accuracy minus the unpruned accuracy, on the same questions."""
-        return None if self.unpruned is None else paired([(self.right, self.unpruned)])
+        return _difference([self])
 
     def accuracy_at(self, threshold: float) -> Interval | None:
         """Return the share of boxes with at least this IoU; None unless the task localizes."""
@@ -95,22 +95,15 @@ class TaskResult:
 
     def half(self, top: bool) -> Interval | None:
         """Return the accuracy on targets in the top, or the bottom, half of the picture."""
-        if self.top is None or not (part := self.top == top).any():
-            return None
-        return wilson(self.right[part])
+        among = None if self.top is None else self.top == top
+        return None if among is None or not among.any() else wilson(self.right[among])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, ready for JSON."""
-        intervals = {
-            "accuracy": self.accuracy,
-            "difference": self.difference,
-            "accuracy_at_0.25": self.accuracy_at(0.25),
-            "top_half": self.half(True),
-            "bottom_half": self.half(False),
-        }
-        numbers = {key: value.to_dict() for key, value in intervals.items() if value is not None}
+        halves = {"top_half": self.half(True), "bottom_half": self.half(False)}
+        shares = {"accuracy": self.accuracy, "difference": self.difference, "accuracy_at_0.25": self.accuracy_at(0.25)}
         mean_iou = {} if self.iou is None else {"mean_iou": round(float(self.iou.mean()), 4)}
-        return {"n": self.n, **numbers, **mean_iou, "best_blind": round(self.blind, 4)}
+        return {"n": self.n, **_numbers(shares | halves), **mean_iou, "best_blind": round(self.blind, 4)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +126,11 @@ class BenchmarkResult:
     unseen: bool
     tasks: dict[str, TaskResult]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was measured, as plain values."""
+        return {name: getattr(self, name) for name in ("method", "model", "n", "seed", "unseen")}
+
     @classmethod
     def join(cls, results: "Sequence[BenchmarkResult]") -> "BenchmarkResult":
         """Return one result over the tasks of several of the same method, model and questions.
@@ -140,11 +138,9 @@ class BenchmarkResult:
         Raises:
             ValueError: The results are of different runs.
         """
-        first = results[0]
-        if len({(one.method, one.model, one.n, one.seed, one.unseen) for one in results}) > 1:
+        if any(one.about != results[0].about for one in results):
             raise ValueError("results of different runs cannot be joined")
-        tasks = {name: task for one in results for name, task in one.tasks.items()}
-        return cls(first.method, first.model, first.n, first.seed, first.unseen, tasks)
+        return replace(results[0], tasks={name: task for one in results for name, task in one.tasks.items()})
 
     @property
     def average_tokens(self) -> float | None:
@@ -168,38 +164,24 @@ class BenchmarkResult:
         return [_bottom_third(rows) for rows in self.kept_rows]
 
     @property
-    def seconds(self) -> float:
-        """Time spent on answering."""
-        return sum(task.seconds for task in self.tasks.values())
-
-    @property
     def localization(self) -> Interval | None:
         """Mean difference to the unpruned run over the localization tasks; None if one of the two is missing."""
-        return self._difference([task for task in self.tasks.values() if task.iou is not None])
+        return _difference([task for task in self.tasks.values() if task.iou is not None])
 
     @property
     def others(self) -> Interval | None:
         """Mean difference to the unpruned run over all other tasks."""
-        return self._difference([task for task in self.tasks.values() if task.iou is None])
-
-    def _difference(self, tasks: list[TaskResult]) -> Interval | None:
-        pairs = [(task.right, task.unpruned) for task in tasks if task.unpruned is not None]
-        return paired(pairs) if pairs else None
+        return _difference([task for task in self.tasks.values() if task.iou is None])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, ready for JSON."""
-        means = {"localization": self.localization, "others": self.others}
         return {
-            "method": self.method,
-            "model": self.model,
-            "n": self.n,
-            "seed": self.seed,
-            "unseen": self.unseen,
-            "seconds": round(self.seconds, 2),
+            **self.about,
+            "seconds": round(sum(task.seconds for task in self.tasks.values()), 2),
             "average_tokens": self.average_tokens and round(self.average_tokens, 2),
             "flops_ratio": self.flops_ratio and round(self.flops_ratio, 4),
             "kept_bottom_third": [round(share, 4) for share in self.kept_bottom_third],
-            "mean_difference": {key: value.to_dict() for key, value in means.items() if value is not None},
+            "mean_difference": _numbers({"localization": self.localization, "others": self.others}),
             "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
         }
 
@@ -207,13 +189,22 @@ class BenchmarkResult:
         lines = [f"{self.method}, {self.n} questions per task, 95 % intervals"]
         lines += [f"{'task':<12}{'accuracy':<24}{'to unpruned':<26}{'top half':>9}{'bottom':>8}{'blind':>10}"]
         for name, task in self.tasks.items():
-            top, bottom = (f"{half.value:.3f}" if (half := task.half(is_top)) else "" for is_top in (True, False))
+            top, bottom = ("" if half is None else f"{half.value:.3f}" for half in map(task.half, (True, False)))
             change = "" if task.difference is None else str(task.difference)
             lines.append(f"{name:<12}{task.accuracy!s:<24}{change:<26}{top:>9}{bottom:>8}{task.blind:>10.3f}")
         for title, mean in (("localization", self.localization), ("others", self.others)):
             if mean is not None:
                 lines.append(f"mean difference, {title}: {mean}")
         return "\n".join(lines)
+
+
+def _difference(tasks: Sequence[TaskResult]) -> Interval | None:
+    pairs = [(task.right, task.unpruned) for task in tasks if task.unpruned is not None]
+    return paired(pairs) if pairs else None
+
+
+def _numbers(intervals: Mapping[str, Interval | None]) -> dict[str, Any]:
+    return {key: value.to_dict() for key, value in intervals.items() if value is not None}
 
 
 def _bottom_third(rows: list[float]) -> float:

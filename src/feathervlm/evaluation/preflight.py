@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 from feathervlm.core.errors import PruningError
-from feathervlm.embedded.vocabulary import check_words
 from feathervlm.evaluation.metrics import Protocol
 from feathervlm.evaluation.tasks.base import QuestionSet
 from feathervlm.evaluation.tasks.embedded import Embedded
+from feathervlm.families.box_reader import BoxReader
 from feathervlm.inference import loading
 from feathervlm.inference.choices import choice_tokens
 from feathervlm.inference.loading import CheckedModel
 from feathervlm.inference.model_spec import ModelSpec
-from feathervlm.inference.prompts import Prompt, check_markers, has_template
+from feathervlm.inference.prompts import Prompt, check_prompt, has_template
+
+SIDES = (64, 64)
+"""(width, height) of the picture with which a processor is tried."""
 
 
 def check(
@@ -53,9 +56,12 @@ def _check_questions(checked: CheckedModel, questions: QuestionSet) -> None:
         )
     if task.needs_template and not has_template(processor):
         raise PruningError(f"{model} has no chat template, which tells how a question is put; add one.")
-    if not task.needs_template:
-        _check_prompts(checked, questions)
-    elif checked.embedded and not isinstance(task, Embedded):
+    for question in () if task.needs_template else questions.questions:
+        try:
+            check_prompt(processor, question.prompt)
+        except PruningError as error:
+            raise PruningError(f"Question {question.id!r} of {questions.name}: {error}") from None
+    if task.needs_template and checked.embedded and not isinstance(task, Embedded):
         raise PruningError(
             f"{model} knows only the few words of the task embedded; give another --model for {task.name}."
         )
@@ -64,20 +70,13 @@ def _check_questions(checked: CheckedModel, questions: QuestionSet) -> None:
         choice_tokens(processor, Prompt(first.prompt), first.choices)
 
 
-def _check_prompts(checked: CheckedModel, questions: QuestionSet) -> None:
-    """Refuse prompts with other image placeholders than the model takes, or words that the embedded model lacks."""
-    for question in questions.questions:
-        try:
-            check_markers(checked.processor, Prompt(question.prompt, (None,)))
-            if checked.embedded:
-                check_words(checked.processor, [question.prompt])
-        except PruningError as error:
-            raise PruningError(f"Question {question.id!r} of {questions.name}: {error}") from None
-
-
 def _check_boxes(checked: CheckedModel, sets: Sequence[QuestionSet], protocol: Protocol) -> None:
     names = [questions.name for questions in sets if "localization" in questions.kinds.values()]
     own = any(not questions.task.needs_template for questions in sets if questions.name in names)
+    if checked.boxes is not None and names:
+        reader = BoxReader.of(checked)
+        if reader.format is not None and reader.format.scale is None:
+            reader.resized(SIDES)  # refuses a processor that does not tell how it resizes pictures
     if checked.boxes is not None or not names or (protocol == "paper" and not own):
         return
     remedy = (

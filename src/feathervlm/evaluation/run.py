@@ -21,8 +21,8 @@ from feathervlm.evaluation.tasks import chosen
 from feathervlm.evaluation.tasks.base import CHUNK, QuestionSet, Task
 from feathervlm.inference.loading import describe
 from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
-from feathervlm.utils import files as utils_files
-from feathervlm.utils import provenance
+from feathervlm.utils import files, provenance
+from feathervlm.utils.pictures import BACKGROUND
 from feathervlm.utils.progress import Progress
 
 
@@ -40,6 +40,7 @@ class EvalRequest:
         limit: Maximum number of questions per split; None for all.
         shard: The part of the work that this process does.
         seed: Seed of the intervals.
+        background: Colour under transparent parts of pictures.
     """
 
     spec: ModelSpec
@@ -51,6 +52,7 @@ class EvalRequest:
     limit: int | None = None
     shard: Shard = ALONE
     seed: int = 0
+    background: str = BACKGROUND
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -102,18 +104,21 @@ def run(request: EvalRequest, progress: Progress = lambda what, done, total: Non
         PruningError: An input does not fit; before weights are read if it can be known then.
     """
     progress("reading the questions", 0, 0)
-    sets = []
-    for task in chosen(request.tasks, request.data):
-        sets.append(QuestionSet(task, task.questions(request.limit)))
-        task.check(sets[-1].questions)
+    tasks = chosen(request.tasks, request.data, request.background)
+    sets = [QuestionSet(task, task.questions(request.limit)) for task in tasks]
     progress("looking at the model", 0, 0)
     checked = check(request.spec, sets, request.runs, request.protocol)
+    for one in sets:
+        progress(f"reading the pictures of {one.task.title}", 0, 0)
+        one.task.check(one.questions)
     spec = replace(request.spec, device=request.shard.device(checked.device))
     about = _about(request, describe(checked), sets)
-    key = {"model": about["model"], "protocol": request.protocol, "chunk": CHUNK}
+    length = request.spec.max_new_tokens
+    key = {"model": about["model"], "protocol": request.protocol, "chunk": CHUNK, "max_new_tokens": length}
     begun = {"commit": provenance.commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     store = AnswerStore(request.out / "answers", key, begun, part=request.shard.rank, holds="an evaluation")
     about["begun"] = store.begun
+    store.note(sets)
     work = open_work(sets, request.runs, store, request.shard)
     answered, total = 0, sum(len(piece.chunk) for piece in work)
 
@@ -123,6 +128,7 @@ def run(request: EvalRequest, progress: Progress = lambda what, done, total: Non
         progress(sets[piece.part].task.title, answered, total)
 
     if work:
+        runner.check_pictures(sets, work, request.protocol, progress)
         progress("loading the model", 0, total)
         runner.run(spec, sets, work, store, protocol=request.protocol, done=done)
     return _collect(Evaluation(request, about, sets), store)
@@ -136,21 +142,20 @@ def _collect(evaluation: Evaluation, store: AnswerStore) -> Evaluation:
             method: [samples[number] for number in sorted(samples)] for method, samples in runs.items()
         }
     if not evaluation.missing:
-        for name, runs_of_task in evaluation.samples.items():
-            folder = evaluation.request.out / "samples" / name
-            utils_files.make_directory(folder, "--out")
-            for method, samples_of_run in runs_of_task.items():
-                path = folder / f"{stem(method)}.jsonl"
-                utils_files.write_text(path, "".join(map(line, samples_of_run)))
+        for name, answered in evaluation.samples.items():
+            for method, found in answered.items():
+                path = evaluation.request.out / "samples" / name / f"{stem(method)}.jsonl"
+                files.make_directory(path.parent)
+                files.write_text(path, "".join(map(line, found)))
                 evaluation.files.append(path)
     return evaluation
 
 
 def _about(request: EvalRequest, model: dict[str, Any], sets: list[QuestionSet]) -> dict[str, Any]:
     # The index of one of several equal accelerators and the answer length of other tasks change no answer.
-    device = model["device"].partition(":")[0]
+    model = {name: value for name, value in model.items() if name != "max_new_tokens"}
     return {
-        "model": {name: value for name, value in model.items() if name != "max_new_tokens"} | {"device": device},
+        "model": model | {"device": model["device"].partition(":")[0]},
         "methods": list(request.runs),
         "tasks": {
             one.name: {"questions": len(one.questions), "paper": one.task.count, "fingerprint": one.fingerprint}

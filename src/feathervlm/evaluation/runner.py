@@ -1,8 +1,8 @@
 """Questions under methods: answered in this process or over a pool of processes, graded, and stored as they come."""
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,12 +16,14 @@ from feathervlm.evaluation.samples import Sample, pack
 from feathervlm.evaluation.shard import ALONE, Shard
 from feathervlm.evaluation.store import AnswerStore
 from feathervlm.evaluation.tasks.base import Question, QuestionSet, Reading
-from feathervlm.evaluation.tasks.localization import BoxReader
+from feathervlm.families.box_reader import BoxReader
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answer, Answerer, AnyMethod
 from feathervlm.inference.loading import LoadedModel
 from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.inference.prompts import Prompt
+from feathervlm.utils.processes import workers
+from feathervlm.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,27 @@ def by_method(work: Sequence[Work], methods: Sequence[str]) -> list[Work]:
     return [replace(piece, methods=(method,)) for method in methods for piece in work if method in piece.methods]
 
 
+def check_pictures(
+    sets: Sequence[QuestionSet], work: Sequence[Work], protocol: Protocol, progress: Progress = lambda *_: None
+) -> None:
+    """Decode every picture that will be shown, so that a damaged one is found before the first question is asked.
+
+    Args:
+        sets: The questions.
+        work: Pieces of work, from `open_work`.
+        protocol: Rules of scoring, see `evaluation.metrics`.
+        progress: Callback, called with which picture is opened now, and zeros, because no answer is counted yet.
+
+    Raises:
+        PruningError: A picture cannot be opened.
+    """
+    asked = [(sets[piece.part].task, sets[piece.part].questions[number]) for piece in work for number in piece.chunk]
+    shown = {(task.name, question.image): (task, question) for task, question in asked if question.image}
+    for number, (task, question) in enumerate(shown.values(), 1):
+        progress(f"opening picture {number} of {len(shown)}", 0, 0)
+        task.open(question, protocol)
+
+
 def run(
     spec: ModelSpec,
     sets: Sequence[QuestionSet],
@@ -83,24 +106,14 @@ def run(
     """
     if not work:
         return
-    with _workers(spec, sets, protocol, min(processes, len(work))) as answered:
-        for piece, samples in answered(work):
+    alone = processes == 1
+    answer = partial(_answer, Asker(loading.load(spec), protocol, spec.max_new_tokens), sets) if alone else _answer_own
+    pool = nullcontext(map) if alone else workers(min(processes, len(work)), _prepare, spec, sets, protocol)
+    with pool as mapped:
+        for piece, samples in mapped(answer, work):
             for method, found in samples.items():
                 store.append(sets[piece.part], method, found)
             done(piece)
-
-
-Answered = Callable[[Sequence[Work]], Iterator[tuple[Work, Samples]]]
-
-
-@contextmanager
-def _workers(spec: ModelSpec, sets: Sequence[QuestionSet], protocol: Protocol, processes: int) -> Iterator[Answered]:
-    if processes == 1:
-        yield partial(map, partial(_answer, Asker(loading.load(spec), protocol, spec.max_new_tokens), sets))
-        return
-    # Fresh processes, since forking after torch has run is not safe.
-    with multiprocessing.get_context("spawn").Pool(processes, _prepare, (spec, sets, protocol)) as pool:
-        yield partial(pool.imap_unordered, _answer_own)
 
 
 def _answer(asker: "Asker", sets: Sequence[QuestionSet], piece: Work) -> tuple[Work, Samples]:
@@ -111,8 +124,9 @@ _own: "tuple[Asker, Sequence[QuestionSet]]"
 
 
 def _prepare(spec: ModelSpec, sets: Sequence[QuestionSet], protocol: Protocol) -> None:
-    """Load the model of a process of the pool."""
+    """Load the model of a worker process."""
     global _own
+    warnings.filterwarnings("ignore", message="feathervlm reads")  # the parent process has said it
     torch.set_num_threads(1)
     _own = Asker(loading.load(spec), protocol, spec.max_new_tokens), sets
 
@@ -158,7 +172,7 @@ class Asker:
         self, questions: QuestionSet, numbers: Sequence[int], methods: Mapping[str, AnyMethod]
     ) -> dict[str, list[Sample]]:
         task, asked = questions.task, [questions.questions[number] for number in numbers]
-        pictures = [task.open(question) for question in asked]
+        pictures = [task.open(question, self.protocol) for question in asked]
         prompts = [
             Prompt(task.prompt(question, self.protocol, self.boxes.format), (picture,))
             for question, picture in zip(asked, pictures, strict=True)

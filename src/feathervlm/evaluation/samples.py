@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,12 +66,6 @@ class Sample:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, rounded, ready for JSON."""
         return {key: _rounded(value, DIGITS[key]) if key in DIGITS else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """Return the sample that `to_dict` wrote."""
-        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
-        return cls(**fields)
 
 
 def _rounded(value: Any, digits: int) -> Any:

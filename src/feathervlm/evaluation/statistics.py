@@ -178,8 +178,8 @@ class Bootstrap:
         blocks = (block[:rounds, :-1] for block in self._weights(name))
         return np.concatenate([block @ values / block.sum(1, keepdims=True) for block in blocks])[:rounds]
 
-    def share(self, method: str, name: str, right: Bools, among: Bools | None = None) -> Estimate:
-        """Return the share of right answers of one method, see `shares`."""
+    def share(self, method: str, name: str, right: NDArray[np.generic], among: Bools | None = None) -> Estimate:
+        """Return the mean score of one method, see `shares`."""
         return self.shares(name, {method: right}, among)[method]
 
     def shares(

@@ -118,7 +118,7 @@ class Answerer:
         """Prepare prompts for one forward.
 
         Raises:
-            PruningError: Image placeholders do not match the pictures.
+            PruningError: A text or a picture does not fit the model.
         """
         with quiet():
             inputs = prepare(self.processor, prompts)
@@ -152,7 +152,7 @@ class Answerer:
             )
             seconds = time.perf_counter() - timer.start
         # A forward without pictures is not recorded, so that there may be no report.
-        report = pruning.report if pruning is not None and any(one.images for one in batch.prompts) else None
+        report = pruning.report if pruning is not None and any(one.shows for one in batch.prompts) else None
         if tokens is not None:
             texts = [choices[number] for number in choose(output.logits[0], tokens)]
             lengths = [1] * len(texts)

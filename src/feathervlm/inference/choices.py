@@ -18,12 +18,9 @@ WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def choice_tokens(processor: Any, prompt: Prompt, choices: Sequence[str]) -> list[int]:
-    """Return the token with which each choice begins the answer to a prompt.
+    """Return the token with which each choice begins the answer to a prompt, see `first_tokens`.
 
     The tokens depend on the end of the prompt, which the chat template writes and which is the same for all prompts.
-
-    Raises:
-        PruningError: As `first_tokens`.
     """
     text = processor.apply_chat_template(prompt.messages, add_generation_prompt=True, tokenize=False)
     return first_tokens(processor.tokenizer, text, choices)

@@ -15,8 +15,9 @@ from feathervlm.engine.report.report import Report
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answer, Answerer, Batch
 from feathervlm.inference.model_spec import UNPRUNED, ModelSpec
-from feathervlm.inference.prompts import Prompt, check_markers, open_picture
+from feathervlm.inference.prompts import Prompt, check_prompt
 from feathervlm.methods import Method
+from feathervlm.utils.pictures import BACKGROUND, open_picture
 from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 
@@ -35,6 +36,7 @@ class RunRequest:
         method: Method to prune with; None runs unpruned only.
         repeats: Timed runs of each kind.
         strict: Refuse what cannot be pruned.
+        background: Colour under transparent parts of the pictures.
     """
 
     spec: ModelSpec
@@ -43,6 +45,7 @@ class RunRequest:
     method: Method | None
     repeats: int = 2
     strict: bool = True
+    background: str = BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,14 @@ def run(request: RunRequest, *, draw: bool = False, say: Say = lambda now: None)
     Raises:
         PruningError: An input does not fit; the message says which, and the remedy.
     """
-    prompt = Prompt(request.prompt, tuple(map(open_picture, request.images)))
+    pictures = tuple(open_picture(path, background=request.background) for path in request.images)
     name = request.spec.model
     say(f"looking at {name}")
     checked = loading.check(request.spec.as_stored(), [request.method], strict=request.strict)
-    check_markers(checked.processor, prompt)
+    check_prompt(checked.processor, request.prompt, len(pictures))
     say(f"loading {name}")
     answerer = Answerer(checked.load(), strict=request.strict)
-    unpruned, pruned, report = _compare(answerer, answerer.prepare([prompt]), request, say)
+    unpruned, pruned, report = _compare(answerer, answerer.prepare([Prompt(request.prompt, pictures)]), request, say)
     settings = {
         "device": str(checked.device),
         "dtype": str(answerer.model.dtype).removeprefix("torch."),
@@ -110,7 +113,10 @@ def run(request: RunRequest, *, draw: bool = False, say: Say = lambda now: None)
         "max_new_tokens": checked.settings.max_new_tokens,
         "repeats": request.repeats,
     }
-    overlay = _draw(report, answerer, prompt.images) if draw and report is not None and report.pruned else None
+    overlay = None
+    if draw and report is not None and report.pruned:
+        views = [report.overlay(one, processor=answerer.processor, image=place) for place, one in enumerate(pictures)]
+        overlay = stack(views)
     return RunResult(request, settings, unpruned, pruned, report, overlay)
 
 
@@ -142,10 +148,3 @@ def _middle(answers: list[Answer]) -> Answer:
 def _first(answer: Answer) -> float:
     assert answer.first_token_seconds is not None, "the answer was timed"
     return answer.first_token_seconds
-
-
-def _draw(report: Report, answerer: Answerer, pictures: tuple[Image.Image, ...]) -> Image.Image:
-    """Draw the kept patches of every picture, one row for each."""
-    return stack(
-        [report.overlay(picture, processor=answerer.processor, image=number) for number, picture in enumerate(pictures)]
-    )

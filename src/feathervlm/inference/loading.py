@@ -3,6 +3,7 @@
 `check` refuses what cannot work before weights are read; the `CheckedModel` that it returns loads the weights.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -24,8 +25,10 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.families import family_of
 from feathervlm.inference.model_spec import UNPRUNED, ModelSettings, ModelSpec, is_embedded
 from feathervlm.methods import Method
+from feathervlm.utils.files import brief
 from feathervlm.utils.provenance import versions
 from feathervlm.utils.quiet import quiet
+from feathervlm.utils.weights import check_types, check_weights
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXAMPLE_ID = "llava-hf/llava-1.5-7b-hf"
@@ -78,11 +81,7 @@ class CheckedModel(LoadedModel):
     dtype: torch.dtype | str
 
     def load(self) -> LoadedModel:
-        """Read the weights.
-
-        Raises:
-            PruningError: The weights cannot be read.
-        """
+        """Read the weights, see `load_model`."""
         model = load_model(self.spec.path, self.dtype, self.spec.attention, name=self.spec.model)
         return LoadedModel(model.to(self.device), self.processor, self.settings, self.embedded)
 
@@ -114,11 +113,7 @@ def check(
 
 
 def load(spec: ModelSpec) -> LoadedModel:
-    """Load a model.
-
-    Raises:
-        PruningError: As `check`, or the weights cannot be read.
-    """
+    """Load a model, see `check` and `load_model`."""
     return check(spec).load()
 
 
@@ -180,7 +175,7 @@ def load_config(name: str) -> PreTrainedConfig:
     Raises:
         PruningError: There is no such model, or it takes no images.
     """
-    local = bool(name) and Path(name).is_dir()
+    local = bool(name) and os.path.isdir(name)
     if not local and not HUB_ID.fullmatch(name):
         raise PruningError(f"There is no model directory {name!r}; give one, or a hub id such as {EXAMPLE_ID}.")
     try:
@@ -237,9 +232,10 @@ def load_model(path: str, dtype: torch.dtype | str, attention: str, *, name: str
         name: Name of the model in the warning. The default is its path.
 
     Raises:
-        PruningError: The weights cannot be read.
+        PruningError: The weights cannot be read, are integers, or are not finite.
     """
     try:
+        check_types(Path(path))
         with quiet():
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 path, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
@@ -253,10 +249,5 @@ def load_model(path: str, dtype: torch.dtype | str, attention: str, *, name: str
             "they are random and the answers are noise.",
             stacklevel=3,
         )
+    check_weights(model.named_parameters(), name or path)
     return model.eval()
-
-
-def brief(error: BaseException) -> str:
-    """Return the first sentence of an error without its full stop."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.split(r"(?<=[.!?])\s", text)[0].rstrip(".")

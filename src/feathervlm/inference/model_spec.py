@@ -103,4 +103,6 @@ class ModelSpec:
 def is_embedded(processor: Any) -> bool:
     """Whether a processor belongs to the embedded model, or to one of another training run."""
     tokenizer = getattr(processor, "tokenizer", None)
-    return tokenizer is not None and set(LOCATIONS) <= tokenizer.get_vocab().keys()
+    if tokenizer is None:
+        return False
+    return not {None, tokenizer.unk_token_id} & set(tokenizer.convert_tokens_to_ids(LOCATIONS))

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from feathervlm.core.errors import PruningError
-from feathervlm.inference.loading import brief
+from feathervlm.embedded.vocabulary import check_words
+from feathervlm.inference.model_spec import is_embedded
+from feathervlm.utils.pictures import opened_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,20 +32,26 @@ class Prompt:
         pictures = [{"type": "image", "image": image} for image in self.images]
         return [{"role": "user", "content": [*pictures, {"type": "text", "text": self.text}]}]
 
+    @property
+    def shows(self) -> bool:
+        """Whether there is a picture."""
+        return any(part.get("type") == "image" for message in self.messages for part in _parts(message))
 
-def open_picture(path: Path) -> Image.Image:
-    """Open a picture as RGB, turned upright.
+    def opened(self) -> list[dict[str, Any]]:
+        """Return the messages with every picture opened and made RGB, whether it is in memory or a local file.
 
-    Raises:
-        PruningError: There is no picture at `path`.
-    """
-    try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except FileNotFoundError:
-        raise PruningError(f"There is no image file {path}; check the path.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PruningError(f"{path} cannot be read as an image ({brief(error)}); give a PNG or JPEG file.") from None
+        Raises:
+            PruningError: A picture cannot be read.
+        """
+        return [
+            message | {"content": [opened_part(part) for part in _parts(message)]} if _parts(message) else message
+            for message in self.messages
+        ]
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
 
 
 def has_template(processor: Any) -> bool:
@@ -59,41 +64,50 @@ def image_marker(processor: Any) -> str:
     return str(getattr(processor, "image_token", None) or "<image>")
 
 
-def check_markers(processor: Any, prompt: Prompt) -> None:
-    """Refuse a prompt whose image placeholders do not match its pictures.
+def check_prompt(processor: Any, text: str, pictures: int = 1) -> None:
+    """Refuse a text that a model cannot be asked.
+
+    Args:
+        processor: Processor of the model.
+        text: The text of a prompt.
+        pictures: Number of its pictures.
 
     Raises:
-        PruningError: The text has placeholders beside a chat template, or too few or too many without one.
+        PruningError: The text has placeholders beside a chat template, too few or too many without one, or words that
+            the embedded model does not know.
     """
     marker = image_marker(processor)
-    count, expected = prompt.text.count(marker), len(prompt.images)
-    if not has_template(processor) and count != expected:
+    count = text.count(marker)
+    if not has_template(processor) and count != pictures:
         raise PruningError(
-            f"The prompt has {count} of {expected} image placeholders {marker}; this model has no chat template, so "
+            f"The prompt has {count} of {pictures} image placeholders {marker}; this model has no chat template, so "
             f"write {marker} once for each image."
         )
-    if has_template(processor) and prompt.conversation is None and count:
+    if has_template(processor) and count:
         raise PruningError(
             f"The prompt holds the image placeholder {marker}, which the model's chat template adds by itself; "
             "leave it out."
         )
+    if is_embedded(processor):
+        check_words(processor, [text])
 
 
 def prepare(processor: Any, prompts: Sequence[Prompt]) -> Any:
     """Return the inputs of a model for one prompt or several; several are padded on the left.
 
     Raises:
-        PruningError: Image placeholders do not match the pictures, or several prompts meet a model without a chat
-            template.
+        PruningError: A text or a picture does not fit the model, or several prompts meet one without a chat template.
     """
     for prompt in prompts:
-        check_markers(processor, prompt)
+        if prompt.conversation is None:
+            check_prompt(processor, prompt.text, len(prompt.images))
     if not has_template(processor):
         if len(prompts) > 1:
             raise PruningError(f"{len(prompts)} prompts at once need a chat template; give one prompt at a time.")
-        return processor(images=list(prompts[0].images), text=prompts[0].text, return_tensors="pt")
+        images = [one["image"] for one in prompts[0].opened()[0]["content"] if one["type"] == "image"]
+        return processor(images=images, text=prompts[0].text, return_tensors="pt")
     padding = {"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}
-    chats = [prompt.messages for prompt in prompts]
+    chats = [prompt.opened() for prompt in prompts]
     return processor.apply_chat_template(
         chats if len(chats) > 1 else chats[0],
         add_generation_prompt=True,

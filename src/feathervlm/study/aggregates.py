@@ -138,7 +138,7 @@ class StudyResults:
         return mean([share for share in shares if np.isfinite(share.value)])
 
     def _share(self, method: str, task: str, among: NDArray[np.bool_] | None = None) -> Estimate:
-        return self.bootstrap.shares(task, {method: self.runs[method][task].scores}, among)[method]
+        return self.bootstrap.share(method, task, self.runs[method][task].scores, among)
 
     def of_masks(self, method: str, statistic: Callable[[Mask], float], stage: int = -1) -> Estimate:
         """Return the mean over all questions of a statistic of their masks."""

@@ -40,8 +40,11 @@ class ModelProbe:
     @classmethod
     def read(cls, path: Path, key: dict[str, Any]) -> "ModelProbe | None":
         """Return the probe that `write` stored with the same key, None if there is none."""
-        document = json.loads(path.read_text()) if path.exists() else {}
-        if document.get("key") != json.loads(json.dumps(key)):
+        try:
+            document = files.read_json(path, "it is measured again", dict) if path.exists() else {}
+            if document.get("key") != json.loads(json.dumps(key)):
+                return None
+        except PruningError:  # torn, which costs one question
             return None
         depth, (frames, rows, cols), prior, no_prior = (document[field.name] for field in fields(cls))
         return cls(depth, (frames, rows, cols), None if prior is None else np.array(prior), no_prior)
@@ -54,6 +57,7 @@ class ModelProbe:
             key: What the probe depends on.
         """
         prior = None if self.prior is None else self.prior.tolist()
+        files.make_directory(path.parent)
         files.write_json(path, {**asdict(self), "prior": prior, "key": key})
 
 

@@ -1,5 +1,6 @@
 """The questions of a study: one task or several, numbered through."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from feathervlm.evaluation.tasks import TASKS, chosen
 from feathervlm.evaluation.tasks.base import Kind, Question, QuestionSet
 from feathervlm.evaluation.tasks.embedded import Embedded
 from feathervlm.evaluation.tasks.jsonl import Jsonl
+from feathervlm.utils.pictures import BACKGROUND
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,14 @@ class StudyQuestions:
     sets: Sequence[QuestionSet]
 
     @classmethod
-    def of(cls, names: Sequence[str], data: Path = Path("data"), n: int = 200, seed: int = 0) -> "StudyQuestions":
+    def of(
+        cls,
+        names: Sequence[str],
+        data: Path = Path("data"),
+        n: int = 200,
+        seed: int = 0,
+        background: str = BACKGROUND,
+    ) -> "StudyQuestions":
         """Read the questions of tasks.
 
         Args:
@@ -38,20 +47,22 @@ class StudyQuestions:
             data: Directory of the data sets.
             n: Questions per split; of a JSONL file every question is asked.
             seed: Seed of the embedded questions.
+            background: Colour under transparent parts of pictures.
 
         Raises:
             PruningError: There is no such task, or a file is missing or broken.
         """
         sets: dict[str, QuestionSet] = {}
         for name in names:
-            own = name not in TASKS and Path(name).is_file()  # a file of questions may have any suffix
-            for task in [Jsonl(Path(name))] if own else chosen([name], data):
+            own = name not in TASKS and os.path.isfile(name)  # a file of questions may have any suffix
+            for task in [Jsonl(Path(name), background)] if own else chosen([name], data, background):
                 if task.name in sets:
+                    if own:
+                        raise PruningError(f"Two files of questions are called {task.name}; rename one.")
                     continue
                 if isinstance(task, Embedded):
                     task = Embedded(n=n, seed=seed)
                 questions = QuestionSet(task, task.questions(None if isinstance(task, Jsonl) else n))
-                task.check(questions.questions)
                 sets[task.name] = questions
         if not sets:
             raise PruningError("No task is named; give --data embedded.")

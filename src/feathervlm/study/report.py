@@ -4,7 +4,6 @@ A report is made from the JSON documents of the experiments, so that it can be m
 """
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from feathervlm.core.errors import PruningError
 from feathervlm.utils import files, templates
+from feathervlm.utils.text import printable
 
 VERDICTS = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}
 FINDINGS = "findings.json"
@@ -35,7 +35,7 @@ def write(
         "report.html": render("report.html.j2", about, experiments, others, out / "figures"),
     }
     for name, text in texts.items():
-        files.write_text(out / name, text)
+        files.write_page(out / name, text)
     return [out / FINDINGS, *(out / name for name in texts)]
 
 
@@ -87,12 +87,15 @@ def read_findings(folder: Path) -> dict[str, Any]:
         PruningError: The directory holds none.
     """
     path = folder / FINDINGS
+    if not folder.is_dir() or not path.exists():
+        raise PruningError(f"There is no finished study in {printable(folder)}, which has no {FINDINGS}; check it.")
+    document = files.read_json(path, "run that study again")
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise PruningError(f"There is no finished study in {folder}: {path.name} cannot be read ({why}).") from error
-    return document
+        _by_id(document)
+    except (KeyError, TypeError):
+        raise PruningError(f"{printable(path)} holds no findings; run that study again.") from None
+    found: dict[str, Any] = document
+    return found
 
 
 def _by_id(other: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,21 +96,35 @@ def run(request: StudyRequest, progress: Progress = lambda what, done, total: No
     questions = request.questions
     with quiet():
         progress("probing the model", 0, 0)
-        model, data = describe(check(request.spec, questions.sets, [])), questions.describe()
-        key = {"model": model, "data": data["fingerprint"], "chunk": CHUNK}
+        model = describe(check(request.spec, questions.sets, []))
+        progress("reading the pictures", 0, 0)
+        for one in questions.sets:
+            one.task.check(one.questions)
+        data = questions.describe()
+        hashes = {one.name: one.fingerprints for one in questions.sets}
+        key = {"model": model, "chunk": CHUNK} | {
+            kind: {name: own[kind] for name, own in hashes.items()} for kind in ("questions", "pictures")
+        }
+        begun = {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
+        store = AnswerStore(request.out / "answers", key, begun)
         path = request.out / "probe.json"
         known = ModelProbe.read(path, key)
+        if known is None and request.report_only:
+            raise PruningError(
+                f"All answers are missing in {request.out / 'answers'}; leave --report-only out to ask for them."
+            )
+        if known is None:
+            everything = [Work(part, chunk, ()) for part, one in enumerate(questions.sets) for chunk in one.chunks]
+            runner.check_pictures(questions.sets, everything, "symmetric", progress)
         probe = known or probe_model(request.spec, questions)
         plan = Plan(probe.depth, probe.shape, request.quick)
         needed = {experiment.name: experiment.methods(plan) for experiment in request.experiments}
         methods = list(dict.fromkeys(method for specs in needed.values() for method in specs))
         check(request.spec, questions.sets, methods)
-        begun = {"commit": commit(), "time": time.strftime("%Y-%m-%d %H:%M:%S")}
-        store = AnswerStore(request.out / "answers", key, begun)
         if known is None:
             probe.write(path, key)
         study = Study(request, _about(request, data, model, plan) | {"begun": store.begun})
-        _Evaluator(study, plan, probe, store, needed, progress).run(methods)
+        _Evaluator(study, plan, probe, store, needed, progress).run(methods, checked=known is None)
         order = [experiment.name for experiment in request.experiments]
         study.experiments.sort(key=lambda document: order.index(document["name"]))
         study.files += report.write(request.out, study.about, study.experiments, others)
@@ -135,7 +149,7 @@ class _Evaluator:
         self.answered: Counter[str] = Counter()
         self.samples: dict[str, dict[int, Sample]] = {}
 
-    def run(self, methods: list[str]) -> None:
+    def run(self, methods: list[str], *, checked: bool) -> None:
         sets, total = self.questions.sets, len(self.questions.tasks)
         work = open_work(sets, methods, self.store)
         missing: Counter[str] = Counter()
@@ -146,6 +160,8 @@ class _Evaluator:
                 f"{missing.total()} of {total * len(methods)} answers are missing in {self.request.out / 'answers'}; "
                 "leave --report-only out to ask for them."
             )
+        if not checked:
+            runner.check_pictures(sets, work, "symmetric", self.progress)
         for method in methods:
             self._count(method, total - missing[method], total * len(methods))
 
@@ -205,7 +221,7 @@ class _Evaluator:
 
     def _draw(self, experiment: Experiment, result: ExperimentResult) -> list[dict[str, str]]:
         folder = self.request.out / "figures"
-        utils_files.make_directory(folder, "--out")
+        utils_files.make_directory(folder)
         figures = []
         for name, (figure, caption) in result.figures.items():
             for suffix in ("png", "svg"):

@@ -12,6 +12,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from feathervlm.core.errors import PruningError
+from feathervlm.utils import picture_formats
+from feathervlm.utils.files import MARK
+from feathervlm.utils.text import printable
+
 STYLE: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -74,6 +79,29 @@ def bare(plot: Axes) -> Axes:
     return plot
 
 
+FORMATS = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
+"""Suffixes of figures."""
+
+
+def check_suffix(path: Path, option: str) -> None:
+    """Refuse a path whose suffix names no format of figures.
+
+    Raises:
+        PruningError: There is no such format.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise PruningError(
+            f"{option} {printable(path)} does not end like a figure; give a name with one of {', '.join(FORMATS)}."
+        )
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the suffix names; equal figures give equal files."""
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    """Write a figure in the format that the suffix names; equal figures give equal files, with the mark of results."""
+    kind = path.suffix.lower()
+    if kind in (".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
+        figure.savefig(path, pil_kwargs=picture_formats.marked(picture_formats.kind_of(path)))
+    elif kind in (".svg", ".pdf"):
+        date = "Date" if kind == ".svg" else "CreationDate"
+        figure.savefig(path, metadata={"Creator": MARK, date: None})
+    else:
+        figure.savefig(path, metadata={"Creator" if kind in (".eps", ".ps") else "Software": MARK})

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from feathervlm.utils.text import printable
+
 Say = Callable[[str], None]
 """Called with what happens now."""
 
@@ -26,7 +28,7 @@ def spinner(what: str) -> Iterator[Say]:
     err = Console(stderr=True, highlight=False, markup=False)
     # Four frames per second, because the spinner also draws while runs are timed.
     with err.status(Text(what), refresh_per_second=4) as status, redirect_stdout(sys.stderr), own_warnings():
-        yield lambda now: status.update(Text(now))
+        yield lambda now: status.update(Text(printable(now)))
 
 
 @contextmanager
@@ -51,7 +53,9 @@ def bar(unit: str, shown: bool = True) -> Iterator[Progress]:
     )  # fmt: skip
     with own_warnings(), Bar(*columns, console=err, disable=not (shown and err.is_terminal)) as drawn:
         task = drawn.add_task("", total=None)
-        yield lambda what, done, total: drawn.update(task, description=what, completed=done, total=total or None)
+        yield lambda what, done, total: drawn.update(
+            task, description=printable(what), completed=done, total=total or None
+        )
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def own_warnings() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in shown:
             shown.add(str(message))
-            print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+            print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

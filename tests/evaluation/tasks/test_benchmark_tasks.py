@@ -279,8 +279,8 @@ def test_scenes_beyond_the_sequence_are_refused(tmp_path, take):
     [
         ("{", "no valid JSON"),
         ("[]", "hold no question"),
-        ('[{"x": 1}]', "not written as they should be"),
-        ("\xff", "cannot be read"),
+        ('[{"x": 1}]', r"not written as it should be: no '\[0\]\.question_id'"),
+        ("\xff", r"is not UTF-8 \(line 1\); save it as UTF-8"),
     ],
 )
 def test_broken_files_are_one_sentence(tmp_path, content, said):

@@ -4,8 +4,8 @@ import pytest
 
 from feathervlm import PruningError
 from feathervlm.core.boxes import iou
-from feathervlm.evaluation.tasks.localization import BoxReader
 from feathervlm.families import FAMILIES
+from feathervlm.families.box_reader import BoxReader
 from feathervlm.inference.loading import check
 from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.inference.prompts import Prompt, prepare

@@ -1,12 +1,14 @@
 """Pictures of what a pruned model still sees: kept patches bright, dropped ones dim, one panel per stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from feathervlm.core.layout import Box
+from feathervlm.utils.pictures import as_rgb
 
 CAPTION, GAP = 24, 12
 """Height of the caption above a panel and distance between panels, in pixels."""
@@ -37,25 +39,39 @@ def overlay(
     Returns:
         An RGB image with the panels side by side.
     """
+    picture = as_rgb(picture)
     scale = size / max(picture.size)
     width, height = (max(round(side * scale), 1) for side in picture.size)
-    pixels = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32)
     left, top, right, bottom = (side * scale for side in box or (0, 0, *picture.size))
     canvas = Image.new("RGB", (len(grids) * (width + GAP) - GAP, height + CAPTION), "white")
     draw = ImageDraw.Draw(canvas)
     for panel, (grid, title) in enumerate(zip(grids, titles, strict=True)):
         cells = grid[frame].cpu().numpy()
-        rows, cols = cells.shape
-        row = np.floor((np.arange(height) + 0.5 - top) / (bottom - top) * rows).astype(int)
-        col = np.floor((np.arange(width) + 0.5 - left) / (right - left) * cols).astype(int)
-        covered = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None, :]
-        kept = cells[row.clip(0, rows - 1)][:, col.clip(0, cols - 1)]
-        brightness = np.where(covered, np.where(kept, 1.0, dim), dim / 3)[..., None]
+        light = brightness(cells, (width, height), (left, top, right, bottom), dim)[..., None]
         x = panel * (width + GAP)
-        canvas.paste(Image.fromarray((pixels * brightness).astype(np.uint8)), (x, CAPTION))
+        canvas.paste(Image.fromarray((pixels * light).astype(np.uint8)), (x, CAPTION))
         text = f"{title}: {int(cells.sum())} of {cells.size}"
         draw.text((x + 2, 4), text, fill="black", font=ImageFont.load_default(14))
     return canvas
+
+
+def brightness(cells: NDArray[np.bool_], size: tuple[int, int], box: Box, dim: float) -> NDArray[np.float64]:
+    """Return the brightness of every pixel of a picture, of shape (height, width).
+
+    Args:
+        cells: The kept cells, of shape (rows, cols).
+        size: (width, height) of the picture.
+        box: Part of the picture that the cells cover, in its pixels; what is outside is darkest.
+        dim: Brightness of dropped cells.
+    """
+    rows, cols = cells.shape
+    left, top, right, bottom = box
+    row = np.floor((np.arange(size[1]) + 0.5 - top) / (bottom - top) * rows).astype(int)
+    col = np.floor((np.arange(size[0]) + 0.5 - left) / (right - left) * cols).astype(int)
+    covered = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None, :]
+    kept = cells[row.clip(0, rows - 1)][:, col.clip(0, cols - 1)]
+    return np.where(covered, np.where(kept, 1.0, dim), dim / 3)
 
 
 def inside(outer: Box, shares: Box) -> Box:
@@ -63,6 +79,39 @@ def inside(outer: Box, shares: Box) -> Box:
     left, top, right, bottom = outer
     width, height = right - left, bottom - top
     return left + shares[0] * width, top + shares[1] * height, left + shares[2] * width, top + shares[3] * height
+
+
+def boxed(picture: Image.Image, boxes: Mapping[str, Box], title: str, size: int = 384) -> Image.Image:
+    """Draw boxes in pixels of a picture, by their colours, in a panel with a caption.
+
+    Args:
+        picture: The picture.
+        boxes: (left, top, right, bottom) of each colour.
+        title: The caption.
+        size: Length of the longer side of the panel, in pixels.
+    """
+    scale = size / max(picture.size)
+    width, height = (max(round(side * scale), 1) for side in picture.size)
+    panel = Image.new("RGB", (width, height + CAPTION), "white")
+    view = picture.resize((width, height), Image.Resampling.LANCZOS)
+    for colour, box in boxes.items():
+        left, top, right, bottom = (
+            end * side / full for end, side, full in zip(box, view.size * 2, picture.size * 2, strict=True)
+        )
+        ImageDraw.Draw(view).rectangle((left, top, max(right, left), max(bottom, top)), outline=colour, width=3)
+    panel.paste(view, (0, CAPTION))
+    ImageDraw.Draw(panel).text((2, 4), title, fill="black", font=ImageFont.load_default(14))
+    return panel
+
+
+def beside(panels: Sequence[Image.Image]) -> Image.Image:
+    """Return the panels in one picture, side by side."""
+    width = sum(panel.width + GAP for panel in panels) - GAP
+    canvas, left = Image.new("RGB", (width, max(panel.height for panel in panels)), "white"), 0
+    for panel in panels:
+        canvas.paste(panel, (left, 0))
+        left += panel.width + GAP
+    return canvas
 
 
 def stack(rows: list[Image.Image]) -> Image.Image:

@@ -5,6 +5,7 @@ A report reads the device only when it is asked, so making one costs nothing.
 
 import warnings
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,7 +182,7 @@ class Report:
 
     def overlay(
         self,
-        picture: "Image.Image",
+        picture: "Image.Image | Path | str",
         *,
         processor: Any = None,
         image: int = 0,
@@ -195,7 +196,7 @@ class Report:
         the right cells. A `PlacementWarning` is issued if that matters and neither `processor` nor `box` is given.
 
         Args:
-            picture: The image of the prompt.
+            picture: The image of the prompt, or its file; it is turned upright by its EXIF orientation.
             processor: The processor that prepared the prompt.
             image: Number of the image in the sample.
             batch: Number of the sample.
@@ -204,7 +205,9 @@ class Report:
             options: Options of `feathervlm.engine.report.overlay.overlay`.
         """
         from feathervlm.engine.report.overlay import inside, overlay, stack
+        from feathervlm.utils.pictures import as_rgb
 
+        picture = as_rgb(picture)  # upright, as the model was shown it
         self.grid(image, -1, batch)  # raises an error that explains wrong numbers
         planes = self.layout.pictures[batch][image]
         shown = self._shown(picture.size, processor) if box is None else box

@@ -6,9 +6,11 @@ The box formats of families are in `core.boxes`. Source: TRI-ML/vlm-evaluation, 
 from ast import literal_eval
 from collections.abc import Sequence
 
-from feathervlm.core.boxes import REGION, Size
+from feathervlm.core.boxes import REGION, Size, iou
 from feathervlm.core.layout import Box
 
+overlap = iou
+"""The intersection over union of two boxes."""
 PROMPT = REGION + '"{object}"'
 """Prompt of the harness of the paper, with its quotation marks."""
 
@@ -49,11 +51,3 @@ def rounded(box: Sequence[float], size: Size) -> Box:
         round(end / side, 2) for end, side in zip(box, (width, height, width, height), strict=True)
     )
     return left, top, right, bottom
-
-
-def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the intersection over union of two boxes, 0 if the other is empty."""
-    width = max(min(one[2], other[2]) - max(one[0], other[0]), 0.0)
-    height = max(min(one[3], other[3]) - max(one[1], other[1]), 0.0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return width * height / (areas - width * height)

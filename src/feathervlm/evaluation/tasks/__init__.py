@@ -8,6 +8,7 @@ from pathlib import Path
 from feathervlm.core.errors import PruningError
 from feathervlm.evaluation.tasks.base import Task
 from feathervlm.evaluation.tasks.jsonl import Jsonl
+from feathervlm.utils.pictures import BACKGROUND
 
 SUITE = {
     "localization": ("ocid-ref", "refcocog", "refcoco+", "refcoco"),
@@ -31,12 +32,13 @@ TASKS = _discover()
 """All tasks by name."""
 
 
-def chosen(names: Sequence[str], data: Path) -> list[Task]:
+def chosen(names: Sequence[str], data: Path, background: str = BACKGROUND) -> list[Task]:
     """Return the tasks of these names, with groups spelled out, each once.
 
     Args:
         names: Names of tasks or groups, or paths of JSONL files.
         data: Directory of the data sets.
+        background: Colour under transparent parts of pictures.
 
     Raises:
         PruningError: There is no such task, or no name is given.
@@ -50,4 +52,9 @@ def chosen(names: Sequence[str], data: Path) -> list[Task]:
             )
     if not spelled:
         raise PruningError("No task is named; give --tasks embedded, or feather_suite.")
-    return [TASKS[name](data) if name in TASKS else Jsonl(Path(name)) for name in spelled]
+    tasks = [TASKS[name](data) if name in TASKS else Jsonl(Path(name), background) for name in spelled]
+    if len({task.name for task in tasks}) < len(tasks):
+        raise PruningError(f"Two of {', '.join(spelled)} are files of the same name; rename one.")
+    for task in tasks:
+        task.background = background
+    return tasks

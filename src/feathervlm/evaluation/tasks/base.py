@@ -7,7 +7,7 @@ package that has a `name` is registered under it.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from random import Random
@@ -21,6 +21,7 @@ from feathervlm.core.layout import Box
 from feathervlm.evaluation.metrics import Protocol
 from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks.files import LocalFiles
+from feathervlm.utils.pictures import check_background
 
 Average = Literal["pooled", "splits"]
 Kind = Literal["localization", "other"]
@@ -29,6 +30,8 @@ SHUFFLE = 21
 """Seed of the paper for the order of questions."""
 BRIEF = "Answer the question using a single word or phrase."
 """Last line of open questions and of POPE."""
+OUTSIDE = 1.0
+"""Pixels by which a published box may exceed its picture."""
 CHUNK = 40
 """Questions that are stored together; a run that is stopped loses at most this many answers of a method."""
 
@@ -85,8 +88,7 @@ class Reading:
     Attributes:
         protocol: Rules of scoring, see `evaluation.metrics`.
         size: (width, height) of the picture in pixels.
-        box: Function that returns the box in pixels that an answer names in the format of the model, None if the
-            answer names no valid box.
+        box: Function that returns the box in pixels that an answer names, None if it names no valid box.
     """
 
     protocol: Protocol
@@ -147,13 +149,10 @@ class Task(LocalFiles, ABC):
         return question.prompt
 
     def questions(self, limit: int | None) -> list[Question]:
-        """Return the questions in the order in which they are asked.
+        """Return the questions in the order in which they are asked: split after split, in each as `shuffled`.
 
-        Split after split, in each the order of `shuffled`. A limit takes the first questions of every split, as the
-        small sets of the paper do; those were shuffled in another order, so the questions differ.
-
-        Raises:
-            PruningError: As `shuffled`.
+        A limit takes the first questions of every split, as the small sets of the paper do; those were shuffled in
+        another order, so the questions differ.
         """
         return first_of_splits(self.shuffled(), limit)
 
@@ -163,12 +162,7 @@ class Task(LocalFiles, ABC):
         Raises:
             PruningError: As `read`, or two questions have the same id.
         """
-        try:
-            questions = sorted(self.read(), key=lambda question: question.id)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise PruningError(
-                f"The files of {self.name} in {self.data} are not written as they should be ({error!r}); {self.fetch}."
-            ) from error
+        questions = sorted(self.read(), key=lambda question: question.id)
         if not questions:
             raise PruningError(f"The files of {self.name} in {self.data} hold no question; {self.fetch}.")
         twice = next((one.id for one, other in pairwise(questions) if one.id == other.id), None)
@@ -177,30 +171,35 @@ class Task(LocalFiles, ABC):
         Random(SHUFFLE).shuffle(questions)
         return questions
 
-    def open(self, question: Question) -> Image.Image:
-        """Open the picture of a question as RGB.
+    def upright(self, protocol: Protocol = "symmetric") -> bool:
+        """Return whether EXIF data turn pictures: not for `paper`, nor where published boxes count stored pixels."""
+        return protocol != "paper" and not self.localizes
 
-        Raises:
-            PruningError: The picture cannot be opened.
-        """
-        return self.picture(question.image)
+    def open(self, question: Question, protocol: Protocol = "symmetric") -> Image.Image:
+        """Open the picture of a question as RGB, see `picture`."""
+        return self.picture(question.image, upright=self.upright(protocol))
 
     def check(self, questions: Sequence[Question]) -> None:
-        """Refuse a data set without its pictures, by the first picture of each folder.
+        """Read the pictures of questions, without decoding them, and compare boxes with their sizes.
 
         Raises:
-            PruningError: A picture is missing.
+            PruningError: A picture is missing or is none, or a box is outside of it.
         """
-        for image in {question.image.rpartition("/")[0]: question.image for question in reversed(questions)}.values():
-            if image and not (self.data / image).exists():
-                raise self.missing(self.data / image)
-
-    def fingerprint(self, questions: Sequence[Question]) -> str:
-        """Return a hash of questions and right answers in their order; the bytes of pictures are not part of it."""
-        whole = hashlib.sha256()
         for question in questions:
-            whole.update(repr(question).encode())
-        return whole.hexdigest()
+            if not question.image:
+                continue
+            width, height = self.facts(question.image, upright=self.upright()).size
+            if question.box and not inside(question.box, (width, height), OUTSIDE):
+                raise PruningError(
+                    f"The box {question.box} of question {question.id!r} of {self.name} is outside of "
+                    f"{question.image}, which has {width} x {height} pixels; {self.fetch}."
+                )
+
+
+def inside(box: Box, size: Size, tolerance: float) -> bool:
+    """Return whether a box lies in a picture of (width, height), up to a tolerance in pixels."""
+    left, top, right, bottom = box
+    return min(left, top) >= -tolerance and right <= size[0] + tolerance and bottom <= size[1] + tolerance
 
 
 def first_of_splits(questions: Iterable[Question], limit: int | None) -> list[Question]:
@@ -226,9 +225,23 @@ class QuestionSet:
         return self.task.name
 
     @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of questions and right answers in their order, and one of the bytes of their pictures.
+
+        Paths and times are not part of them.
+        """
+        asked, shown = hashlib.sha256(), hashlib.sha256()
+        for question in self.questions:
+            asked.update(repr(replace(question, image="")).encode("utf-8", "surrogatepass"))
+            if question.image:
+                picture = self.task.facts(question.image, upright=self.task.upright())
+                shown.update(f"{picture.sha256} {check_background(self.task.background)}".encode())
+        return {"questions": asked.hexdigest(), "pictures": shown.hexdigest()}
+
+    @property
     def fingerprint(self) -> str:
-        """The hash of the questions and what is right."""
-        return self.task.fingerprint(self.questions)
+        """The hash of everything that is asked and shown."""
+        return hashlib.sha256(" ".join(self.fingerprints.values()).encode()).hexdigest()
 
     @cached_property
     def chunks(self) -> list[tuple[int, ...]]:

@@ -13,6 +13,7 @@ from feathervlm.embedded import questions as scene_questions
 from feathervlm.embedded.questions import SceneQuestion
 from feathervlm.embedded.scenes import Scene
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
+from feathervlm.evaluation.metrics import Protocol
 from feathervlm.evaluation.tasks.base import Grade, Question, Reading, Task
 
 
@@ -66,7 +67,7 @@ class Embedded(Task):
             box = left, top, right, bottom
         return Question(f"{split}-{number}", asked.text, "", asked, box, split)
 
-    def open(self, question: Question) -> Image.Image:
+    def open(self, question: Question, protocol: Protocol = "symmetric") -> Image.Image:
         """Draw the scene of a question."""
         split, _, number = question.id.rpartition("-")
         return _sample(split, HELD_OUT + self.seed, int(number), self.unseen)[0].image

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from feathervlm.evaluation.metrics.gqa import score_gqa
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+from feathervlm.utils.schema import Text, record, records_by_name
+
+ROW = record(imageId=Text, question=Text, answer=Text)
 
 
 class GQA(Task):
@@ -18,12 +21,12 @@ class GQA(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        for key, row in self.json("gqa/testdev_balanced_questions.json").items():
+        for key, row in self.rows("gqa/testdev_balanced_questions.json", records_by_name(ROW)).items():
             yield Question(
-                id=str(key),
-                prompt=f"{row['question']}\n{BRIEF}",
-                image=f"gqa/images/{row['imageId']}.jpg",
-                target=row["answer"],
+                id=key,
+                prompt=f"{row.question}\n{BRIEF}",
+                image=f"gqa/images/{row.imageId}.jpg",
+                target=row.answer,
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:

@@ -1,16 +1,41 @@
 """OCID-Ref: objects in cluttered scenes, described by a sentence (arXiv 2103.07679, the validation split)."""
 
-import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from feathervlm.core.errors import PruningError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
 from feathervlm.core.layout import Box
 from feathervlm.evaluation.tasks.base import Question
 from feathervlm.evaluation.tasks.localization import Localization
+from feathervlm.utils.schema import Four, Text, record, records_by_name
 
 SIZE = (640, 480)
 """(width, height) of every picture of OCID."""
+
+
+_FOUR = TypeAdapter(Four, config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _corners(value: Any) -> Box:
+    read = _FOUR.validate_json if isinstance(value, str) else _FOUR.validate_python
+    try:
+        left, top, right, bottom = read(value)
+    except ValidationError:
+        left = top = right = bottom = 0.0  # which is refused as well
+    if not (0 <= left < right <= SIZE[0] and 0 <= top < bottom <= SIZE[1]):
+        raise ValueError(f"bbox={value!r} is not left, top, right, bottom in {SIZE[0]} x {SIZE[1]} pixels")
+    return left, top, right, bottom
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+TAKE = Annotated[int, Field(ge=0, le=20), BeforeValidator(_number)]
+SENTENCES = records_by_name(
+    record(sentence=Text, scene_path=Text, bbox=Annotated[Any, BeforeValidator(_corners)], take_id=TAKE)
+)
 
 
 class OCIDRef(Localization):
@@ -31,29 +56,12 @@ class OCIDRef(Localization):
     )
 
     def read(self) -> Iterator[Question]:
-        for key, row in self.json("ocid-ref/val_expressions.json").items():
+        for key, row in self.rows("ocid-ref/val_expressions.json", SENTENCES).items():
             yield Question(
-                id=str(key),
-                prompt=row["sentence"],
-                image=f"ocid-ref/OCID-dataset/{row['scene_path']}",
-                box=_box(key, row),
-                split=_clutter(key, row["take_id"]),
+                id=key,
+                prompt=row.sentence,
+                image=f"ocid-ref/OCID-dataset/{row.scene_path}",
+                box=row.bbox,
+                # Takes 0 to 9 have the first objects, 17 to 20 the last.
+                split="minimum" if row.take_id <= 9 else "medium" if row.take_id <= 16 else "maximum",
             )
-
-
-def _box(key: str, row: dict[str, Any]) -> Box:
-    left, top, right, bottom = map(float, json.loads(row["bbox"]))
-    if not (0 <= left < right <= SIZE[0] and 0 <= top < bottom <= SIZE[1]):
-        raise PruningError(
-            f"bbox={row['bbox']} of sentence {key} of OCID-Ref is not left, top, right, bottom in 640 x 480 pixels; "
-            "get the file again."
-        )
-    return left, top, right, bottom
-
-
-def _clutter(key: str, take: Any) -> str:
-    """Return the amount of clutter: takes 0 to 9 have the first objects, 17 to 20 the last."""
-    number = int(take)
-    if not 0 <= number <= 20:
-        raise PruningError(f"take_id={take!r} of sentence {key} of OCID-Ref is not 0 to 20; get the file again.")
-    return "minimum" if number <= 9 else "medium" if number <= 16 else "maximum"

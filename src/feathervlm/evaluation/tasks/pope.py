@@ -1,15 +1,19 @@
 """POPE: whether an object is in the picture (arXiv 2305.10355, on COCO)."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
-from feathervlm.core.errors import PruningError
 from feathervlm.evaluation.samples import Sample
 from feathervlm.evaluation.tasks.base import BRIEF, Question
 from feathervlm.evaluation.tasks.choice import Choice
+from feathervlm.utils.schema import Number, Text, record
 
 SUBSETS = ("adversarial", "popular", "random")
 """Ways in which the absent objects were chosen."""
 CHOICES = ("Yes", "No")
+
+
+LINE = record(question_id=Number, image=Text, text=Text, label=Literal["yes", "no"])
 
 
 class POPE(Choice):
@@ -27,17 +31,12 @@ class POPE(Choice):
 
     def read(self) -> Iterator[Question]:
         for subset in SUBSETS:
-            for row in self.json_lines(f"pope/coco_pope_{subset}.json"):
-                if row["label"] not in ("yes", "no"):
-                    raise PruningError(
-                        f"label={row['label']!r} of question {row['question_id']} in coco_pope_{subset}.json is not "
-                        "yes or no; get the file again."
-                    )
+            for row in self.lines(f"pope/coco_pope_{subset}.json", LINE):
                 yield Question(
-                    id=f"{subset}-{row['question_id']:05d}",
-                    prompt=f"{row['text']}\n{BRIEF}",
-                    image=f"coco/val2014/{row['image']}",
-                    target=CHOICES.index(row["label"].capitalize()),
+                    id=f"{subset}-{row.question_id:05d}",
+                    prompt=f"{row.text}\n{BRIEF}",
+                    image=f"coco/val2014/{row.image}",
+                    target=CHOICES.index(row.label.capitalize()),
                     split=subset,
                     choices=CHOICES,
                 )

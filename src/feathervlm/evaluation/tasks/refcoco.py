@@ -2,11 +2,29 @@
 
 import pickle
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from io import BytesIO
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import Box
 from feathervlm.evaluation.tasks.base import Question
 from feathervlm.evaluation.tasks.localization import Localization
+from feathervlm.utils.files import brief
+from feathervlm.utils.schema import Four, Number, problems, record, records
+
+
+def _corners(value: list[float]) -> Box:
+    left, top, width, height = value
+    if min(left, top) < 0 or min(width, height) <= 0:
+        raise ValueError(f"bbox={value} is not left, top, width, height of a box in a picture")
+    return left, top, left + width, top + height
+
+
+INSTANCES = record(annotations=records(record(id=Number, bbox=Annotated[Four, AfterValidator(_corners)])))
+PHRASES = records(record(sent_id=Number, sent=str))
+REFERENCES = records(record(ref_id=Number, ann_id=Number, image_id=Number, split=str, sentences=PHRASES))
 
 
 class Plain(pickle.Unpickler):
@@ -24,28 +42,31 @@ class Referring(Localization):
 
     def read(self) -> Iterator[Question]:
         folder = f"refcoco/{self.name}"
-        boxes = {row["id"]: row["bbox"] for row in self.json(f"{folder}/instances.json")["annotations"]}
+        boxes = {one.id: one.bbox for one in self.rows(f"{folder}/instances.json", INSTANCES).annotations}
         for ref in self._refs(f"{folder}/{self.refs}"):
-            if ref["split"] != "val":
+            if ref.split != "val":
                 continue
-            left, top, width, height = map(float, boxes[ref["ann_id"]])
-            for sentence in ref["sentences"]:
+            if ref.ann_id not in boxes:
+                raise self.broken(f"{folder}/instances.json", [f"it lacks {ref.ann_id} of phrase {ref.ref_id}"])
+            for sentence in ref.sentences:
                 yield Question(
-                    id=f"{ref['ref_id']:06d}-{sentence['sent_id']:06d}",
-                    prompt=sentence["sent"],
-                    image=f"coco/train2014/COCO_train2014_{ref['image_id']:012d}.jpg",
-                    box=(left, top, left + width, top + height),
+                    id=f"{ref.ref_id:06d}-{sentence.sent_id:06d}",
+                    prompt=sentence.sent,
+                    image=f"coco/train2014/COCO_train2014_{ref.image_id:012d}.jpg",
+                    box=boxes[ref.ann_id],
                 )
 
-    def _refs(self, name: str) -> list[dict[str, Any]]:
-        path = self.data / name
+    def _refs(self, name: str) -> list[Any]:
+        content = self.content(name)
         try:
-            with path.open("rb") as file:
-                found: list[dict[str, Any]] = Plain(file, encoding="latin-1").load()
-        except FileNotFoundError:
-            raise self.missing(path) from None
-        except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise PruningError(f"{path} is not the file of phrases ({error}); get it again.") from None
+            found: list[Any] = TypeAdapter(REFERENCES).validate_python(
+                Plain(BytesIO(content), encoding="latin-1").load()
+            )
+        except ValidationError as error:
+            raise self.broken(name, problems(error)) from None
+        except Exception as error:  # a damaged pickle runs into anything
+            path = self.data / name
+            raise PruningError(f"{path} is not the file of phrases ({brief(error)}); {self.fetch}.") from None
         return found
 
 

@@ -1,13 +1,21 @@
 """TallyQA: counting (arXiv 1810.12440, the test split, simple and complex questions)."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from feathervlm.core.errors import PruningError
+from pydantic import Field
+
 from feathervlm.evaluation.tasks.base import Question
 from feathervlm.evaluation.tasks.choice import Choice, letters
+from feathervlm.utils.schema import Number, Text, record, records
 
 NUMBERS = tuple(map(str, range(16)))
 """Answers to choose from; their letters are in the same order, A for 0."""
+
+
+ANSWER = Annotated[int, Field(ge=0, lt=len(NUMBERS))]
+"""Other splits have larger answers."""
+ROW = record(question_id=Number, image=Text, question=Text, answer=ANSWER, issimple=bool)
 
 
 class TallyQA(Choice):
@@ -22,19 +30,13 @@ class TallyQA(Choice):
     )
 
     def read(self) -> Iterator[Question]:
-        for row in self.json("tallyqa/test.json"):
-            answer = row["answer"]
-            if not isinstance(answer, int) or not 0 <= answer < len(NUMBERS):
-                raise PruningError(
-                    f"answer={answer!r} of question {row['question_id']} in tallyqa/test.json is not 0 to 15; get the "
-                    "test split."
-                )
-            prompt, choices = letters(row["question"], NUMBERS)
+        for row in self.rows("tallyqa/test.json", records(ROW)):
+            prompt, choices = letters(row.question, NUMBERS)
             yield Question(
-                id=str(row["question_id"]),
+                id=str(row.question_id),
                 prompt=prompt,
-                image=f"visual-genome/{row['image']}",
-                target=answer,
-                split="simple" if row["issimple"] else "complex",
+                image=f"visual-genome/{row.image}",
+                target=row.answer,
+                split="simple" if row.issimple else "complex",
                 choices=choices,
             )

@@ -1,9 +1,16 @@
 """TextVQA: questions that need the text in a picture (arXiv 1904.08920, version 0.5.1, the validation split)."""
 
 from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
 
 from feathervlm.evaluation.metrics.vqa import score_textvqa
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+from feathervlm.utils.schema import Number, Text, record, records
+
+ANSWERS = Annotated[list[str], Field(min_length=1)]
+FILE = record(data=records(record(question_id=Number, image_id=Text, question=Text, answers=ANSWERS)))
 
 
 class TextVQA(Task):
@@ -27,12 +34,12 @@ class TextVQA(Task):
             (name for name in ("train_val_images", "train_images") if (self.data / "textvqa" / name).is_dir()),
             "train_images",
         )
-        for row in self.json("textvqa/TextVQA_0.5.1_val.json")["data"]:
+        for row in self.rows("textvqa/TextVQA_0.5.1_val.json", FILE).data:
             yield Question(
-                id=f"{row['question_id']:06d}",
-                prompt=f"{row['question']}\n{BRIEF}",
-                image=f"textvqa/{folder}/{row['image_id']}.jpg",
-                target=tuple(row["answers"]),
+                id=f"{row.question_id:06d}",
+                prompt=f"{row.question}\n{BRIEF}",
+                image=f"textvqa/{folder}/{row.image_id}.jpg",
+                target=tuple(row.answers),
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 
 from feathervlm.evaluation.metrics.vqa import score_vizwiz
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+from feathervlm.utils.schema import Flag, People, Text, record, records
+
+ROW = record(image=Text, question=Text, answers=People, answerable=Flag)
 
 
 class VizWiz(Task):
     """Questions answered in a word or phrase, or "unanswerable"; the splits are answerable and unanswerable questions.
 
-    Some photos are stored turned; as in the harness of the paper, they are shown as they are stored.
+    Some photos are stored turned; `paper` shows them as they are stored, as in the harness of the paper.
     """
 
     name = "vizwiz"
@@ -21,17 +24,17 @@ class VizWiz(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        for number, row in enumerate(self.json("vizwiz/val.json")):
+        for number, row in enumerate(self.rows("vizwiz/val.json", records(ROW))):
             yield Question(
                 id=f"{number:05d}",
                 prompt=(
-                    f"{row['question']}\n"
+                    f"{row.question}\n"
                     "When the provided information is insufficient, respond with 'Unanswerable'.\n"
                     f"{BRIEF}"
                 ),
-                image=f"vizwiz/val/{row['image']}",
-                target=tuple(one["answer"] for one in row["answers"]),
-                split="answerable" if row["answerable"] else "unanswerable",
+                image=f"vizwiz/val/{row.image}",
+                target=tuple(one.answer for one in row.answers),
+                split="answerable" if row.answerable else "unanswerable",
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from feathervlm.core.errors import PruningError
 from feathervlm.evaluation.metrics.vqa import score_vqav2
 from feathervlm.evaluation.tasks.base import BRIEF, Grade, Question, Reading, Task
+from feathervlm.utils.schema import Number, People, Text, record, records
+
+QUESTIONS = record(questions=records(record(question_id=Number, image_id=Number, question=Text)))
+ANSWERS = record(annotations=records(record(question_id=Number, answer_type=Text, answers=People)))
 
 
 class VQAv2(Task):
@@ -19,19 +23,18 @@ class VQAv2(Task):
     )
 
     def read(self) -> Iterator[Question]:
-        annotations = {
-            row["question_id"]: row for row in self.json("vqav2/v2_mscoco_val2014_annotations.json")["annotations"]
-        }
-        for row in self.json("vqav2/v2_OpenEnded_mscoco_val2014_questions.json")["questions"]:
-            found = annotations.get(row["question_id"])
+        document = self.rows("vqav2/v2_mscoco_val2014_annotations.json", ANSWERS)
+        annotations = {row.question_id: row for row in document.annotations}
+        for row in self.rows("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", QUESTIONS).questions:
+            found = annotations.get(row.question_id)
             if found is None:
-                raise PruningError(f"Question {row['question_id']} of VQAv2 has no answers; get both files again.")
+                raise PruningError(f"Question {row.question_id} of VQAv2 has no answers; get both files again.")
             yield Question(
-                id=f"{row['question_id']:012d}",
-                prompt=f"{row['question']}\n{BRIEF}",
-                image=f"coco/val2014/COCO_val2014_{row['image_id']:012d}.jpg",
-                target=tuple(one["answer"] for one in found["answers"]),
-                split=found["answer_type"],
+                id=f"{row.question_id:012d}",
+                prompt=f"{row.question}\n{BRIEF}",
+                image=f"coco/val2014/COCO_val2014_{row.image_id:012d}.jpg",
+                target=tuple(one.answer for one in found.answers),
+                split=found.answer_type,
             )
 
     def grade(self, question: Question, answer: str, reading: Reading) -> Grade:

@@ -1,10 +1,21 @@
 """VSR: statements about the places of two objects (arXiv 2205.00363, the zero-shot test split)."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from feathervlm.core.errors import PruningError
+from pydantic import StringConstraints
+
 from feathervlm.evaluation.tasks.base import Question
 from feathervlm.evaluation.tasks.choice import Choice
+from feathervlm.utils.schema import Flag, Text, record
+
+LINE = record(
+    image=Text,
+    image_link=Annotated[str, StringConstraints(pattern=r"/(train|val)2017/[^/]+$")],
+    caption=Text,
+    label=Flag,
+)
+FLAT_LINE = record(image=Text, caption=Text, label=Flag)
 
 
 class VSR(Choice):
@@ -20,17 +31,15 @@ class VSR(Choice):
 
     def read(self) -> Iterator[Question]:
         flat = (self.data / "vsr/images").is_dir()
-        for number, line in enumerate(self.json_lines("vsr/test.jsonl")):
-            folder = "vsr/images" if flat else f"coco/{line['image_link'].split('/')[-2]}"
-            if line["label"] not in (0, 1):
-                raise PruningError(f"label={line['label']!r} in line {number + 1} of vsr/test.jsonl is not 0 or 1.")
+        for number, line in enumerate(self.lines("vsr/test.jsonl", FLAT_LINE if flat else LINE)):
+            folder = "vsr/images" if flat else f"coco/{line.image_link.split('/')[-2]}"
             yield Question(
                 id=f"{number:05d}",
                 prompt=(
-                    f'Based on the image, is this statement "True" or "False"? {line["caption"]}\n'
+                    f'Based on the image, is this statement "True" or "False"? {line.caption}\n'
                     'Respond with "True" or "False" directly.'
                 ),
-                image=f"{folder}/{line['image']}",
-                target=1 - int(line["label"]),
+                image=f"{folder}/{line.image}",
+                target=1 - line.label,
                 choices=("True", "False"),
             )

@@ -23,7 +23,7 @@ from feathervlm.core.boxes import Size
 from feathervlm.core.errors import PruningError
 from feathervlm.core.solve import solve
 from feathervlm.embedded.vocabulary import check_words
-from feathervlm.evaluation.tasks.localization import BoxReader
+from feathervlm.families.box_reader import BoxReader
 from feathervlm.inference import loading
 from feathervlm.inference.answerer import Answer, Answerer
 from feathervlm.inference.model_spec import UNPRUNED, ModelSpec

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from math import ceil, floor
 
-from feathervlm.core.boxes import Size
+from feathervlm.core.boxes import Size, iou
 from feathervlm.core.layout import Box
-from feathervlm.evaluation.metrics.grounding import literal_box, overlap
+from feathervlm.evaluation.metrics.grounding import literal_box
 
 
 def write_fractions(box: Box, size: Size) -> str:
@@ -22,7 +22,7 @@ def write_fractions(box: Box, size: Size) -> str:
 def is_hit(answer: str, box: Sequence[float], threshold: float) -> bool:
     """Whether the box of an answer overlaps the true one, both in fractions, with at least that IoU."""
     read = literal_box(answer)
-    return read is not None and overlap(read, box) >= threshold
+    return read is not None and iou(read, box) >= threshold
 
 
 def chosen(answer: str, choices: Sequence[str]) -> str | None:

@@ -66,7 +66,7 @@ class TaskAdapter:
 
     def pictures(self, document: dict[str, Any]) -> list[Image.Image]:
         """Return the picture of a question."""
-        return [self.kind(folder()).picture(document["image"])]
+        return [self.kind(folder()).picture(document["image"], upright=False)]
 
     def prompt(self, document: dict[str, Any]) -> str:
         """Return the prompt of the paper; the model `feathervlm` asks for boxes in the words of its family instead."""

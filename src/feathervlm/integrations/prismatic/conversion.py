@@ -13,6 +13,8 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from feathervlm.core.errors import PruningError
 from feathervlm.integrations.prismatic import model, names, processor, reading
 from feathervlm.integrations.prismatic.registry import RunFacts, parse_config
+from feathervlm.utils.files import draft_of, unwritable
+from feathervlm.utils.outputs import check_folder
 from feathervlm.utils.quiet import quiet
 
 Say = Callable[[str], None]
@@ -150,12 +152,11 @@ def _encoder(source: PrismaticFiles, checkpoint: dict[str, reading.Tensors], fac
 
 
 def _check_out(source: PrismaticFiles, out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
+    if os.path.isfile(out):
         raise PruningError(f"{out} is a file; give a directory to write to.")
+    check_folder(out, "OUT")
     if not out.parent.is_dir():
         raise PruningError(f"{out} cannot be written: there is no directory {out.parent}; make it first.")
-    if not os.access(out.parent, os.W_OK):
-        raise PruningError(f"{out} cannot be written: {out.parent} is write-protected; choose another place.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not force:
@@ -168,7 +169,7 @@ def _check_out(source: PrismaticFiles, out: Path, force: bool) -> None:
 def _write(llava: LlavaForConditionalGeneration, built: LlavaProcessor, out: Path) -> tuple[str, ...]:
     """Fill a directory next to `out`, then move it there."""
     target = out.resolve()
-    draft, old = (target.with_name(f".{target.name}.{os.getpid()}.{kind}") for kind in ("draft", "old"))
+    draft, old = draft_of(target), draft_of(target)
     try:
         draft.mkdir()
         # With the names of the model's modules, not those that transformers 4 wrote.
@@ -179,7 +180,7 @@ def _write(llava: LlavaForConditionalGeneration, built: LlavaProcessor, out: Pat
             target.rename(old)
         draft.rename(target)
     except (OSError, SafetensorError) as error:
-        raise PruningError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         if old.is_dir() and not target.exists():

@@ -20,6 +20,7 @@ from transformers import (
 from feathervlm.core.errors import PruningError
 from feathervlm.integrations.prismatic import names
 from feathervlm.integrations.prismatic.registry import LanguageBackbone, RunFacts, VisionBackbone
+from feathervlm.utils.weights import check_weights
 
 Tensors = Mapping[str, Tensor]
 
@@ -67,7 +68,7 @@ def assemble(parts: Mapping[str, CheckpointPart], facts: RunFacts, image_token: 
         image_token: Token id of the image placeholder; the id before it is that of the padding token.
 
     Raises:
-        PruningError: If the shapes do not fit the model or one another.
+        PruningError: If the shapes do not fit the model or one another, or weights are integers or not finite.
     """
     moved: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
@@ -101,8 +102,14 @@ def assemble(parts: Mapping[str, CheckpointPart], facts: RunFacts, image_token: 
             f"The shapes of the tensors are not those of {facts.vision_id} and {facts.llm_id}: "
             f"{'; '.join(wrong)}. Give the weights that belong to this checkpoint."
         )
+    integer = next((name for name, tensor in moved.items() if not tensor.is_floating_point()), None)
+    if integer is not None:
+        kind = str(moved[integer].dtype).removeprefix("torch.")
+        raise PruningError(f"{sources[integer]} holds {kind} numbers; give weights in floating point.")
     dtype = moved["model.language_model.embed_tokens.weight"].dtype
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in moved.items()}, assign=True)
+    weights = {name: tensor.to(dtype) for name, tensor in moved.items()}
+    check_weights(((sources[name], tensor) for name, tensor in weights.items()), "the checkpoint")
+    model.load_state_dict(weights, assign=True)
     model.config.dtype = dtype
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=image_token - 1)
     return model.eval()

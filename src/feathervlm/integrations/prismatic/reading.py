@@ -3,8 +3,6 @@
 Tensors are mapped from disk rather than read, so that they take memory only while they are written.
 """
 
-import json
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feathervlm.core.errors import PruningError
-from feathervlm.inference.loading import brief
 from feathervlm.integrations.prismatic import names
+from feathervlm.utils.files import brief, read_json
 
 CHECKPOINT = Path("checkpoints", "latest-checkpoint.pt")
 ENCODER_FILES = (
@@ -50,13 +48,8 @@ def read_config(run: Path) -> dict[str, Any]:
         PruningError: If it cannot be read.
     """
     path = run / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PruningError(
-            f"{path} cannot be read ({brief(error)}); give the directory of a run of TRI-ML/prismatic-vlms, with "
-            f"config.json and {CHECKPOINT}."
-        ) from error
+    remedy = f"give the directory of a run of TRI-ML/prismatic-vlms, with config.json and {CHECKPOINT}"
+    config = read_json(path, remedy)
     if not isinstance(config, dict):
         raise PruningError(f"{path} is not a JSON object; give a Prismatic run's own config.json.")
     return config
@@ -142,9 +135,11 @@ def _without_unused(tensors: Tensors, other: tuple[str, ...]) -> EncoderWeights:
 
 
 def _load_pickle(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise PruningError(f"{path} is not a regular file; give a checkpoint as its training wrote it.")
     try:
         document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file runs into anything
         raise PruningError(f"{path} cannot be read as a checkpoint ({brief(error)}); get it again.") from error
     if not isinstance(document, dict):
         raise PruningError(f"{path} does not contain a dictionary; give a checkpoint as its training wrote it.")

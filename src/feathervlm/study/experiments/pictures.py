@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from feathervlm.engine.report.overlay import brightness
 from feathervlm.evaluation.samples import Sample, unpack
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.methods import Ensemble, FastV
@@ -56,7 +57,7 @@ class ExamplePictures(Experiment):
             plots[row * len(runs)].set_xlabel(_wrapped(question.prompt), fontsize=6.5)
         caption = (
             "Questions drawn from all localization questions by the seed. Bright: cells that are kept by the last "
-            "stage. Green: the true box; red: the answer."
+            "stage; darkest: what the model is not shown. Green: the true box; red: the answer."
         )
         return ExperimentResult([], [], {"pictures": (figure, caption)})
 
@@ -65,13 +66,8 @@ def _show(plot: Axes, pixels: np.ndarray, sample: Sample) -> None:
     height, width = pixels.shape[:2]
     light = np.ones((height, width))
     if sample.shape is not None:
-        _, rows, cols = sample.shape
-        mask = unpack(sample.kept[-1], sample.shape)[0]
         covered = sample.covers or (0.0, 0.0, float(width), float(height))
-        left, top, right, bottom = covered
-        y = ((np.arange(height) + 0.5 - top) / (bottom - top) * rows).astype(int).clip(0, rows - 1)
-        x = ((np.arange(width) + 0.5 - left) / (right - left) * cols).astype(int).clip(0, cols - 1)
-        light = np.where(mask[np.ix_(y, x)], 1.0, 0.25)
+        light = brightness(unpack(sample.kept[-1], sample.shape)[0], (width, height), covered, 0.25)
     plot.imshow((pixels * light[..., None]).astype(np.uint8))
     bare(plot)
 
