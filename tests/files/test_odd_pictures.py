@@ -14,11 +14,12 @@ from PIL import Image
 import feathervlm
 import local_sets
 from command_line import cli, document, sentence
+from families.processors import PROCESSORS
 from feathervlm import PruningError
 from feathervlm.evaluation.tasks import TASKS
 from feathervlm.inference.answerer import Answerer
 from feathervlm.inference.loading import LoadedModel
-from feathervlm.inference.prompts import Prompt, prepare
+from feathervlm.inference.prompts import Prompt, image_marker, prepare
 from feathervlm.utils import pictures
 from feathervlm.utils.pictures import as_rgb, decode, measure, open_picture
 
@@ -122,6 +123,16 @@ def test_damage_is_one_sentence_that_names_file_and_remedy(name, damaged):
         assert "give a PNG or JPEG" not in said
     with contextlib.suppress(PruningError):
         measure(DAMAGED[name], name)
+
+
+def test_a_strip_that_no_processor_can_enlarge_is_refused(tmp_path):
+    Image.new("RGB", (30000, 2)).save(tmp_path / "strip.png")
+    with pytest.raises(PruningError, match=r"strip\.png has 30000 x 2 pixels, and a side may be at most 1000 times"):
+        open_picture(tmp_path / "strip.png")
+    processor = PROCESSORS["qwen2_vl"]()
+    prompt = Prompt(f"{image_marker(processor)} word", (Image.new("RGB", (900, 3)),))
+    with pytest.raises(PruningError, match=r"does not take these pictures .*aspect ratio"):
+        prepare(processor, [prompt])
 
 
 def test_what_is_no_file_is_refused_and_does_not_hang(tmp_path):

@@ -13,9 +13,6 @@ from feathervlm.inference.loading import CheckedModel
 from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.inference.prompts import Prompt, check_prompt, has_template
 
-SIDES = (64, 64)
-"""(width, height) of the picture with which a processor is tried."""
-
 
 def check(
     spec: ModelSpec, sets: Sequence[QuestionSet], methods: Sequence[str], protocol: Protocol = "symmetric"
@@ -73,10 +70,8 @@ def _check_questions(checked: CheckedModel, questions: QuestionSet) -> None:
 def _check_boxes(checked: CheckedModel, sets: Sequence[QuestionSet], protocol: Protocol) -> None:
     names = [questions.name for questions in sets if "localization" in questions.kinds.values()]
     own = any(not questions.task.needs_template for questions in sets if questions.name in names)
-    if checked.boxes is not None and names:
-        reader = BoxReader.of(checked)
-        if reader.format is not None and reader.format.scale is None:
-            reader.resized(SIDES)  # refuses a processor that does not tell how it resizes pictures
+    if checked.boxes is not None and names and checked.boxes.scale is None:
+        BoxReader.of(checked).resized((64, 64))  # refuses a processor that does not tell how it resizes pictures
     if checked.boxes is not None or not names or (protocol == "paper" and not own):
         return
     remedy = (

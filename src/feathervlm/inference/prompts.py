@@ -7,6 +7,7 @@ from typing import Any
 from feathervlm.core.errors import PruningError
 from feathervlm.embedded.vocabulary import check_words
 from feathervlm.inference.model_spec import is_embedded
+from feathervlm.utils.files import brief
 from feathervlm.utils.pictures import opened_part
 
 
@@ -101,17 +102,23 @@ def prepare(processor: Any, prompts: Sequence[Prompt]) -> Any:
     for prompt in prompts:
         if prompt.conversation is None:
             check_prompt(processor, prompt.text, len(prompt.images))
-    if not has_template(processor):
-        if len(prompts) > 1:
-            raise PruningError(f"{len(prompts)} prompts at once need a chat template; give one prompt at a time.")
-        images = [one["image"] for one in prompts[0].opened()[0]["content"] if one["type"] == "image"]
-        return processor(images=images, text=prompts[0].text, return_tensors="pt")
-    padding = {"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}
+    if len(prompts) > 1 and not has_template(processor):
+        raise PruningError(f"{len(prompts)} prompts at once need a chat template; give one prompt at a time.")
     chats = [prompt.opened() for prompt in prompts]
-    return processor.apply_chat_template(
-        chats if len(chats) > 1 else chats[0],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        processor_kwargs={**padding, "return_tensors": "pt"},
-    )
+    try:
+        if not has_template(processor):
+            images = [one["image"] for one in chats[0][0]["content"] if one["type"] == "image"]
+            return processor(images=images, text=prompts[0].text, return_tensors="pt")
+        padding = {"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}
+        return processor.apply_chat_template(
+            chats if len(chats) > 1 else chats[0],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={**padding, "return_tensors": "pt"},
+        )
+    except ValueError as error:
+        name = type(processor).__name__
+        raise PruningError(
+            f"{name} does not take these pictures and this text ({brief(error)}); give others."
+        ) from error

@@ -55,13 +55,14 @@ class StudyQuestions:
         sets: dict[str, QuestionSet] = {}
         for name in names:
             own = name not in TASKS and os.path.isfile(name)  # a file of questions may have any suffix
-            for task in [Jsonl(Path(name), background)] if own else chosen([name], data, background):
+            for task in [Jsonl(Path(name))] if own else chosen([name], data):
                 if task.name in sets:
                     if own:
                         raise PruningError(f"Two files of questions are called {task.name}; rename one.")
                     continue
                 if isinstance(task, Embedded):
                     task = Embedded(n=n, seed=seed)
+                task.background = background
                 questions = QuestionSet(task, task.questions(None if isinstance(task, Jsonl) else n))
                 sets[task.name] = questions
         if not sets:

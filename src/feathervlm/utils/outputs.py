@@ -10,6 +10,8 @@ from feathervlm.core.errors import PruningError
 from feathervlm.utils.files import MARK, brief
 from feathervlm.utils.text import printable
 
+LARGEST = 1 << 28
+"""Bytes of the largest file that is looked into; results are smaller."""
 NAME_MAX = 255
 """Bytes of the longest name of a file on the file systems in use."""
 VERSIONS = re.compile(rb'"feathervlm": "[^"]+".{0,200}"transformers": "', re.DOTALL)
@@ -121,8 +123,10 @@ def check_folder(
 
 
 def is_ours(path: Path) -> bool:
-    """Return whether a file was written by this package or is empty, so that replacing it loses nothing."""
-    content = path.read_bytes()
+    """Return whether a file was written by this package or holds nothing, so that replacing it loses nothing."""
+    if path.stat().st_size > LARGEST:
+        return False
+    content = path.read_bytes().strip(b"\0")  # a crash leaves null characters
     marked = MARK.encode() in content or MARK.encode("utf-16-be") in content  # the second in PDF
     return not content or marked or (path.suffix == ".json" and bool(VERSIONS.search(content)))
 

@@ -40,6 +40,9 @@ PNG_MAY_TURN = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 GREY = (1.0, 255.0, 65535.0)
 """Values of white in grey pictures of floats; the smallest one that is not exceeded is used."""
 
+RATIO = 1000
+"""Largest ratio of the sides of a picture."""
+
 Size = tuple[int, int]
 
 
@@ -175,6 +178,11 @@ def _whole(picture: Image.Image, name: str, background: str, upright: bool) -> I
     colour = check_background(background)
     if not min(picture.size):
         raise PruningError(f"{name} has {picture.width} x {picture.height} pixels; give a picture that is not empty.")
+    if max(picture.size) > RATIO * min(picture.size):
+        raise PruningError(
+            f"{name} has {picture.width} x {picture.height} pixels, and a side may be at most {RATIO} times the other, "
+            "because many processors enlarge the shorter one; cut it."
+        )
     frames = getattr(picture, "n_frames", 1) if picture.format in FRAMED else 1
     if frames > 1:
         warnings.warn(f"feathervlm reads the first of the {frames} frames of {name}.", stacklevel=6)

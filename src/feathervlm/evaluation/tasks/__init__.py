@@ -52,7 +52,7 @@ def chosen(names: Sequence[str], data: Path, background: str = BACKGROUND) -> li
             )
     if not spelled:
         raise PruningError("No task is named; give --tasks embedded, or feather_suite.")
-    tasks = [TASKS[name](data) if name in TASKS else Jsonl(Path(name), background) for name in spelled]
+    tasks = [TASKS[name](data) if name in TASKS else Jsonl(Path(name)) for name in spelled]
     if len({task.name for task in tasks}) < len(tasks):
         raise PruningError(f"Two of {', '.join(spelled)} are files of the same name; rename one.")
     for task in tasks:

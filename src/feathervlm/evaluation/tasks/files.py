@@ -34,14 +34,16 @@ class LocalFiles:
 
     Args:
         data: Directory in which paths begin.
+
+    Attributes:
         background: Colour under transparent parts of pictures.
     """
 
     title: str
     fetch: ClassVar[str] = "check the path"
 
-    def __init__(self, data: Path, background: str = pictures.BACKGROUND) -> None:
-        self.data, self.background = data, background
+    def __init__(self, data: Path) -> None:
+        self.data, self.background = data, pictures.BACKGROUND
         self._facts: dict[str, PictureFacts] = {}
 
     def facts(self, name: str, *, upright: bool) -> PictureFacts:

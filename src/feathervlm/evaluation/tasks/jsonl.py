@@ -12,7 +12,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.evaluation.metrics import Protocol
 from feathervlm.evaluation.tasks.base import Grade, Question, Reading, Task, first_of_splits
 from feathervlm.evaluation.tasks.jsonl_schema import FORMAT, Line, normal, parse
-from feathervlm.utils import files, pictures
+from feathervlm.utils import files
 from feathervlm.utils.schema import listed, short
 from feathervlm.utils.text import printable
 
@@ -25,7 +25,6 @@ class Jsonl(Task):
 
     Args:
         path: The JSONL file.
-        background: Colour under transparent parts of pictures.
 
     Raises:
         PruningError: The file cannot be read or is empty, or lines are broken; the message says which, and why.
@@ -35,8 +34,8 @@ class Jsonl(Task):
     longest = None
     needs_template = False
 
-    def __init__(self, path: Path, background: str = pictures.BACKGROUND) -> None:
-        super().__init__(path.absolute().parent, background)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.absolute().parent)
         self.path = path
         self.name = self.title = printable(path.name)
         self._questions: list[Question] = []
