@@ -11,7 +11,7 @@ from feathervlm.cli.main import app
 from feathervlm.core.spec import split_specs
 
 
-def cli(*arguments: object, **environment: str) -> Result:
+def cli(*arguments: object, **environment: str | None) -> Result:
     return CliRunner(env={"COLUMNS": "160", **environment}).invoke(app, ["eval", *map(str, arguments)])
 
 
@@ -44,7 +44,7 @@ def test_the_table_and_the_paper_beside(some: list[object], tmp_path: Path) -> N
 def test_the_data_directory_comes_from_the_environment(some: list[object], data: Path) -> None:
     arguments = [part for part in some if part not in ("--data", data)]
     assert cli(*arguments, "--methods", "none", FEATHERVLM_DATA=str(data)).exit_code == 0
-    assert "data/vsr/test.jsonl" in sentence(cli(*arguments, "--methods", "none"))
+    assert "data/vsr/test.jsonl" in sentence(cli(*arguments, "--methods", "none", FEATHERVLM_DATA=None))
 
 
 def test_two_processes_as_a_launcher_starts_them(some: list[object], tmp_path: Path) -> None:

@@ -22,3 +22,16 @@ def broken(model, target, kind):
     name = next(name for name in weights if name.endswith(NAME))
     save_file(weights | {name: BROKEN[kind](weights[name])}, target / "model.safetensors", {"format": "pt"})
     return name
+
+
+FILES = {
+    ("config.json", "null"): b"null",
+    ("config.json", "deep"): b"[" * 30000,
+    ("generation_config.json", "list"): b"[]",
+    ("processor_config.json", "number"): b"7",
+    ("tokenizer.json", "empty object"): b"{}",
+    ("tokenizer_config.json", "null"): b"null",
+    ("chat_template.jinja", "cut"): b"{% for message in messages %}",
+    ("model.safetensors", "words"): b"hello",
+}
+"""Contents of files of a model directory that transformers runs into."""

@@ -1,6 +1,7 @@
 """Checkpoints as people have them: weights that are not numbers, and words that a model does not know."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +31,25 @@ def test_a_model_with_weights_that_are_no_numbers_does_not_answer(kind, demo, tm
     with pytest.raises(PruningError, match=said) as caught:
         load(ModelSpec(str(tmp_path / "model")))
     assert name.split(".", 3)[-1].split(".self_attn")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kind"), odd_checkpoints.FILES)
+def test_a_model_directory_with_a_damaged_file_is_one_sentence(name, kind, demo, tmp_path):
+    model = shutil.copytree(demo, tmp_path / "model")
+    (model / name).write_bytes(odd_checkpoints.FILES[name, kind])
+    ask = ["--image", demo / "scene.png", "--prompt", "Where?", "--max-new-tokens", 1, "--repeats", 1]
+    sentence(cli("run", "--model", model, *ask))
+
+
+def test_weights_of_another_shape_are_refused_with_both_shapes(demo, tmp_path):
+    model = shutil.copytree(demo, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 100
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        PruningError, match=r"mlp\.\w+_proj\.weight in .* has the shape \(.*128.*\), and \(.*100.*\) by its"
+    ):
+        load(ModelSpec(str(model)))
 
 
 def test_quantized_weights_are_taken_at_the_word_of_their_config(demo, tmp_path):

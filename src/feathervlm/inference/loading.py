@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -25,6 +26,7 @@ from feathervlm.engine.decoder import DecoderView
 from feathervlm.families import family_of
 from feathervlm.inference.model_spec import UNPRUNED, ModelSettings, ModelSpec, is_embedded
 from feathervlm.methods import Method
+from feathervlm.utils.devices import choose_device, choose_dtype
 from feathervlm.utils.files import brief
 from feathervlm.utils.provenance import versions
 from feathervlm.utils.quiet import quiet
@@ -32,7 +34,8 @@ from feathervlm.utils.weights import check_types, check_weights
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXAMPLE_ID = "llava-hf/llava-1.5-7b-hf"
-DTYPES = ("auto", "stored", "float32", "bfloat16", "float16", "float64")
+DAMAGE = (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError, StrictDataclassError)
+"""What transformers runs into in the damaged files of a model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,34 +144,6 @@ def describe(checked: CheckedModel) -> dict[str, Any]:
     }
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` is the accelerator if there is one.
-
-    Raises:
-        PruningError: There is no such device on this machine.
-    """
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    present = ["cpu"]
-    if accelerator is not None:
-        present += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
-    if name not in present:
-        raise PruningError(f"There is no device {name!r} here; choose auto or one of {', '.join(present)}.")
-    return torch.device(name)
-
-
-def choose_dtype(name: str) -> torch.dtype | str:
-    """Return the torch type of that name; `auto`, which transformers reads as the stored type, for `auto` and `stored`.
-
-    Raises:
-        PruningError: Models do not run in a type of that name.
-    """
-    if name not in DTYPES:
-        raise PruningError(f"There is no dtype {name!r}; choose one of {', '.join(DTYPES)}.")
-    return "auto" if name in ("auto", "stored") else getattr(torch, name)
-
-
 def load_config(name: str) -> PreTrainedConfig:
     """Load the config of a vision-language model from a directory or the hub.
 
@@ -180,7 +155,7 @@ def load_config(name: str) -> PreTrainedConfig:
         raise PruningError(f"There is no model directory {name!r}; give one, or a hub id such as {EXAMPLE_ID}.")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         if local:
             raise PruningError(f"{name!r} holds no model ({brief(error)}); give a directory that does.") from error
         raise PruningError(
@@ -213,7 +188,7 @@ def load_processor(name: str) -> Any:
     """
     try:
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    except (*DAMAGE, ImportError) as error:
         raise PruningError(
             f"The processor of {name!r} cannot be loaded ({brief(error)}); put its files beside the model's."
         ) from error
@@ -238,11 +213,23 @@ def load_model(path: str, dtype: torch.dtype | str, attention: str, *, name: str
         check_types(Path(path))
         with quiet():
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, attn_implementation=attention, trust_remote_code=False, output_loading_info=True
+                path,
+                dtype=dtype,
+                attn_implementation=attention,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are refused below, in words
             )
-    except (OSError, SafetensorError) as error:
+    except PruningError:
+        raise
+    except (*DAMAGE, SafetensorError) as error:
         raise PruningError(f"The weights of {path!r} cannot be loaded ({brief(error)}); get them again.") from error
     model, info = loaded
+    for key, stored, expected in sorted(info["mismatched_keys"])[:1]:
+        raise PruningError(
+            f"{key} in {path!r} has the shape {tuple(stored)}, and {tuple(expected)} by its config.json; give files of "
+            "one model."
+        )
     if missing := sorted(info["missing_keys"]):
         warnings.warn(
             f"feathervlm found no weights for {len(missing)} tensors of {name or path}, such as {missing[0]}; "

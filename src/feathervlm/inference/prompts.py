@@ -117,7 +117,10 @@ def prepare(processor: Any, prompts: Sequence[Prompt]) -> Any:
             return_dict=True,
             processor_kwargs={**padding, "return_tensors": "pt"},
         )
-    except ValueError as error:
+    except Exception as error:
+        # A broken chat template raises errors of Jinja, which transformers imports when it is needed.
+        if not isinstance(error, ValueError) and not type(error).__module__.startswith("jinja2"):
+            raise
         name = type(processor).__name__
         raise PruningError(
             f"{name} does not take these pictures and this text ({brief(error)}); give others."
