@@ -285,7 +285,8 @@ def stored(cache):
 
 
 @pytest.mark.parametrize(
-    "name", selected(in_gate(name in ("gemma3", "exaone4_5", "cohere_compass"), name) for name in FAMILY_CASES)
+    "name",
+    selected(in_gate(name in ("gemma3", "exaone4_5", "cohere_compass", "llama4"), name) for name in FAMILY_CASES),
 )
 @torch.no_grad()
 def test_the_kv_ratio_is_that_of_the_real_caches(name):

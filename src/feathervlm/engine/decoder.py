@@ -189,14 +189,16 @@ class DecoderView:
     @cached_property
     def costs(self) -> list[LayerCost]:
         """The cost of every layer, from the shapes that the config gives: the same however the weights are stored."""
-        layers, window = self._blueprint or self.layers, getattr(self.config, "sliding_window", None)
+        layers = self._blueprint or self.layers
+        # A chunk is cached as a window of its length is.
+        names = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
         costs = []
         for index, (layer, kind) in enumerate(zip(layers[: len(self.layers)], self.layer_types, strict=True)):
             heads, kv_heads, dim = self.head_counts(index) if self.keeps_keys(index) else (0, 0, 0)
             weights = active_weights(layer, getattr(self.config, "num_experts_per_tok", None))
-            sliding = window if kind == "sliding_attention" else None
+            window = getattr(self.config, names[kind], None) if kind in names else None
             causal = not self.keeps_keys(index) or self.is_causal(index)
-            costs.append(LayerCost(weights, heads * dim, 2 * kv_heads * dim, sliding, causal))
+            costs.append(LayerCost(weights, heads * dim, 2 * kv_heads * dim, window, causal))
         return costs
 
     @cached_property
