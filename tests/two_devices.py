@@ -32,9 +32,8 @@ class NamedDevices(TorchFunctionMode):
             kwargs["device"] = torch.device(kwargs["device"])
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self._check(name, given)
-        target = self._target(
-            name, given, [*args[1:2], kwargs.get("device")] if name in MOVES else [kwargs.get("device")]
-        )
+        wanted = [kwargs.get("device"), *(args[1:2] if name in MOVES else ())]
+        target = self._target(name, given, wanted)
         if target.type == "meta":
             return function(*args, **kwargs)
         before = {id(tensor): device_of(tensor) for tensor in given}
@@ -59,7 +58,7 @@ class NamedDevices(TorchFunctionMode):
         named = next((device for device in wanted if isinstance(device, torch.device)), None)
         if named is not None or name == "cpu":
             return named or CPU
-        if name == "type_as":
+        if name in ("to", "type_as") and len(given) > 1:
             return device_of(given[1])
         devices = map(device_of, given[:1] if name in MOVES | INDEXES else given)
         return next((device for device in devices if device != CPU), CPU)

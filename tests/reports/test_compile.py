@@ -141,6 +141,16 @@ def test_a_graph_around_the_model_follows_the_pruning(model):
                 torch.testing.assert_close(function(**ONE), unpruned, **CLOSE)
 
 
+def test_a_caller_that_must_be_one_graph_is_told_why_it_cannot(model):
+    function = torch.compile(lambda **inputs: model(**inputs).logits, backend="eager", fullgraph=True)
+    with (
+        torch.no_grad(),
+        feathervlm.prune(model, METHOD),
+        pytest.raises(Exception, match="feathervlm prunes the prompts"),
+    ):
+        function(**ONE)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("inputs", [ONE, RAGGED], ids=["one", "ragged"])
 def test_a_compiled_step_on_a_static_cache_equals_dynamic_decoding(model, inputs):

@@ -5,6 +5,7 @@ Tokens, logits and reports are those of the model in one place.
 """
 
 import copy
+import re
 
 import pytest
 import torch
@@ -54,13 +55,21 @@ def dispatched(model, folder):
     return dispatch_model(model, places, main_device="cpu", offload_dir=folder)
 
 
-def later_parts(model, layer, encoder_too):
-    """Return the names of what lies on the second device: the layers from this one on, and the encoder if asked."""
+def later_parts(model, layer, encoder):
+    """Return the names of what lies on the second device: the layers from this one on, and that part of the encoder.
+
+    Args:
+        model: The model.
+        layer: Index of the first of these layers.
+        encoder: The part of the encoder: "none", "later" layers, or "all".
+    """
     names, decoder = names_of(model), DecoderView(model).decoder
     parts = {names[id(part)] for part in list(decoder.layers)[layer:]} | {"lm_head"}
     own = [f"{names[id(decoder)]}.{name}" for name, _ in decoder.named_children()]
     parts |= {name for name in own if name.split(".")[-1].startswith("rotary") or name.endswith(".norm")}
-    return parts | {name for name in names.values() if encoder_too and name.split(".")[-1] in ENCODERS}
+    own = {name for name in names.values() if encoder == "all" and name.split(".")[-1] in ENCODERS}
+    later = re.compile(rf".*({'|'.join(ENCODERS)})\..*(layers|blocks)\.[1-9]\d*")
+    return parts | own | {name for name in names.values() if encoder == "later" and later.fullmatch(name)}
 
 
 CASES = selected(
@@ -84,20 +93,24 @@ def test_a_dispatched_model_equals_the_model_in_one_place(name, row, tokens, tmp
 
 SPREAD = selected(
     in_gate(
-        (name == "llava" and row in representatives()) or (row == "feather" and place % 9 == 4), name, row, encoder_too
+        (name == "llava" and row in representatives() and (encoder != "none" or row in READ_THE_ENCODER))
+        or (row == "feather" and place % 9 == 4 and encoder == "all"),
+        name,
+        row,
+        encoder,
     )
     for place, name in enumerate(FAMILY_CASES)
     for row in METHODS
-    for encoder_too in (False, True)
+    for encoder in ("none", "later", "all")
     if row not in FAMILY_CASES[name].refuses
 )
 
 
-@pytest.mark.parametrize(("name", "row", "encoder_too"), SPREAD)
-def test_a_model_on_two_devices_equals_the_model_on_one(name, row, encoder_too):
+@pytest.mark.parametrize(("name", "row", "encoder"), SPREAD)
+def test_a_model_on_two_devices_equals_the_model_on_one(name, row, encoder):
     case = FAMILY_CASES[name]
     model, inputs = case.model(), case.inputs(*case.prompts())
-    parts = later_parts(model, 3, encoder_too)
+    parts = later_parts(model, 3, encoder)
     with two_devices(model, parts) as spread:
         try:
             run(spread, on(FIRST, inputs), TOKENS)

@@ -5,9 +5,10 @@ skip the pruning without a word; and a prompt is pruned by Python code that no g
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +17,12 @@ COMPILED = "_torchdynamo_orig_callable"
 """Attribute of a compiled function that holds the original."""
 
 MISSING = object()
+REASON = (
+    "feathervlm prunes the prompts of this model by hooks that no graph can hold; compile its caller without "
+    "fullgraph=True, or leave the forward that brings images out of it"
+)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Replaced:
@@ -95,7 +102,7 @@ class OutsideGraphs(Replaced):
         super().__init__()
         forward, call = module.forward, module._call_impl
 
-        @torch.compiler.disable
+        @outside_graphs
         def feathervlm_prunes_outside_graphs(*args: Any, **kwargs: Any) -> Any:
             begin(module)
             try:
@@ -119,6 +126,13 @@ class OutsideGraphs(Replaced):
     def remove(self) -> None:
         self._removed = True
         super().remove()
+
+
+def outside_graphs(function: Function) -> Function:
+    """Return a function that runs outside graphs, so that no graph can hold a call of it."""
+    named = "reason" in inspect.signature(torch.compiler.disable).parameters
+    disabled: Function = torch.compiler.disable(function, **({"reason": REASON} if named else {}))
+    return disabled
 
 
 def uncompiled(function: Any) -> Any:

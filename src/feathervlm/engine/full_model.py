@@ -50,7 +50,7 @@ class FullModel:
             if model is not base:
                 self._handles += [
                     model.register_forward_pre_hook(self._before, with_kwargs=True),
-                    model.register_forward_hook(self._after, always_call=True),
+                    model.register_forward_hook(self._after),
                 ]
 
     def remove(self) -> None:
@@ -83,12 +83,13 @@ class FullModel:
             self.recorder.begin_outside()
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self.ignores():
-            return None
-        self.recorder.end_outside({})  # if the base model was not reached
-        if output is None or self.thread.dropped is None:
+        if self.ignores() or self.thread.dropped is None:
             return None
         return zero_embeddings(output, self.thread.dropped)
+
+    def end(self) -> None:
+        """End a call of one of the models, also one that has not reached the base model."""
+        self.recorder.end_outside({})
 
 
 def head_arguments(arguments: dict[str, Any]) -> tuple[Any, Tensor | None]:

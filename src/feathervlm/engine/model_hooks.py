@@ -100,13 +100,11 @@ class ModelHooks:
                 f"This {type(self.model).__name__} is being pruned already; leave that `with` block or call .remove()."
             )
         base = self.decoder.base
-        self._outer = [outer for outer in (self.model, *self._wrappers) if outer is not base]
         self._names = list(inspect.signature(base.forward).parameters)
         self._uncompiled.add(*self._wrappers, self.model)
         around = self._runner.traces, self._uncompiled.add_one
         self.handles = [
             OutsideGraphs(base, *around, self._leave),
-            *(OutsideGraphs(outer, *around, lambda: None) for outer in self._outer),
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after),
             self._uncompiled,
@@ -122,7 +120,11 @@ class ModelHooks:
         )
         models = self.model, *self._wrappers
         self._full = FullModel(models, base, self.thread, self._recorder, self._runner.compiles_step)
-        self.handles.append(self._full)
+        self.handles = [
+            *(OutsideGraphs(model, *around, self._full.end) for model in models if model is not base),
+            *self.handles,
+            self._full,
+        ]
         if hasattr(self.model, "generate"):
             guard_generate(self.model, self._refuse_generate, self._generating)
         _pruned.add(self.decoder.decoder)
@@ -213,7 +215,7 @@ class ModelHooks:
             if prunes and new > 1:
                 source = self.family.visual_source(call)
                 if source:
-                    self._uncompiled.add(self.model)  # what was compiled since
+                    self._uncompiled.add(base)  # what was compiled since, or in a copy of the model with its hooks
                     refuse = None if self.strict else self._refuse_stage
                     self._runner.begin_prefill(self._state, call, source, refuse)
                     return
@@ -238,6 +240,8 @@ class ModelHooks:
         except Unprunable as error:
             self._refuse(error)
             return None
+        finally:
+            self._leave()  # for a copy of the model has its hooks but not its guard against graphs
         if record is not None:
             self._publish(Report(self.name, record))
             for note in record.notes:

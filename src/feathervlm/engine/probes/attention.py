@@ -39,11 +39,10 @@ class WeightsProbe(QueryKeyProbe[A]):
 
     def states(self, recorder: QueryKeyRecorder) -> tuple[Tensor, Tensor]:
         """Return queries (batch, heads, queries, dim) and keys (batch, kv heads, sequence, dim) as float32."""
-        assert recorder.query is not None
-        assert recorder.keys is not None
+        query, keys = recorder.found(recorder.query), recorder.found(recorder.keys)
         query_tables = gather_tree(recorder.tables, recorder.seen.query) if self.signal.rope else None
-        query = self.compared("query", recorder.query, query_tables)
-        return query.float(), self.compared("key", recorder.keys, recorder.tables).float()
+        query = self.compared("query", query, query_tables)
+        return query.float(), self.compared("key", keys, recorder.tables).float()
 
     def weights(self, recorder: QueryKeyRecorder, query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         """Return attention to visual tokens of shape (batch, heads, n, visual).

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from feathervlm.core.errors import PruningError
 from feathervlm.core.signals import Signal
 from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
@@ -19,6 +20,7 @@ from feathervlm.engine.rows import RowTracker
 from feathervlm.engine.turns import Turns
 
 S = TypeVar("S", bound=Signal)
+T = TypeVar("T")
 
 Tokens = Literal["visual", "text"]
 """The tokens whose vectors a probe returns."""
@@ -40,8 +42,20 @@ class LayerRecorder(ABC):
     @property
     def seen(self) -> RowView:
         """Where the tokens were when the layer ran."""
-        assert self.recorded_view is not None
-        return self.recorded_view
+        return self.found(self.recorded_view)
+
+    def found(self, recorded: T | None) -> T:
+        """Return what was recorded.
+
+        Raises:
+            PruningError: If there is nothing, for the layer has run without its hooks.
+        """
+        if recorded is None:
+            raise PruningError(
+                f"Layer {self.layer} of {type(self.decoder.model).__name__} ran without the hooks that measure it; "
+                "undo what replaces its calls (a compiled or patched function that was made before)."
+            )
+        return recorded
 
     @abstractmethod
     def attach(self) -> list[RemovableHandle]:

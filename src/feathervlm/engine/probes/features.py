@@ -61,8 +61,7 @@ class FeaturesProbe(Probe[Features]):
         if self.signal.source == "vision":
             return forward.turns.split(forward.family.vision_features(forward.call, forward.rows.layout))
         if self.signal.source == "projected":
-            embeddings = forward.recorders[self._key].embeddings
-            assert isinstance(embeddings, Tensor)
-            return embeddings
+            recorder: EmbeddingRecorder = forward.recorders[self._key]
+            return recorder.found(recorder.embeddings)
         (hidden, _), view = forward.stage_inputs, forward.rows.view()
         return view.take(hidden.detach(), forward.token_rows(self.tokens, view))

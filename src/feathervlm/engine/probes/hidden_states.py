@@ -59,6 +59,5 @@ class LayerStatesProbe(Probe[LayerStates]):
         )
 
     def read(self) -> Tensor:
-        states = self.forward.recorders[self.signal, self.at].states
-        assert isinstance(states, Tensor)
-        return states
+        recorder: HiddenStateRecorder = self.forward.recorders[self.signal, self.at]
+        return recorder.found(recorder.states)

@@ -14,7 +14,6 @@ class KeysProbe(QueryKeyProbe[Keys]):
 
     def read(self) -> Tensor:
         recorder = self.recorder()
-        assert recorder.keys is not None
-        keys = self.compared("key", recorder.keys, recorder.tables)
+        keys = self.compared("key", recorder.found(recorder.keys), recorder.tables)
         rows = self.forward.token_rows(self.tokens, recorder.seen)
         return gather_rows(keys.transpose(1, 2).flatten(2), rows, -2)

@@ -55,6 +55,6 @@ class ValuesProbe(LayerSignalProbe[Values]):
         return self.forward.attach(("values", self.layer), lambda: make[0](*make[1:]))
 
     def read(self) -> Tensor:
-        recorder = self.forward.recorders["values", self.layer]
-        rows = self.forward.token_rows(self.tokens, recorder.seen)
-        return recorder.seen.take(recorder.values.flatten(2), rows).unflatten(-1, recorder.values.shape[2:])
+        recorder: ValueRecorder = self.forward.recorders["values", self.layer]
+        values, rows = recorder.found(recorder.values), self.forward.token_rows(self.tokens, recorder.seen)
+        return recorder.seen.take(values.flatten(2), rows).unflatten(-1, values.shape[2:])

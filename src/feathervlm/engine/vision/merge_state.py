@@ -59,8 +59,13 @@ class MergeState:
         """Return whether patches merge in a layer."""
         return layer in self.plan
 
+    def move(self, device: torch.device) -> None:
+        """Continue on a device, for the layers of an encoder may be on several."""
+        self.source, self.sizes = self.source.to(device), self.sizes.to(device)
+
     def rows(self, states: Tensor) -> Tensor:
-        """Return the encoder's states as (images, tokens, dim)."""
+        """Return the encoder's states as (images, tokens, dim), and continue on their device."""
+        self.move(states.device)
         return states
 
     def back(self, rows: Tensor) -> Tensor:
@@ -98,6 +103,7 @@ class MergeState:
             compared: Vectors to compare, of shape (images, tokens, dim).
         """
         count = self.plan[layer]
+        self.move(compared.device)
         return self.merging.assign(compared, count, self.protected), count + self.protected
 
     def weights(self, keys: int) -> Tensor:

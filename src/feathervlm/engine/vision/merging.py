@@ -138,7 +138,8 @@ class EncoderMerge:
         kinds = {run.source.shape[1] for run in self.runs}
         if len(kinds) != 1:
             return None
-        marks = [torch.stack([is_first(s, s.shape[1]) for s in run.sources]) for run in self.runs]
+        device = self.runs[0].source.device
+        marks = [torch.stack([is_first(s, s.shape[1]).to(device) for s in run.sources]) for run in self.runs]
         return torch.cat(marks, 1).float()
 
     def _hooks(self) -> Iterator[RemovableHandle]:
@@ -216,7 +217,7 @@ class EncoderMerge:
             if self.merging.compares == "keys" and run.merges(self.attentions[id(module)]):
                 run.compared.append(key.detach().float().mean(1))
             if self.merging.proportional and run.merged:
-                weights = run.weights(key.shape[2]).to(query.dtype)
+                weights = run.weights(key.shape[2]).to(query)
                 attention_mask = weights[:, None, None].expand(-1, -1, query.shape[2], -1)
             run.seen += key.shape[2]  # of packed pictures the segments come one by one
         return usual(module, query, key, value, attention_mask, **kw)
@@ -268,4 +269,4 @@ class EncoderMerge:
     def _whole(self, run: MergeState, state: Tensor, source: Tensor) -> Tensor:
         """Return a state with a row for every original patch."""
         rows = run.rows(state)
-        return run.back(expand_groups(rows, source)) if rows.shape[1] < source.shape[1] else state
+        return run.back(expand_groups(rows, source.to(rows.device))) if rows.shape[1] < source.shape[1] else state

@@ -95,8 +95,12 @@ class Packed(MergeState):
     def merges(self, layer: int) -> bool:
         return any(layer in plan for plan in self.plans)
 
+    def move(self, device: torch.device) -> None:
+        super().move(device)
+        self.grid, self.window, self.first = self.grid.to(device), self.window.to(device), self.first.to(device)
+
     def rows(self, states: Tensor) -> Tensor:
-        return states[None]
+        return super().rows(states)[None]
 
     def back(self, rows: Tensor) -> Tensor:
         return rows[0]
@@ -111,7 +115,7 @@ class Packed(MergeState):
             return kwargs
         bounds = kwargs["cu_seqlens"]
         now = torch.searchsorted(self.first.sort().values, bounds.to(self.first))
-        rotations = tuple(table[self.first] for table in kwargs["position_embeddings"])
+        rotations = tuple(table[self.first.to(table.device)] for table in kwargs["position_embeddings"])
         return {**kwargs, "cu_seqlens": now.to(bounds), "position_embeddings": rotations}
 
     def check(self, layer: int, kwargs: dict[str, Any]) -> None:
@@ -134,6 +138,7 @@ class Packed(MergeState):
 
     def find(self, layer: int, compared: Tensor) -> tuple[Tensor, int]:
         """Return where tokens go, picture by picture, as many merges as its plan demands and its windows allow."""
+        self.move(compared.device)
         # Merging by keys comes after the layer's own attention, merging by states before it.
         later = layer + (self.merging.compares == "keys")
         window = self.window[self.first]

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.signals import EncoderSignal, Representatives
 from feathervlm.engine.call import PIXELS, EncoderOutput
-from feathervlm.engine.compiled import uncompiled
+from feathervlm.engine.compiled import outside_graphs, uncompiled
 from feathervlm.engine.family import Family
 from feathervlm.engine.probes.registry import probe_class
 from feathervlm.engine.vision.merging import EncoderMerge
@@ -135,7 +134,7 @@ class EncoderRecorder:
         signature = inspect.signature(original)
         own_probe = EncoderProbe(self.base, self.signals) if self.signals else None
 
-        @torch.compiler.disable
+        @outside_graphs
         @functools.wraps(original)  # generate() reads the signature
         def recording(*args: Any, **kwargs: Any) -> Any:
             if self._thread.running:  # many models make the features of videos by their method for images
