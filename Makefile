@@ -22,7 +22,7 @@ $(TESTS): $(STAMP) tests/integrations/lmms_eval/requirements.txt
 	touch $(TESTS)
 
 test: $(TESTS)
-	$(RUN)/pytest --numprocesses 2
+	$(RUN)/pytest --numprocesses 2 --dist loadfile
 
 # Every law on every pair of a method and a model, and more examples of every property: before a change of the engine lands.
 test-full: $(TESTS)

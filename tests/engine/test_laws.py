@@ -124,12 +124,12 @@ def test_cached_decoding_equals_a_full_prefill_with_the_same_tokens(name, attent
 @pytest.mark.parametrize(("name", "attention", "method"), pairs(METHODS, SUBJECTS, ATTENTION))
 def test_a_ragged_batch_equals_one_by_one(name, attention, method):
     s = subject(name, attention)
-    prompts = [tiny.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0, 1))]
+    prompts = [tiny.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0))]
     with s.prune(METHODS[method], *prompts) as together:
-        tokens, logits = s.generate(*prompts)
+        tokens, logits = s.generate(*prompts, tokens=3)
     for row, prompt in enumerate(prompts):
         with s.prune(METHODS[method], prompt) as alone:
-            single_tokens, single_logits = s.generate(prompt)
+            single_tokens, single_logits = s.generate(prompt, tokens=3)
         torch.testing.assert_close(logits[row : row + 1], single_logits, atol=TOLERANCE, rtol=0)
         assert torch.equal(tokens[row : row + 1], single_tokens)
         if tiny.IMAGE in prompt:
