@@ -291,8 +291,8 @@ def test_broken_data_is_one_sentence(demo: Path, tmp_path: Path, line: str, said
     [
         (("--data", "mine.jsonl", "--n", 5), "leave it out"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
-        (("--model", "nowhere", "--n", 1), "nowhere"),
-        (("--beside", "nowhere", "--n", 1), "no finished study in nowhere"),
+        (("--model", "nowhere", "--n", 2), "nowhere"),
+        (("--beside", "nowhere", "--n", 2), "no finished study in nowhere"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path, arguments: tuple[object, ...], said: str) -> None:
