@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from feathervlm.core import Schedule, Stage, Survivors, SurvivorsOf
-from feathervlm.methods.base import Method, check_method, get
+from feathervlm.methods.base import Method, check_method
+from feathervlm.methods.lookup import get
 
 
 @dataclass(frozen=True)
