@@ -14,7 +14,7 @@ OTHERS = {
     "fastv": {"layer": "2", "keep": 0.1, "rope": False, "over": "all"},
     "sparsevlm": {"keep": 0.5, "positions": "renumber"},
     "before-llm": {"method": "feather:keep=0.2"},
-    "shuffled-positions": {"method": "(before-llm:method=(fastv:keep=0.5))", "seed": "3"},
+    "shuffled-positions": {"method": "(feather:keep=0.2,stride=2)", "seed": "3"},
 }
 
 
@@ -54,9 +54,9 @@ def test_kinds_follow_the_types():
     [
         ("feather", "keep", "2", "keep"),
         ("feather", "layers", "9+4", "deeper"),
-        ("fastv", "layer", "many", "layer='many'"),
+        ("fastv", "layer", "many", "'many' is neither a layer"),
         ("before-llm", "method", "nothing", "no method 'nothing'"),
-        ("feather", "stride", "1,keep=0.1", "twice|stride"),
+        ("feather", "stride", "1,keep=0.1", "stride='1,keep=0.1' is more than one value"),
     ],
 )
 def test_wrong_values_are_one_sentence(name, parameter, value, words):

@@ -47,16 +47,14 @@ def test_what_is_no_picture_is_one_sentence(store, tmp_path):
     with pytest.raises(PruningError, match=r"^text\.png .*\.$"):
         store.add(tmp_path / "text.png")
     (tmp_path / "drawing.svg").write_text("<svg/>")
-    with pytest.raises(PruningError, match="drawing.svg"):
+    with pytest.raises(PruningError, match=r"drawing\.svg"):
         store.add(tmp_path / "drawing.svg")
     assert store._names == {}
 
 
 def test_limits_are_said(store, tmp_path, monkeypatch):
     monkeypatch.setattr(picture_store, "MEGAPIXELS", 0.0005)
-    with pytest.raises(
-        PruningError, match="30 x 20 pixels, and 0.0005 million pixels is the limit of this page; scale"
-    ):
+    with pytest.raises(PruningError, match=r"30 x 20 pixels, and 0\.0005 million pixels is the limit of this page"):
         store.add(saved(tmp_path / "x.png"))
     monkeypatch.setattr(picture_store, "MEGABYTES", 0)
     with pytest.raises(PruningError, match="0 MB is the limit of this page; scale it down"):

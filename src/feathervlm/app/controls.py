@@ -6,6 +6,8 @@ from dataclasses import MISSING, Field, dataclass, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from feathervlm.core.errors import PruningError
+from feathervlm.core.spec import parse
 from feathervlm.methods import Method, get
 from feathervlm.methods.base import ScheduleFile, default_of, written
 
@@ -67,6 +69,8 @@ def changed(spec: str, name: str, value: Any) -> str:
         values.pop(name, None)
     else:
         values[name] = f"({text})" if _is_method(field) and text[0] != "(" else text
+        if set(parse(f"{method.name}:{name}={values[name]}")[1]) != {name}:
+            raise PruningError(f"{name}={text!r} is more than one value; write one, or a list such as 4+9.")
     joined = ",".join(f"{key}={values[key]}" for key in (one.name for one in fields(method)) if key in values)
     return str(get(f"{method.name}:{joined}" if joined else method.name))
 

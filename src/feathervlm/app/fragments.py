@@ -96,8 +96,10 @@ def code(python: str, commands: str) -> str:
 def _small(result: Sweep, point: Point) -> str:
     if point.error:
         return ""
-    boxes = {PREDICTED: point.box} if point.box else {}
-    return data_uri(kept_patches(result.stored.picture, point.views[:1], -1, boxes))
+    if point not in result.drawn:
+        boxes = {PREDICTED: point.box} if point.box else {}
+        result.drawn[point] = data_uri(kept_patches(result.stored.picture, point.views[:1], -1, boxes))
+    return result.drawn[point]
 
 
 def _percent(share: float) -> str:

@@ -236,7 +236,7 @@ def listen(served: Served) -> socket.socket:
             (served.host.strip("[]"), served.port), family=socket.AF_INET6 if ":" in served.host else socket.AF_INET
         )
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise PruningError(
             f"The page cannot be served at {served.host}, port {served.port} ({reason}); give another --host or --port."
         ) from None

@@ -52,6 +52,7 @@ class Sweep:
         method: The method whose budget changes.
         unpruned: Answer of the unpruned model; None until it is there.
         points: The budgets that were run, the largest first.
+        drawn: Drawings of the points that the page has shown.
     """
 
     state: PageState
@@ -60,6 +61,7 @@ class Sweep:
     method: Method
     unpruned: str | None = None
     points: list[Point] = field(default_factory=list)
+    drawn: dict[Point, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: PageState, stored: StoredPicture) -> "Sweep":
