@@ -21,5 +21,5 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def sessions(models, store):
-    return Sessions(models, store)
+def sessions(models, store, tmp_path):
+    return Sessions(models, store, tmp_path / "uploads")

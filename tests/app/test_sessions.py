@@ -34,7 +34,8 @@ def shown(models, tmp_path_factory):
     from feathervlm.app.picture_store import PictureStore
     from feathervlm.app.session import Sessions
 
-    sessions = Sessions(models, PictureStore(tmp_path_factory.mktemp("pictures")))
+    folder = tmp_path_factory.mktemp("pictures")
+    sessions = Sessions(models, PictureStore(folder), folder)
     return sessions, list(sessions.compare(STATE, "visitor"))
 
 
@@ -118,12 +119,19 @@ def test_links_are_opened(sessions):
     assert sessions.open_link([("question", "x"), ("layer", "x")])[1].startswith("The link has layer=")
 
 
-def test_pictures_are_taken_or_refused(sessions, demo, tmp_path):
-    stored, problem = sessions.take(str(demo / "scene.png"), "scene.png")
-    assert (stored.name, problem) == ("scene.png", "")
-    (tmp_path / "x.png").write_bytes(b"no")
-    assert sessions.take(str(tmp_path / "x.png"), "x.png")[1].startswith("x.png ")
+def test_pictures_are_taken_or_refused(sessions, demo):
+    sessions.uploads.mkdir()
+    good, bad = sessions.uploads / "scene.png", sessions.uploads / "x.png"
+    good.write_bytes((demo / "scene.png").read_bytes())
+    bad.write_bytes(b"no")
+    stored, problem = sessions.take(str(good), "my scene.png")
+    assert (stored.name, problem) == ("my scene.png", "")
+    assert sessions.take(str(bad), "x.png")[1].startswith("x.png ")
     assert sessions.take(None, "") == (None, "")
+    for path in (demo / "scene.png", sessions.uploads / "../../scene.png", "/etc/passwd", ""):
+        assert sessions.take(str(path), "x.png") == (None, "The picture was not uploaded to this page; upload it.")
+    (sessions.uploads / "link.png").symlink_to(demo / "scene.png")
+    assert sessions.take(str(sessions.uploads / "link.png"), "x.png")[0] is None
 
 
 def test_every_value_is_escaped(store):

@@ -3,7 +3,6 @@
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
 
 from feathervlm.app import fragments
 from feathervlm.app.picture_store import EXAMPLES, MEGABYTES, MEGAPIXELS
@@ -21,11 +20,6 @@ LEGEND = (
     '<span><i style="background:#2b2f36"></i>dropped token</span>'
     '<span><i style="background:#07080a"></i>not shown to the model</span></p>'
 )
-
-
-def uploaded(payload: ImageData | None) -> tuple[str, str] | None:
-    """Return the path and the name of a visitor's file, which the page opens by itself, as every command does."""
-    return None if payload is None or payload.path is None else (payload.path, payload.orig_name or "")
 
 
 def build(sessions: Sessions) -> gr.Blocks:
@@ -63,8 +57,6 @@ def _inputs(sessions: Sessions, start: PageState) -> dict[str, Any]:
                 first.picture, label="Picture", sources=["upload", "clipboard", "webcam"], height=260, buttons=[],
                 elem_id="fv-picture", type="filepath", format="png",
             )  # fmt: skip
-            # A subclass would have gradio write a file beside this one.
-            parts["picture"].preprocess = uploaded
             gr.HTML(f'<p class="fv-limits">At most {MEGABYTES} MB and {MEGAPIXELS} million pixels.</p>')
         with gr.Column(scale=3, min_width=280):
             gr.HTML('<p class="fv-caption">Examples: scenes of the embedded model, with a question each.</p>')

@@ -155,11 +155,14 @@ class RunningPage:
 
     Attributes:
         address: Where browsers find it.
+        sessions: What serves its visitors.
         server: The server of uvicorn.
     """
 
-    def __init__(self, address: str, server: Any, listening: socket.socket, folder: Any) -> None:
-        self.address, self.server, self._listening, self._folder = address, server, listening, folder
+    def __init__(self, address: str, sessions: Sessions, server: Any, listening: socket.socket, folder: Any) -> None:
+        self.address, self.sessions, self.server, self._listening, self._folder = (
+            address, sessions, server, listening, folder,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Serve until the process is interrupted or `server.should_exit` is set."""
@@ -194,17 +197,18 @@ def start(spec: ModelSpec, served: Served, *, background: str = BACKGROUND, say:
         models = ModelCache(spec, others=served.local)
         models.get(spec.model, say)
         say("importing gradio")
-        server = _server(models, served, listening, token, Path(folder.name), background)
+        pictures, uploads = (Path(folder.name) / name for name in ("pictures", "uploads"))
+        pictures.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        sessions = Sessions(models, PictureStore(pictures, background), uploads)
+        server = _server(sessions, served, listening, token)
         undo.pop_all()
     host = f"[{served.host}]" if ":" in served.host else served.host
     address = f"http://{host}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
-    return RunningPage(address, server, listening, folder)
+    return RunningPage(address, sessions, server, listening, folder)
 
 
-def _server(
-    models: ModelCache, served: Served, listening: socket.socket, token: str | None, folder: Path, background: str
-) -> Any:
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+def _server(sessions: Sessions, served: Served, listening: socket.socket, token: str | None) -> Any:
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
@@ -212,9 +216,7 @@ def _server(
     from feathervlm.app import look
     from feathervlm.app.page import build
 
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    page = build(Sessions(models, PictureStore(pictures, background)))
+    page = build(sessions)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page, "/", server_name=served.host,
         server_port=listening.getsockname()[1], footer_links=[], ssr_mode=False, max_file_size=f"{MEGABYTES}mb",

@@ -26,10 +26,14 @@ class Sessions:
     Args:
         models: The model that answers.
         store: The pictures.
+        uploads: Directory of the files that visitors have uploaded.
+
+    Attributes:
+        queue: The line in which runs wait.
     """
 
-    def __init__(self, models: ModelCache, store: PictureStore) -> None:
-        self.models, self.store, self.turns = models, store, RunQueue()
+    def __init__(self, models: ModelCache, store: PictureStore, uploads: Path) -> None:
+        self.models, self.store, self.uploads, self.queue = models, store, uploads.resolve(), RunQueue()
         self._jobs: dict[str, Job] = {}
 
     def take(self, path: str | None, name: str) -> tuple[StoredPicture | None, str]:
@@ -40,6 +44,9 @@ class Sessions:
         """
         if path is None:
             return None, ""
+        # What a browser sends is any text, and this machine has pictures that are nobody else's business.
+        if not Path(path).resolve().is_relative_to(self.uploads):
+            return None, "The picture was not uploaded to this page; upload it."
         try:
             return self.store.add(Path(path), name), ""
         except PruningError as error:
@@ -133,7 +140,7 @@ class Sessions:
 
     def _events(self, work: Work, visitor: str) -> Iterator[list[Any]]:
         self.stop(visitor)
-        job = self._jobs[visitor] = Job(work, self.turns)
+        job = self._jobs[visitor] = Job(work, self.queue)
         try:
             yield from job.events()
         finally:

@@ -95,7 +95,7 @@ def error_html(error: object) -> str:
 
 def _component(control: Control, text: gr.Textbox, problem: gr.HTML, spec: str) -> None:
     """Make the component of one parameter, which changes the spec."""
-    about = {"label": control.name, "info": control.about, "key": f"{spec} {control.name}"}
+    about = {"label": control.name, "info": control.about, "key": f"{spec} {control.name}", "interactive": True}
     component: Any
     if control.kind == "switch":
         component = gr.Checkbox(control.value, **about)

@@ -55,7 +55,8 @@ class Wiring:
         parts["layer"].change(self.redraw, [parts["comparison"], parts["layer"]], drawn, **HIDDEN)
         parts["more"].click(self.more, self.count, [self.count, *self._columns()], **HIDDEN)
         picture = [parts["picture"], parts["key"], parts["progress"]]
-        parts["picture"].input(self.take, parts["picture"], picture, **HIDDEN)
+        # Without gradio's own decoding, which is not that of `open_picture`.
+        parts["picture"].input(self.take, parts["picture"], picture, preprocess=False, **HIDDEN)
         parts["examples"].select(self.example, None, [*picture, parts["question"]], **HIDDEN)
         opened = page.load(self.open, None, self._opened(), show_progress="hidden", api_visibility="private")
         again = opened.then(self.repeat, [self.again, *self.inputs], outputs, **run)
@@ -89,9 +90,10 @@ class Wiring:
         count = min(count + 1, COLUMNS)
         return [count, *(gr.update(visible=at <= count) for at in range(SHOWN))]
 
-    def take(self, file: tuple[str, str] | None) -> dict[Any, Any]:
+    def take(self, file: dict[str, Any] | None) -> dict[Any, Any]:
         """Take the picture of the visitor."""
-        stored, problem = self.sessions.take(*(file or (None, "")))
+        file = file or {}
+        stored, problem = self.sessions.take(file.get("path"), file.get("orig_name") or "")
         return self._picture(stored, problem)
 
     def example(self, event: gr.SelectData) -> dict[Any, Any]:
