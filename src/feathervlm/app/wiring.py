@@ -92,7 +92,8 @@ class Wiring:
 
     def take(self, file: dict[str, Any] | None) -> dict[Any, Any]:
         """Take the picture of the visitor."""
-        file = file or {}
+        if file is None:
+            return {self.parts["key"]: ""}
         stored, problem = self.sessions.take(file.get("path"), file.get("orig_name") or "")
         return self._picture(stored, problem)
 

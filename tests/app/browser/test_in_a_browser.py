@@ -27,10 +27,12 @@ def progress(page, words):
 def run(page):
     page.click("#fv-run")
     progress(page, "Done.")
+    page.wait_for_selector("#fv-run:not([disabled])")
 
 
 def clear(page):
-    page.locator("#fv-picture button[aria-label='Remove Image']").click()
+    with page.expect_response("**/run/predict"):
+        page.click("#fv-picture button[aria-label='Remove Image']")
     page.locator("#fv-picture input[type=file]").wait_for(state="attached")
 
 
@@ -124,7 +126,7 @@ def test_a_picture_is_uploaded(visit, tmp_path):
     page.fill("#fv-question textarea", "what is the background ?")
     run(page)
     page.locator("#fv-repeat button", has_text="Repeat").first.click()
-    assert "my photo.tiff" in page.inner_text("#fv-repeat")
+    page.locator("#fv-repeat", has_text="my photo.tiff").wait_for()
     assert page.locator("#fv-answer0 .fv-grade").count() == 0, "no right answer is known"
 
 
@@ -141,6 +143,18 @@ def test_a_picture_is_pasted(visit):
     )
     page.click("#fv-picture button[aria-label='Paste from clipboard']")
     page.wait_for_function("() => document.querySelector('#fv-picture img')?.naturalWidth === 64")
+
+
+def test_a_picture_is_taken_with_the_camera(visit):
+    page = visit(permissions=["camera"])
+    clear(page)
+    page.click("#fv-picture button[aria-label='Capture from camera']")
+    page.locator("#fv-picture video").wait_for()
+    page.wait_for_function("() => document.querySelector('#fv-picture video').videoWidth > 0")
+    page.click("#fv-picture button[aria-label*='capture photo' i]")
+    page.wait_for_function("() => document.querySelector('#fv-picture img')?.naturalWidth > 64")
+    run(page)
+    assert page.evaluate(ANSWERS)[0]
 
 
 def test_an_example_brings_its_question(visit):
