@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from feathervlm.app import fragments
 from feathervlm.app.compare import Column, Comparison, Step
 from feathervlm.app.picture_store import EXAMPLES
+from feathervlm.app.session import SHOWN_FILE
 from feathervlm.app.state import PageState
 
 STATE = PageState(
@@ -130,6 +132,9 @@ def test_pictures_are_taken_or_refused(sessions, demo):
     assert sessions.take(None, "") == (None, "")
     for path in (demo / "scene.png", sessions.uploads / "../../scene.png", "/etc/passwd", ""):
         assert sessions.take(str(path), "x.png") == (None, "The picture was not uploaded to this page; upload it.")
+    shown = Path(sessions.preview(stored))
+    assert SHOWN_FILE.fullmatch(shown.name)
+    assert shown.parent == sessions.uploads
     (sessions.uploads / "link.png").symlink_to(demo / "scene.png")
     assert sessions.take(str(sessions.uploads / "link.png"), "x.png")[0] is None
 

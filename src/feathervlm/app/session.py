@@ -1,5 +1,6 @@
 """What the page does when something is pressed: plain values in, parts of the page by their names out."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from feathervlm.app import compare, fragments, repeat, sweep
 from feathervlm.app.compare import Changed, Comparison, Step
+from feathervlm.app.drawing import fitted
 from feathervlm.app.jobs import Ended, Job, RunQueue, Waiting, Work, sentence
 from feathervlm.app.model_cache import ModelCache
 from feathervlm.app.picture_store import PictureStore, StoredPicture
@@ -16,6 +18,10 @@ from feathervlm.core.errors import PruningError
 
 Parts = dict[str, Any]
 """Names of parts of the page and what they show."""
+PREVIEW = 768
+"""Longer side in pixels of the picture that the page shows before a run."""
+SHOWN_FILE = re.compile(r"shown-[\w-]+\.png")
+"""Names of the files of such pictures."""
 SHOWN = COLUMNS + 1
 """Columns of the page, with that of the unpruned model."""
 
@@ -51,6 +57,14 @@ class Sessions:
             return self.store.add(Path(path), name), ""
         except PruningError as error:
             return None, sentence(error)
+
+    def preview(self, stored: StoredPicture) -> str:
+        """Return the file of a picture as the page shows it, which every browser can show."""
+        path = self.uploads / f"shown-{stored.key}.png"
+        if not path.exists():
+            self.uploads.mkdir(exist_ok=True)
+            fitted(stored.picture, min(PREVIEW, max(stored.picture.size))).save(path)
+        return str(path)
 
     def compare(self, state: PageState, visitor: str) -> Iterator[Parts]:
         """Run a comparison, and yield the parts of the page that change.

@@ -7,15 +7,12 @@ import gradio as gr
 
 from feathervlm.app import fragments
 from feathervlm.app.compare import Comparison
-from feathervlm.app.drawing import fitted
 from feathervlm.app.picture_store import EXAMPLES, StoredPicture
-from feathervlm.app.session import SHOWN, Parts, Sessions
+from feathervlm.app.session import SHOWN, SHOWN_FILE, Parts, Sessions
 from feathervlm.app.slots import HIDDEN, Slot, name_of
 from feathervlm.app.state import COLUMNS, PageState, check_methods
 from feathervlm.core.errors import PruningError
 
-PREVIEW = 768
-"""Longer side in pixels of the picture that the page shows before a run."""
 SHOW_LINK = "(query) => { if (query) history.replaceState(null, '', query); }"
 
 
@@ -57,6 +54,7 @@ class Wiring:
         picture = [parts["picture"], parts["key"], parts["progress"]]
         # Without gradio's own decoding, which is not that of `open_picture`.
         parts["picture"].input(self.take, parts["picture"], picture, preprocess=False, **HIDDEN)
+        parts["picture"].clear(self.clear, None, picture[:2], **HIDDEN)
         parts["examples"].select(self.example, None, [*picture, parts["question"]], **HIDDEN)
         opened = page.load(self.open, None, self._opened(), show_progress="hidden", api_visibility="private")
         again = opened.then(self.repeat, [self.again, *self.inputs], outputs, **run)
@@ -92,10 +90,15 @@ class Wiring:
 
     def take(self, file: dict[str, Any] | None) -> dict[Any, Any]:
         """Take the picture of the visitor."""
-        if file is None:
-            return {self.parts["key"]: ""}
+        # gradio passes the picture of the page on, too, when it is removed.
+        if file is None or SHOWN_FILE.fullmatch(file.get("orig_name") or ""):
+            return {self.parts["progress"]: gr.skip()}
         stored, problem = self.sessions.take(file.get("path"), file.get("orig_name") or "")
         return self._picture(stored, problem)
+
+    def clear(self) -> dict[Any, Any]:
+        """Forget the picture of the visitor."""
+        return {self.parts["picture"]: None, self.parts["key"]: ""}
 
     def example(self, event: gr.SelectData) -> dict[Any, Any]:
         """Take an example with its question."""
@@ -107,7 +110,7 @@ class Wiring:
         """Show what the address of the page holds."""
         state, problem = self.sessions.open_link(request.query_params.multi_items())
         if state is None:
-            shown = fragments.progress(text=problem, kind="error") if problem else fragments.progress()
+            shown = fragments.progress(text=problem or "Ready.", kind="error" if problem else "quiet")
             fresh = {one.fresh: str(one.spec.value) for one in (*self.slots, self.sweep_slot)}  # makes their controls
             return fresh | {self.parts["progress"]: shown, self.again: ""}
         parts = self.parts
@@ -163,7 +166,7 @@ class Wiring:
 
     def _picture(self, stored: StoredPicture | None, problem: str) -> dict[Any, Any]:
         progress = fragments.progress(text=problem, kind="error" if problem else "quiet")
-        shown = None if stored is None else fitted(stored.picture, min(PREVIEW, max(stored.picture.size)))
+        shown = None if stored is None else self.sessions.preview(stored)
         key = "" if stored is None else stored.key
         return {self.parts["picture"]: shown, self.parts["key"]: key, self.parts["progress"]: progress}
 

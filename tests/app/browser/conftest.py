@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LONG = 20_000
+LONG = 25_000
 """Milliseconds after which a test gives up."""
 ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
@@ -62,7 +62,9 @@ def served(connections):
 
 @pytest.fixture(scope="session")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
@@ -99,7 +101,8 @@ def visit(browser, served):
             ),
         )
         page.goto(address or served.address)
-        page.wait_for_selector("#fv-run")
+        # Until it says something, what is pressed may be lost.
+        page.wait_for_function("() => document.querySelector('#fv-progress span')?.textContent.trim()")
         return page
 
     yield open_page
