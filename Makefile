@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-full lint docs notebooks bench train quality clean
+.PHONY: demo test test-full test-app screenshots lint docs notebooks bench train quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,22 @@ test: $(TESTS)
 # Every law on every pair of a method and a model, and more examples of every property: before a change of the engine lands.
 test-full: $(TESTS)
 	$(RUN)/pytest --numprocesses 2 -m '' --hypothesis-profile full
+
+# The page in a real browser. gradio takes no Pillow from 13 on, so it has an environment of its own, which shares torch and the other
+# large packages with the first one.
+APP := $(VENV)/app
+$(APP)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(APP)
+	$(RUN)/python -c 'import site; print(*site.getsitepackages())' > "$$(echo $(APP)/lib/python*/site-packages)/shared.pth"
+	sed 's/^pillow==.*/pillow<13/' constraints.txt > $(APP)/constraints.txt
+	$(APP)/bin/pip install --quiet --constraint $(APP)/constraints.txt --editable '.[app]' playwright pytest 'pillow<13'
+	touch $@
+
+test-app: $(APP)/.installed
+	$(APP)/bin/python -m pytest tests/app
+
+screenshots: $(APP)/.installed
+	FEATHERVLM_SCREENSHOTS=docs $(APP)/bin/python -m pytest tests/app/browser
 
 lint: $(STAMP)
 	$(RUN)/ruff format --check .

@@ -19,9 +19,12 @@ import pytest
 import feathervlm
 
 SOURCE = Path(feathervlm.__file__).parent
-OPTIONAL = dict.fromkeys(
-    ["feathervlm.integrations.lmms_eval.model", "feathervlm.integrations.lmms_eval.token_counts"], "lmms_eval"
-)
+OPTIONAL = {
+    **dict.fromkeys(
+        ["feathervlm.integrations.lmms_eval.model", "feathervlm.integrations.lmms_eval.token_counts"], "lmms_eval"
+    ),
+    **dict.fromkeys([f"feathervlm.app.{name}" for name in ("look", "page", "slots", "wiring")], "gradio"),
+}
 """Modules that need an extra, and what they import of it."""
 
 BELOW = {
@@ -39,7 +42,8 @@ BELOW["diagnosis"] = (*BELOW["evaluation"], "evaluation")
 BELOW["study"] = (*BELOW["diagnosis"], "diagnosis")
 BELOW["bench"] = (*BELOW["inference"], "inference")
 BELOW["integrations"] = (*BELOW["evaluation"], "evaluation")
-BELOW["cli"] = (*BELOW["study"], "study", "bench", "integrations")
+BELOW["app"] = (*BELOW["diagnosis"], "diagnosis")
+BELOW["cli"] = (*BELOW["study"], "study", "bench", "integrations", "app")
 """The packages that each may import; every one may import `utils`, which imports the errors of the core alone."""
 
 CORE = (
@@ -179,6 +183,9 @@ def uses(library):
         ("matplotlib", ("bench/", "diagnosis/", "study/", "evaluation/", "utils/plotting.py")),
         ("jinja2", ("bench/", "diagnosis/", "study/", "evaluation/", "utils/templates.py")),
         ("pydantic", ("evaluation/store.py", "evaluation/tasks/", "utils/schema.py")),
+        ("gradio", ("app/look.py", "app/page.py", "app/slots.py", "app/wiring.py", "app/server.py")),
+        ("fastapi", ("app/server.py",)),
+        ("uvicorn", ("app/server.py",)),
         ("subprocess", ("utils/provenance.py",)),
         ("platform", ("utils/provenance.py",)),
     ],
@@ -192,7 +199,9 @@ def test_versions_are_collected_in_one_place():
     assert [path for path in wrong if path not in ("__init__.py", "utils/provenance.py", "methods/base.py")] == []
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("methods",), ("models",), ("run", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("--version",), ("methods",), ("models",), ("run", "--help"), ("app", "--help")]
+)
 def test_listing_and_help_load_no_framework(arguments):
     code = (
         "import sys\n"
@@ -201,7 +210,8 @@ def test_listing_and_help_load_no_framework(arguments):
         "if sys.argv[1:]:\n"
         "    from feathervlm.cli.main import main\n"
         "    try:\n        main()\n    except SystemExit:\n        pass\n"
-        "print('LOADED', [name for name in ('torch', 'transformers', 'matplotlib', 'jinja2') if name in sys.modules])"
+        "slow = ('torch', 'transformers', 'matplotlib', 'jinja2', 'gradio')\n"
+        "print('LOADED', [name for name in slow if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED []"

@@ -34,11 +34,13 @@ def test_version() -> None:
         (("study", "--quick"), "jinja2"),
         (("diagnose",), "jinja2"),
         (("bench", "--plot", "scale.png"), "matplotlib"),
+        (("app",), "gradio"),
     ],
 )
 def test_a_missing_extra_is_named(words: tuple[str, ...], missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    said = f"error: This needs {missing}, which is not installed; run pip install 'feathervlm[report]'.\n"
+    extra = "app" if words == ("app",) else "report"
+    said = f"error: This needs {missing}, which is not installed; run pip install 'feathervlm[{extra}]'.\n"
     assert sentence(cli(*words)) == said
 
 

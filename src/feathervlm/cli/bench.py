@@ -15,10 +15,10 @@ from feathervlm.cli.options import (
     Force,
     Load,
     Methods,
-    default_methods,
     files_in,
     read_methods,
 )
+from feathervlm.embedded.assets import default_methods
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:

@@ -19,11 +19,10 @@ from feathervlm.cli.options import (
     Load,
     Methods,
     Model,
-    default_methods,
     files_in,
     read_methods,
 )
-from feathervlm.embedded.assets import SHIPPED
+from feathervlm.embedded.assets import SHIPPED, default_methods
 from feathervlm.utils import progress
 from feathervlm.utils.text import printable
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from feathervlm.cli import console
+from feathervlm.cli.app import open_app
 from feathervlm.cli.bench import bench
 from feathervlm.cli.convert_prismatic import convert_prismatic
 from feathervlm.cli.demo import demo
@@ -61,6 +62,7 @@ def about(
     feathervlm diagnose --images photos --method fastv
     feathervlm bench
     feathervlm eval --limit 20
+    feathervlm app
     feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
     """
 
@@ -68,3 +70,4 @@ def about(
 for command in (demo, methods, models, run, study, diagnose, bench, convert_prismatic):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("app")(open_app)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from feathervlm.embedded.assets import METHODS, SHIPPED
 from feathervlm.utils import progress
 
 
@@ -49,11 +48,6 @@ Methods = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")]
-
-
-def default_methods(model: str | None) -> tuple[str, str]:
-    """Return FastV and FEATHER as specs, with the layers that suit the shipped model."""
-    return METHODS if model == SHIPPED else ("fastv", "feather")
 
 
 def read_methods(values: Sequence[str] | None, default: Sequence[str] = ()) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from feathervlm.cli.options import (
     Load,
     Methods,
     Model,
-    default_methods,
     files_in,
     read_method,
 )
-from feathervlm.embedded.assets import SHIPPED
+from feathervlm.embedded.assets import SHIPPED, default_methods
 from feathervlm.utils import progress
 
 if TYPE_CHECKING:

@@ -133,14 +133,15 @@ def prior_map(record: Record, tables: Any, *, batch: int = 0, image: int = 0) ->
     return on_grid(record.layout, values, batch, image)
 
 
-def on_grid(layout: VisualLayout, values: NDArray, batch: int = 0, image: int = 0) -> NDArray:
-    """Return values of a sample's visual tokens on the finest grid of one of its images.
+def on_grid(layout: VisualLayout, values: NDArray, batch: int = 0, image: int = 0, plane: int | None = None) -> NDArray:
+    """Return values of a sample's visual tokens on a grid of one of its images.
 
     Args:
         layout: Layout of the visual tokens.
         values: One value per visual token of the sample, shape (n,).
         batch: Index of the sample.
         image: Index of its image.
+        plane: Index of the grid; None for the finest.
 
     Returns:
         Values of shape (frames, rows, cols).
@@ -152,12 +153,12 @@ def on_grid(layout: VisualLayout, values: NDArray, batch: int = 0, image: int = 
         planes = layout.pictures[batch][image]
     except IndexError:
         raise PruningError(f"There is no image {image} in sample {batch}.") from None
-    number = finest(planes)[0]
-    before = sum(map(tokens_of, layout.pictures[batch][:image])) + sum(plane.size for plane in planes[:number])
-    plane = planes[number]
-    cells = np.empty(plane.size, values.dtype)
-    cells[plane.cells().numpy()] = values[before : before + plane.size]
-    return cells.reshape(plane.shape)
+    number = finest(planes)[0] if plane is None else plane
+    before = sum(map(tokens_of, layout.pictures[batch][:image])) + sum(other.size for other in planes[:number])
+    grid = planes[number]
+    cells = np.empty(grid.size, values.dtype)
+    cells[grid.cells().numpy()] = values[before : before + grid.size]
+    return cells.reshape(grid.shape)
 
 
 def prior_rank_correlation(prior: ArrayLike, heat: ArrayLike) -> float:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Box
-from feathervlm.embedded.assets import METHODS, SHIPPED
+from feathervlm.embedded.assets import ANYWHERE, METHODS, SHIPPED
 from feathervlm.embedded.questions import SceneQuestion, grade
 from feathervlm.embedded.tasks import HELD_OUT, TASKS, sample
 from feathervlm.engine.report.overlay import beside, boxed, stack
@@ -30,8 +30,6 @@ from feathervlm.utils.pictures import BACKGROUND, open_picture
 from feathervlm.utils.progress import Say
 from feathervlm.utils.provenance import versions
 
-ANYWHERE = ("fastv", "feather")
-"""Methods for other models than the embedded one."""
 ASKED = ("locate", "attribute", "existence")
 PANEL = 384
 TRUE, PREDICTED = "#00c853", "#ff1744"

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation.streamers import BaseStreamer
 
 from feathervlm.api import prune
 from feathervlm.core.schedule import Schedule
@@ -17,6 +16,7 @@ from feathervlm.inference.choices import choice_tokens, choose
 from feathervlm.inference.loading import LoadedModel
 from feathervlm.inference.model_spec import UNPRUNED
 from feathervlm.inference.prompts import Prompt, has_template, prepare
+from feathervlm.inference.streaming import Listen, TokenStreamer
 from feathervlm.methods import Method
 from feathervlm.utils.quiet import quiet
 
@@ -132,25 +132,35 @@ class Answerer:
         choices: Sequence[str] = (),
         max_new_tokens: int | None = None,
         timed: bool = False,
+        listen: Listen | None = None,
     ) -> list[Answer]:
-        """Answer a prepared batch; `timed` measures the time to the first token, see `ask`."""
+        """Answer a prepared batch, see `ask`.
+
+        Args:
+            batch: The batch; one prompt if there is a listener.
+            method: Method that prunes it.
+            choices: Answers to choose from by their first token.
+            max_new_tokens: Maximum length of an answer.
+            timed: Whether the time to the first token is measured.
+            listen: Callback, called with the text so far after every new token.
+        """
         pruned = method is not None and method != UNPRUNED
         tokens = self._choice_tokens(batch.prompts[0], choices) if choices else None
         context = prune(self.model, method, strict=self.strict) if pruned else nullcontext()  # type: ignore[arg-type]
         with quiet(), torch.inference_mode(), context as pruning:
             if timed and self.model.device.type != "cpu":
                 torch.accelerator.synchronize()
-            timer = FirstTokenTimer()
+            streamer = TokenStreamer(self.processor, listen)
             output = self.model.generate(
                 **batch.inputs,
                 max_new_tokens=1 if choices else max_new_tokens or self.loaded.settings.max_new_tokens,
                 do_sample=False,
                 num_beams=1,
-                streamer=timer if timed else None,
+                streamer=streamer if timed or listen else None,
                 return_dict_in_generate=True,
                 output_logits=bool(choices),
             )
-            seconds = time.perf_counter() - timer.start
+            seconds = time.perf_counter() - streamer.start
         # A forward without pictures is not recorded, so that there may be no report.
         report = pruning.report if pruning is not None and any(one.shows for one in batch.prompts) else None
         if tokens is not None:
@@ -161,7 +171,7 @@ class Answerer:
             texts = self.processor.batch_decode(new, skip_special_tokens=True)
             lengths = self._lengths(new)
         read = batch.inputs["attention_mask"].sum(1).tolist()
-        first = timer.seconds if timed else None
+        first = streamer.seconds if timed else None
         return [
             Answer(text, length, count, seconds, first, report, place)
             for place, (text, length, count) in enumerate(zip(texts, lengths, read, strict=True))
@@ -180,19 +190,3 @@ class Answerer:
         return [
             next((number for number, token in enumerate(row, 1) if token in ends), len(row)) for row in new.tolist()
         ]
-
-
-class FirstTokenTimer(BaseStreamer):
-    """A streamer that measures when the first new token is on the host. On MPS transformers streams one token late."""
-
-    def __init__(self) -> None:
-        self.start, self.calls, self.seconds = time.perf_counter(), 0, 0.0
-
-    def put(self, value: Tensor) -> None:
-        """Count the calls: the prompt comes first, then one token after the other."""
-        self.calls += 1
-        if self.calls == 2:
-            self.seconds = time.perf_counter() - self.start
-
-    def end(self) -> None:
-        """Do nothing at the end of the answer."""

@@ -65,13 +65,24 @@ def brightness(cells: NDArray[np.bool_], size: tuple[int, int], box: Box, dim: f
         box: Part of the picture that the cells cover, in its pixels; what is outside is darkest.
         dim: Brightness of dropped cells.
     """
-    rows, cols = cells.shape
+    return over_pixels(np.where(cells, 1.0, dim), size, box, dim / 3)
+
+
+def over_pixels(values: NDArray, size: tuple[int, int], box: Box, outside: float) -> NDArray:
+    """Return the value of the cell that covers each pixel of a picture, of shape (height, width).
+
+    Args:
+        values: A value for each cell, of shape (rows, cols).
+        size: (width, height) of the picture.
+        box: Part of the picture that the cells cover, in its pixels.
+        outside: Value of pixels that no cell covers.
+    """
+    rows, cols = values.shape
     left, top, right, bottom = box
     row = np.floor((np.arange(size[1]) + 0.5 - top) / (bottom - top) * rows).astype(int)
     col = np.floor((np.arange(size[0]) + 0.5 - left) / (right - left) * cols).astype(int)
     covered = ((row >= 0) & (row < rows))[:, None] & ((col >= 0) & (col < cols))[None, :]
-    kept = cells[row.clip(0, rows - 1)][:, col.clip(0, cols - 1)]
-    return np.where(covered, np.where(kept, 1.0, dim), dim / 3)
+    return np.where(covered, values[row.clip(0, rows - 1)][:, col.clip(0, cols - 1)], outside)
 
 
 def inside(outer: Box, shares: Box) -> Box:
