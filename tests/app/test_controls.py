@@ -77,3 +77,14 @@ def test_a_method_of_the_user_has_controls(tmp_path):
 
         load(tmp_path / "mine.py")
         assert controls("with-column")
+
+
+def test_joined_methods_have_the_controls_of_each():
+    spec = "tome:keep=0.6+feather:layers=4+9"
+    shown = {control.name: control.value for control in controls(spec)}
+    assert shown["1.keep"] == 0.6
+    assert shown["2.layers"] == "4+9"
+    assert changed(spec, "1.keep", 0.3) == "tome:keep=0.3+feather:layers=4+9"
+    assert changed(spec, "2.layers", "4+8") == "tome:keep=0.6+feather:layers=4+8"
+    with pytest.raises(PruningError, match="keep"):
+        changed(spec, "2.keep", 3.5)

@@ -2,14 +2,15 @@
 
 import inspect
 import re
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from feathervlm.core.errors import PruningError
 from feathervlm.core.spec import parse
-from feathervlm.methods import Method, get
-from feathervlm.methods.base import ScheduleFile, default_of, written
+from feathervlm.methods import Combined, Method, get
+from feathervlm.methods.base import default_of, written
+from feathervlm.methods.lookup import ScheduleFile
 
 Kind = Literal["switch", "choice", "slider", "text"]
 NONE = "none"
@@ -39,12 +40,17 @@ class Control:
 def controls(spec: str) -> list[Control]:
     """Return the controls of a method with the values of a spec; a schedule in a file has none.
 
+    Those of joined methods have the number of their method before their name: `2.keep`.
+
     Raises:
         PruningError: There is no such method or parameter.
     """
     method = get(spec)
     if isinstance(method, ScheduleFile):
         return []
+    if isinstance(method, Combined):
+        parts = enumerate(method.methods, 1)
+        return [replace(one, name=f"{at}.{one.name}") for at, part in parts for one in controls(str(part))]
     hints, about = get_type_hints(type(method)), descriptions(type(method))
     return [_control(method, field, hints[field.name], about.get(field.name, "")) for field in fields(method)]
 
@@ -61,6 +67,11 @@ def changed(spec: str, name: str, value: Any) -> str:
         PruningError: The value is not one of this parameter.
     """
     method = get(spec)
+    if isinstance(method, Combined):
+        number, _, name = name.partition(".")
+        parts = [str(part) for part in method.methods]
+        parts[int(number) - 1] = changed(parts[int(number) - 1], name, value)
+        return str(get("+".join(parts)))
     values = {field.name: written(getattr(method, field.name)) for field in _changed_fields(method)}
     field = next(field for field in fields(method) if field.name == name)
     text = written(value) if not isinstance(value, str) else value.strip()

@@ -8,6 +8,7 @@ import gradio as gr
 
 from feathervlm.app.controls import Control, changed, controls
 from feathervlm.core.errors import PruningError
+from feathervlm.core.spec import split_joined
 from feathervlm.embedded.assets import METHODS
 from feathervlm.methods import available, get
 
@@ -78,8 +79,8 @@ def slot(label: str, spec: str, *, names: tuple[str, ...] | None = None, optiona
 
 
 def name_of(spec: str) -> str:
-    """Return the name in a spec, as the list of methods has it."""
-    name = spec.partition(":")[0].strip()
+    """Return the name in a spec, as the list of methods has it; of joined methods the first."""
+    name = split_joined(spec)[0].partition(":")[0].strip()
     return name if name in available() else NOTHING
 
 
