@@ -1,4 +1,4 @@
-"""What a visitor does: pictures, methods, layers, warnings, stop, errors, links, the keyboard, narrow and wide screens."""
+"""What a visitor does: pictures, methods, layers, warnings, stop, errors, links, keyboard, narrow and wide screens."""
 
 import re
 import threading
