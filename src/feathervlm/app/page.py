@@ -54,8 +54,8 @@ def _inputs(sessions: Sessions, start: PageState) -> dict[str, Any]:
     with gr.Row(elem_classes="fv-columns"):
         with gr.Column(scale=2, min_width=260):
             parts["picture"] = gr.Image(
-                sessions.preview(first), label="Picture", sources=["upload", "clipboard", "webcam"], height=260, buttons=[],
-                elem_id="fv-picture", type="filepath",
+                sessions.preview(first), label="Picture", sources=["upload", "clipboard", "webcam"], height=260,
+                buttons=[], elem_id="fv-picture", type="filepath",
             )  # fmt: skip
             gr.HTML(f'<p class="fv-limits">At most {MEGABYTES} MB and {MEGAPIXELS} million pixels.</p>')
         with gr.Column(scale=3, min_width=280):

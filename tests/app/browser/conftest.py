@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's Chromium, driven by playwright. Where one of them is missing the tests are skipped.
+"""The page in a real browser: Debian's Chromium, driven by playwright; where one is missing the tests are skipped.
 
 No test may leave an error in the console of the browser, and nothing may be fetched from anywhere but the page itself.
 """
