@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 from _pytest.mark import ParameterSet
 
-from feathervlm import Schedule
+from feathervlm import Grid, LastTokenAttention, Schedule, Stage, Top
 from feathervlm import methods as m
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of, tokens_of
@@ -122,6 +122,20 @@ ROWS = {
     ),
 }
 
+NO_ROPE = LastTokenAttention(rope=False)
+OWN = LastTokenAttention(layer="K")
+MODES = {
+    "freeze": Schedule(Stage(2, Top(NO_ROPE, 0.4), leave="freeze"), Stage(4, Top(NO_ROPE, 0.2))),
+    "freeze-on": Schedule(Stage(1, Top(NO_ROPE, 0.4), leave="freeze"), Stage(4, Top(OWN, 0.3), leave="freeze")),
+    "wait": Schedule(Stage(2, Top(OWN, 0.4), leave="wait"), Stage(4, Top(OWN, 0.25))),
+    "wait-on": Schedule(
+        Stage(0, Grid(2), leave="wait"), Stage(2, Top(OWN, 0.4), leave="wait"), Stage(4, Top(OWN, 0.3), leave="freeze")
+    ),
+    "no-mlp": Schedule(Stage(1, Grid(2), leave="freeze", skip="mlp"), Stage(4, Top(NO_ROPE, 0.3))),
+    "no-attention": Schedule(Stage(1, Grid(2), leave="freeze", skip="attention"), Stage(4, Top(NO_ROPE, 0.3))),
+}
+"""A schedule for every way to leave, in a model of six layers."""
+
 METHODS = {name: row.method for name, row in ROWS.items()}
 KEEP_ALL = {name: row.everything for name, row in ROWS.items() if row.everything is not None}
 PUBLISHED_LAYERS = {row.method.name: row.published for row in ROWS.values() if row.published is not None}
@@ -138,6 +152,7 @@ def usage(schedule: Schedule) -> Hashable:
         frozenset(type(stage.merge) for stage in schedule),
         frozenset(stage.positions for stage in schedule),
         any(stage.cache == "all" for stage in schedule),
+        frozenset((stage.at == "end", stage.leave, stage.update, stage.skip) for stage in schedule),
         type(schedule.encoder),
         all(stage.select.size(image) is not None for stage in schedule),
     )

@@ -84,8 +84,12 @@ def _whole(states: Tensor, prefill: Prefill, stage: int) -> Tensor:
     """Return the hidden states after a layer, for all rows or for those that a stage left, in the original length."""
     if states.shape[1] == prefill.sequence:
         return states.masked_fill(prefill.record.dropped(stage).to(states.device)[..., None], 0)
-    positions, valid = prefill.present[stage]
+    rows = prefill.present[stage]
+    positions, valid = rows.positions, rows.valid
     index = positions if valid is None else torch.where(valid, positions, prefill.sequence)
     index = index.to(states.device)[..., None].expand(-1, -1, states.shape[2])
-    empty = states.new_zeros(len(states), prefill.sequence + 1, states.shape[2])
-    return empty.scatter(1, index, states)[:, :-1]
+    empty = states.new_zeros(len(states), prefill.sequence, states.shape[2])
+    if rows.frozen is not None:
+        away = prefill.record.dropped(stage).to(states.device)[..., None]
+        empty = rows.frozen.to(states.device).masked_fill(away, 0)
+    return torch.nn.functional.pad(empty, (0, 0, 0, 1)).scatter(1, index, states)[:, :-1]

@@ -48,7 +48,7 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
         tokens = float(stage.select.expected(image) if size is None else size)
         stages.append(
             {
-                "at": written_layer(stage.at),
+                "at": stage.at if isinstance(stage.at, str) else written_layer(stage.at),
                 "layer_of_32": layer,
                 "tokens_of_576": round(tokens),
                 "exact": exact,

@@ -164,6 +164,10 @@ class LayerStates(Signal):
     def reads_previous_layer(self) -> bool:
         return True
 
+    @property
+    def of_updated(self) -> bool:
+        return True
+
     def describe(self) -> str:
         where = "that enter" if self.point == "entry" else "after the attention of"
         return f"hidden states {where} the layer before the cut"

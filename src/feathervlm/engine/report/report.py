@@ -45,7 +45,7 @@ class Report:
         """What to know about this run: substituted layers, why nothing was pruned or saved."""
         if self._record is None:
             return [self.reason] if self.reason else []
-        idle = bool(self.stages) and [len(kept) for kept in self.stages[-1].kept] == list(self.layout.counts)
+        idle = bool(self.stages) and not any(len(left) for stage in self.stages for left in stage.left)
         idle = idle and all(set(run.entered) == {run.tokens} for run in self._record.encoder)
         return [*self._record.notes, *(["every visual token was kept: nothing was saved"] if idle else [])]
 
@@ -105,8 +105,18 @@ class Report:
 
     @property
     def tokens_per_layer(self) -> list[list[int]]:
-        """For each sample, the visual tokens that each layer saw."""
+        """For each sample, the visual tokens that ran in each layer; means of groups count."""
         return self.costs.tokens
+
+    @property
+    def frozen_per_layer(self) -> list[list[int]]:
+        """For each sample, the visual tokens that each layer read and did not update, or not by both of its halves."""
+        return self.costs.frozen
+
+    @property
+    def waiting_per_layer(self) -> list[list[int]]:
+        """For each sample, the visual tokens that were not in a layer and could come back."""
+        return self.costs.waiting
 
     @property
     def cached_per_layer(self) -> list[list[int]]:
@@ -124,7 +134,10 @@ class Report:
 
     @property
     def average_tokens(self) -> float:
-        """Visual tokens per layer, averaged over layers and over the samples that have images."""
+        """Visual tokens that ran per layer, averaged over layers and over the samples that have images.
+
+        Tokens that were frozen or waited do not count; `flops_ratio` has the price of every mode.
+        """
         return self.costs.average_tokens()
 
     @property
@@ -242,6 +255,8 @@ class Report:
             "stages": [stage.to_dict() for stage in self.stages],
             "encoder_tokens": self.encoder_tokens,
             "tokens_per_layer": self.tokens_per_layer,
+            "frozen_per_layer": self.frozen_per_layer,
+            "waiting_per_layer": self.waiting_per_layer,
             "cached_per_layer": self.cached_per_layer,
             "average_tokens": self.average_tokens,
             "flops_ratio": self.flops_ratio,

@@ -1,0 +1,261 @@
+"""Tokens that wait, are frozen, or skip a half of the layers, against the unpruned model with the same done by hand."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+import feathervlm
+import tiny_models as tiny
+from feathervlm import Grid, LastTokenAttention, PruningError, Schedule, Stage, Top, Unprunable
+from feathervlm.core import Given, KeepAll, LayerStates, Pool
+from feathervlm.engine.decoder import DecoderView
+from laws import OLD, TOLERANCE, frozen, generate, hidden
+from method_cases import MODES, NO_ROPE, OWN, crossed
+
+TEXTS = ["llama", "mistral", "qwen3", "phi3"]  # a window of 24 over images of 36; norms of queries; fused projections
+ATTENTION = ["sdpa", "eager"]
+PROMPTS = [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3), tiny.prompt(0, seed=3)]
+SETTINGS = pytest.mark.parametrize(("text", "attention", "mode"), crossed(TEXTS, ATTENTION, MODES, share=4))
+
+
+@cache
+def model(text="llama", attention="sdpa"):
+    return tiny.llava(text, attention=attention)
+
+
+def positioned(inputs):
+    return {**inputs, "position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+
+
+@SETTINGS
+def test_a_mode_does_what_the_full_sequence_does_with_masks_and_states_by_hand(text, attention, mode):
+    llava, inputs = model(text, attention), positioned(tiny.batch(*PROMPTS))
+    with torch.no_grad(), feathervlm.prune(llava, MODES[mode]) as pruning:
+        logits = llava(**inputs).logits
+    visual = inputs["input_ids"] == tiny.IMAGE
+    with torch.no_grad(), hidden(llava, visual, inputs["attention_mask"], pruning.report, MODES[mode]):
+        expected = llava(**inputs).logits
+    text_rows = ~visual & inputs["attention_mask"].bool()
+    torch.testing.assert_close(logits[text_rows], expected[text_rows], atol=1e-5, rtol=0)
+
+
+@SETTINGS
+def test_a_ragged_batch_equals_one_by_one_and_decoding_equals_a_rerun(text, attention, mode):
+    llava = model(text, attention)
+    with feathervlm.prune(llava, MODES[mode]) as pruning:
+        tokens, logits, _ = generate(llava, tiny.batch(*PROMPTS))
+        for row, prompt in enumerate(PROMPTS):
+            alone, steps, _ = generate(llava, tiny.batch(prompt))
+            assert torch.equal(alone[0], tokens[row])
+            torch.testing.assert_close(steps[0], logits[row], atol=TOLERANCE, rtol=0)
+        inputs = tiny.batch(PROMPTS[0])
+        new, steps, _ = generate(llava, inputs)
+        report = pruning.report
+    ids = torch.cat([inputs["input_ids"], new[:, :-1]], 1)
+    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad(), feathervlm.prune(llava, frozen(MODES[mode], report)):
+        again = llava(**whole).logits[:, -new.shape[1] :]
+    torch.testing.assert_close(again, steps, atol=TOLERANCE, rtol=0)
+
+
+WAYS = [
+    {"leave": "wait"},
+    {"leave": "freeze"},
+    {"leave": "freeze", "skip": "mlp"},
+    {"leave": "freeze", "skip": "attention"},
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_keeping_everything_changes_no_bit(text, way):
+    llava, inputs = model(text), tiny.batch(*PROMPTS)
+    schedule = Schedule(Stage(1, KeepAll(), **way), Stage(3, Top(OWN, 1.0), **way))
+    with torch.no_grad():
+        plain = llava(**inputs).logits
+        with feathervlm.prune(llava, schedule) as pruning:
+            assert torch.equal(llava(**inputs).logits, plain)
+        assert pruning.report.flops_ratio == pruning.report.kv_bytes_ratio == 1
+
+
+@pytest.mark.parametrize(("text", "attention"), crossed(TEXTS, ATTENTION))
+def test_waiting_at_the_last_stage_is_dropping_to_the_last_bit(text, attention):
+    llava, inputs = model(text, attention), tiny.batch(*PROMPTS)
+    found = []
+    for leave in ("drop", "wait"):
+        schedule = Schedule(Stage(1, Grid(2)), Stage(3, Top(NO_ROPE, 0.15), leave=leave))
+        with torch.no_grad(), feathervlm.prune(llava, schedule) as pruning:
+            out = llava(**inputs, output_hidden_states=True)
+            report = pruning.report
+            found.append((out.logits, *out.hidden_states, *generate(llava, inputs)[:2]))
+            assert report.flops_ratio < 0.7
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@st.composite
+def matrices(draw):
+    """Stages whose tokens leave in every way, with the choice of each given: a matrix of layers and tokens."""
+    layers = sorted(draw(st.sets(st.integers(0, 5), min_size=1, max_size=4)))
+    ways = [{"leave": "drop"}, *WAYS]
+    seeds = st.integers(0, 2**16)
+    shares = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
+    return [(layer, draw(st.sampled_from(ways)), draw(shares), draw(seeds)) for layer in layers]
+
+
+@given(matrices(), st.sampled_from(TEXTS))
+def test_a_random_matrix_of_layers_and_tokens_is_what_the_slow_reference_makes_of_it(matrix, text):
+    llava, prompts = model(text), PROMPTS[:2]
+    inputs, stages = positioned(tiny.batch(*prompts)), []
+    for layer, way, share, seed in matrix:
+        generator = torch.Generator().manual_seed(seed)
+        kept = [(torch.rand(36 * images, generator=generator) < share).nonzero()[:, 0] for images in (1, 2)]
+        stages.append(Stage(layer, Given(kept), **way))
+    schedule, visual = Schedule(*stages), inputs["input_ids"] == tiny.IMAGE
+    with torch.no_grad(), feathervlm.prune(llava, schedule) as pruning:
+        logits = llava(**inputs).logits
+    with torch.no_grad(), hidden(llava, visual, inputs["attention_mask"], pruning.report, schedule):
+        expected = llava(**inputs).logits
+    rows = ~visual & inputs["attention_mask"].bool()
+    torch.testing.assert_close(logits[rows], expected[rows], atol=1e-5, rtol=0)
+
+
+def multiplied(llava, inputs):
+    """FLOPs of all products with weights, as they were executed; attention multiplies batches of matrices."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        llava(**inputs)
+    return sum(count for op, count in counter.get_flop_counts()["Global"].items() if op.__name__ in ("mm", "addmm"))
+
+
+@pytest.mark.parametrize("text", ["llama", "qwen3", "phi3"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_matrices_run_for_as_many_rows_as_the_formula_says(text, way):
+    llava, inputs = model(text), tiny.batch(PROMPTS[0])
+    del inputs["attention_mask"]
+    everything = multiplied(llava, inputs)
+    with feathervlm.prune(llava, Schedule(Stage(2, Grid(2), **way))) as pruning:
+        saved = everything - multiplied(llava, inputs)
+    report = pruning.report
+    assert report.frozen_per_layer[0] == [0, 0, *([27 if way["leave"] == "freeze" else 0] * 4)]
+    assert report.waiting_per_layer[0] == [0, 0, *([27 if way["leave"] == "wait" else 0] * 4)]
+    expected = 0
+    for cost in report.record.costs[2:]:
+        price = {"mlp": cost.weights - cost.mlp_weights, "attention": cost.kv_weights + cost.mlp_weights}
+        frozen_price = price.get(way.get("skip"), cost.kv_weights) if way["leave"] == "freeze" else 0
+        expected += 2 * 27 * (cost.weights - frozen_price)
+    assert saved == expected
+
+
+def test_the_report_prices_every_mode_and_counts_pairs_exactly():
+    llava, inputs = model(), tiny.batch(PROMPTS[0])
+    cost = DecoderView(llava).costs[0]
+    length, image = inputs["input_ids"].shape[1], 5  # words before the image
+    with torch.no_grad(), feathervlm.prune(llava, Schedule(Stage(2, Grid(2), leave="freeze"))) as pruning:
+        llava(**inputs)
+    kept = [6 * row + col for row in (0, 2, 4) for col in (0, 2, 4)]
+    runs = [*range(image), *(image + place for place in kept), *range(image + 36, length)]
+    read = [place for place in range(length) if place not in runs]
+    pairs = sum(key <= query for query in runs for key in [*runs, *read])
+    late = 2 * (cost.weights * len(runs) + cost.kv_weights * len(read)) + 4 * cost.attention_width * pairs
+    whole = cost.flops(length)
+    assert pruning.report.flops_ratio == (2 * whole + 4 * late) / (6 * whole)
+    assert pruning.report.kv_bytes_ratio == 1
+    assert pruning.report.cached_per_layer == [[36] * 6]
+    assert "9, 27 frozen" in str(pruning.report)
+
+
+@pytest.mark.parametrize("mode", ["freeze", "freeze-on", "wait", "no-mlp"])
+def test_hidden_states_are_those_of_the_rows_that_a_layer_saw(mode):
+    llava, inputs = model(), positioned(tiny.batch(*PROMPTS[:2]))
+    schedule, visual = MODES[mode], inputs["input_ids"] == tiny.IMAGE
+    with torch.no_grad(), feathervlm.prune(llava, schedule) as pruning:
+        states = llava(**inputs, output_hidden_states=True).hidden_states
+    with torch.no_grad(), hidden(llava, visual, inputs["attention_mask"], pruning.report, schedule):
+        expected = llava(**inputs, output_hidden_states=True).hidden_states
+    record, attended = pruning.report.record, inputs["attention_mask"].bool()
+    for place in range(1, 6):  # the last is normed
+        seen, stage = attended.clone(), max((i for i, s in enumerate(record.stages) if s.layer < place), default=None)
+        if stage is not None:
+            seen &= ~record.dropped(stage)
+            assert not states[place][record.dropped(stage)].any()
+        torch.testing.assert_close(states[place][seen], expected[place][seen], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["freeze-on", "wait", "no-attention"])
+def test_gradients_are_those_of_the_full_sequence_with_masks_and_states_by_hand(mode):
+    llava, inputs = tiny.llava("qwen3", seed=3), positioned(tiny.batch(PROMPTS[0]))
+    visual = inputs["input_ids"] == tiny.IMAGE
+
+    def gradients():
+        llava.zero_grad()
+        llava(**inputs).logits[:, -1].square().mean().backward()
+        return {name: weight.grad for name, weight in llava.named_parameters() if weight.grad is not None}
+
+    with feathervlm.prune(llava, MODES[mode]) as pruning:
+        found = gradients()
+    with hidden(llava, visual, inputs["attention_mask"], pruning.report, MODES[mode]):
+        expected = gradients()
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Stage(1, Grid(2), leave="away"), "leave='away' is not one of drop, wait, freeze"),
+        (lambda: Stage(1, Grid(2), skip="mlp"), "skip='mlp' needs leave='freeze', not leave='drop'"),
+        (lambda: Stage(1, Grid(2), leave="freeze", skip="both"), "skip='both' is not one of mlp, attention"),
+        (lambda: Stage(1, Grid(2), leave="freeze", update="group"), "update='group' needs leave='wait'"),
+        (lambda: Stage(1, Grid(2), leave="wait", positions="renumber"), "takes positions='preserve' only"),
+        (lambda: Stage(1, Grid(2), leave="freeze", merge=Pool(2)), "takes merge=None only"),
+        (lambda: Stage(1, Grid(2), leave="freeze", cache="all"), "takes cache='later' only"),
+        (lambda: Schedule(Stage(1, Grid(2), leave="wait"), Stage(3, Top(NO_ROPE, 0.5))), 'layer="K"'),
+        (lambda: Schedule(Stage(1, Grid(2), leave="wait"), Stage(3, Grid(3), cache="all")), "cache='all' needs keys"),
+        (
+            lambda: Schedule(Stage(1, Grid(2), positions="stretch"), Stage(3, Grid(3), leave="wait")),
+            "keep their positions",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_sentence(make, words):
+    with pytest.raises(PruningError, match=words):
+        make()
+
+
+def test_frozen_tokens_have_no_states_inside_a_layer():
+    class Changes(LastTokenAttention):
+        def signals(self):
+            return (LayerStates("middle"),)
+
+    with pytest.raises(PruningError, match="Frozen tokens have no update"):
+        Schedule(Stage(1, Grid(2), leave="freeze"), Stage(3, Top(Changes(), 0.5)))
+
+
+def test_what_a_model_cannot_do_is_refused_by_name():
+    freezing = Schedule(Stage(1, Grid(2), leave="freeze"))
+    llava = tiny.llava("phi3")
+    attention = llava.get_decoder().layers[2].self_attn
+    attention.qkv_proj = type("Adapted", (torch.nn.Linear,), {})(64, 128, bias=False)
+    with pytest.raises(Unprunable, match=r"Layer 2 of \w+ makes .* in a Adapted, of which keys"):
+        feathervlm.prune(llava, freezing)
+    llava = tiny.llava()
+    llava.set_attn_implementation("sdpa")
+    llava.config.get_text_config()._attn_implementation = "flash_attention_2"
+    with pytest.raises(Unprunable, match="Flash attention cannot read tokens that have no query"):
+        feathervlm.prune(llava, freezing)
+
+
+def test_gradient_checkpointing_is_refused_with_frozen_tokens():
+    llava, inputs = tiny.llava(), tiny.batch(PROMPTS[0])
+    llava.gradient_checkpointing_enable() if OLD else llava.activation_checkpointing_enable()
+    llava.train()
+    with (
+        feathervlm.prune(llava, Schedule(Stage(1, Grid(2), leave="freeze"))),
+        pytest.raises(Unprunable, match="Gradient checkpointing takes the cache away"),
+    ):
+        llava(**inputs)
