@@ -133,6 +133,7 @@ MODES = {
     ),
     "no-mlp": Schedule(Stage(1, Grid(2), leave="freeze", skip="mlp"), Stage(4, Top(NO_ROPE, 0.3))),
     "no-attention": Schedule(Stage(1, Grid(2), leave="freeze", skip="attention"), Stage(4, Top(NO_ROPE, 0.3))),
+    "end": Schedule(Stage(2, Top(NO_ROPE, 0.5), leave="freeze"), Stage("end", Top(NO_ROPE, 0.2), cache="all")),
 }
 """A schedule for every way to leave, in a model of six layers."""
 

@@ -16,10 +16,11 @@ from feathervlm.engine.decoder import DecoderView
 from laws import OLD, TOLERANCE, frozen, generate, hidden
 from method_cases import MODES, NO_ROPE, OWN, crossed
 
+STAYS = {name: schedule for name, schedule in MODES.items() if name != "end"}
 TEXTS = ["llama", "mistral", "qwen3", "phi3"]  # a window of 24 over images of 36; norms of queries; fused projections
 ATTENTION = ["sdpa", "eager"]
 PROMPTS = [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3), tiny.prompt(0, seed=3)]
-SETTINGS = pytest.mark.parametrize(("text", "attention", "mode"), crossed(TEXTS, ATTENTION, MODES, share=4))
+SETTINGS = pytest.mark.parametrize(("text", "attention", "mode"), crossed(TEXTS, ATTENTION, STAYS, share=4))
 
 
 @cache
@@ -100,11 +101,10 @@ def test_waiting_at_the_last_stage_is_dropping_to_the_last_bit(text, attention):
 @st.composite
 def matrices(draw):
     """Stages whose tokens leave in every way, with the choice of each given: a matrix of layers and tokens."""
-    layers = sorted(draw(st.sets(st.integers(0, 5), min_size=1, max_size=4)))
-    ways = [{"leave": "drop"}, *WAYS]
-    seeds = st.integers(0, 2**16)
-    shares = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
-    return [(layer, draw(st.sampled_from(ways)), draw(shares), draw(seeds)) for layer in layers]
+    layers = sorted(draw(st.permutations(range(6)))[: draw(st.integers(1, 5))])
+    ways, shares = st.permutations([{"leave": "drop"}, *WAYS]), st.sampled_from([0.5, 0.8, 0.2, 0.0, 1.0])
+    order = draw(ways)
+    return [(layer, order[place], draw(shares), draw(st.integers(0, 99))) for place, layer in enumerate(layers)]
 
 
 @given(matrices(), st.sampled_from(TEXTS))
@@ -207,6 +207,8 @@ def test_gradients_are_those_of_the_full_sequence_with_masks_and_states_by_hand(
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: Stage("middle", Grid(2)), "at='middle' is neither a layer nor 'end'"),
+        (lambda: Stage("end", Grid(2)), "give it cache='all'"),
         (lambda: Stage(1, Grid(2), leave="away"), "leave='away' is not one of drop, wait, freeze"),
         (lambda: Stage(1, Grid(2), skip="mlp"), "skip='mlp' needs leave='freeze', not leave='drop'"),
         (lambda: Stage(1, Grid(2), leave="freeze", skip="both"), "skip='both' is not one of mlp, attention"),
@@ -234,6 +236,49 @@ def test_frozen_tokens_have_no_states_inside_a_layer():
 
     with pytest.raises(PruningError, match="Frozen tokens have no update"):
         Schedule(Stage(1, Grid(2), leave="freeze"), Stage(3, Top(Changes(), 0.5)))
+
+
+@pytest.mark.parametrize(("text", "attention"), crossed(TEXTS, ATTENTION))
+def test_the_end_stage_changes_no_bit_of_the_prompt_and_hides_the_rest_from_the_answer(text, attention):
+    llava, inputs = model(text, attention), tiny.batch(PROMPTS[1])
+    schedule = Schedule(Stage("end", Top(LastTokenAttention(rope=False), 0.2), cache="all"))
+    with torch.no_grad():
+        plain = llava(**inputs, output_hidden_states=True)
+        with feathervlm.prune(llava, schedule) as pruning:
+            cut = llava(**inputs, output_hidden_states=True)
+            new, steps, _ = generate(llava, inputs)
+            report = pruning.report
+    for one, other in zip([plain.logits, *plain.hidden_states], [cut.logits, *cut.hidden_states], strict=True):
+        assert torch.equal(one, other)
+    assert report.tokens_per_layer == [[72] * 6]
+    assert report.cached_per_layer == [[14] * 6]
+    assert report.flops_ratio == 1 >= report.kv_bytes_ratio  # a short window keeps no more than that
+    assert torch.equal(report.row_mask, inputs["attention_mask"].bool())
+    ids = torch.cat([inputs["input_ids"], new[:, :-1]], 1)
+    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    answer = inputs["input_ids"].shape[1]
+    with torch.no_grad(), hidden(llava, ids == tiny.IMAGE, whole["attention_mask"], report, schedule, answer):
+        again = llava(**whole).logits[:, -new.shape[1] :]
+    torch.testing.assert_close(again, steps, atol=TOLERANCE, rtol=0)
+
+
+def test_an_answer_in_the_same_forward_sees_what_the_end_stage_left():
+    llava, inputs = model(), tiny.batch(PROMPTS[0])
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -3:] = inputs["input_ids"][:, -3:]
+    answer = labels.shape[1] - 3
+    with torch.no_grad(), feathervlm.prune(llava, MODES["end"]) as pruning:
+        logits = llava(**inputs, labels=labels).logits[:, answer - 1 :]
+    assert pruning.report.queries == [[answer - 1]]
+    visual = inputs["input_ids"] == tiny.IMAGE
+    with torch.no_grad(), hidden(llava, visual, inputs["attention_mask"], pruning.report, MODES["end"], answer):
+        expected = llava(**inputs).logits[:, answer - 1 :]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_the_end_has_no_layer_to_score_with():
+    with pytest.raises(PruningError, match="no layer after it to score with"):
+        Schedule(Stage("end", Top(OWN, 0.5), cache="all"))
 
 
 def test_what_a_model_cannot_do_is_refused_by_name():

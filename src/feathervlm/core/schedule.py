@@ -240,6 +240,10 @@ class Schedule:
         self._check_encoder()
 
     def _check_modes(self) -> None:
+        if any(stage.at == END and any(signal.reads_own_layer for signal in stage.signals()) for stage in self.stages):
+            raise PruningError(
+                "A stage at='end' has no layer after it to score with; score with the layer before it, layer=\"K-1\"."
+            )
         for before, stage in pairwise(self.stages):
             signals = list(stage.signals())
             if before.leave == "wait" and any(signal.reads_previous_layer for signal in signals):

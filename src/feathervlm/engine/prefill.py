@@ -173,6 +173,8 @@ class Prefill:
                 hidden = self._rejoin(hidden, whole)
             elif whole and index > self.starts[0]:
                 hidden = gather_rows(hidden, self.rows.positions, -2)
+            elif index in self.stages and self.stages[index].leave != "drop" and not whole:
+                self.full = self._returned(hidden)  # tokens leave with the states that they have now
             if index in self.stages:
                 hidden = self._run_stage(index, hidden, kwargs)
                 if self.ends_after_stages and index == self.starts[-1]:
@@ -266,7 +268,7 @@ class Prefill:
         return hidden if merged is None else self._write_visual(hidden, merged)
 
     def _rejoin(self, hidden: Tensor, whole: bool) -> Tensor:
-        """Return the states of all candidates of the next stage: rows that ran, and those that are frozen or wait.
+        """Return the states of all candidates of the next stage: rows that ran, that are frozen, and that wait.
 
         Args:
             hidden: States that enter the layer.

@@ -34,6 +34,10 @@ class LayerSignal(Signal):
     def reads_previous_layer(self) -> bool:
         return self.layer == "K-1"
 
+    @property
+    def reads_own_layer(self) -> bool:
+        return self.layer == "K"
+
 
 @dataclass(frozen=True)
 class Attention(LayerSignal):
@@ -145,6 +149,10 @@ class RotaryTable(Signal):
     """
 
     of: Wave = "cos"
+
+    @property
+    def reads_own_layer(self) -> bool:
+        return True
 
     def describe(self) -> str:
         return f"the {'cosines' if self.of == 'cos' else 'sines'} by which positions are rotated"
