@@ -131,6 +131,7 @@ MODES = {
     "wait-on": Schedule(
         Stage(0, Grid(2), leave="wait"), Stage(2, Top(OWN, 0.4), leave="wait"), Stage(4, Top(OWN, 0.3), leave="freeze")
     ),
+    "group": Schedule(Stage(1, Top(OWN, 0.2), leave="wait", update="group", groups=4), Stage(4, Top(OWN, 0.3))),
     "no-mlp": Schedule(Stage(1, Grid(2), leave="freeze", skip="mlp"), Stage(4, Top(NO_ROPE, 0.3))),
     "no-attention": Schedule(Stage(1, Grid(2), leave="freeze", skip="attention"), Stage(4, Top(NO_ROPE, 0.3))),
     "end": Schedule(Stage(2, Top(NO_ROPE, 0.5), leave="freeze"), Stage("end", Top(NO_ROPE, 0.2), cache="all")),

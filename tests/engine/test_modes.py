@@ -16,7 +16,7 @@ from feathervlm.engine.decoder import DecoderView
 from laws import OLD, TOLERANCE, frozen, generate, hidden
 from method_cases import MODES, NO_ROPE, OWN, crossed
 
-STAYS = {name: schedule for name, schedule in MODES.items() if name != "end"}
+STAYS = {name: schedule for name, schedule in MODES.items() if name not in ("end", "group")}
 TEXTS = ["llama", "mistral", "qwen3", "phi3"]  # a window of 24 over images of 36; norms of queries; fused projections
 ATTENTION = ["sdpa", "eager"]
 PROMPTS = [tiny.prompt(1, seed=1), tiny.prompt(2, seed=2, after=3), tiny.prompt(0, seed=3)]
@@ -44,7 +44,7 @@ def test_a_mode_does_what_the_full_sequence_does_with_masks_and_states_by_hand(t
     torch.testing.assert_close(logits[text_rows], expected[text_rows], atol=1e-5, rtol=0)
 
 
-@SETTINGS
+@pytest.mark.parametrize(("text", "attention", "mode"), crossed(TEXTS, ATTENTION, [*STAYS, "group"], share=4))
 def test_a_ragged_batch_equals_one_by_one_and_decoding_equals_a_rerun(text, attention, mode):
     llava = model(text, attention)
     with feathervlm.prune(llava, MODES[mode]) as pruning:
@@ -122,6 +122,78 @@ def test_a_random_matrix_of_layers_and_tokens_is_what_the_slow_reference_makes_o
         expected = llava(**inputs).logits
     rows = ~visual & inputs["attention_mask"].bool()
     torch.testing.assert_close(logits[rows], expected[rows], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def grouped_by_hand(llava, inputs, first, second, groups, report):
+    """Logits of one prompt, layer by layer on plain tensors: means of groups run, and members get their change."""
+    view = DecoderView(llava)
+    image = (inputs["input_ids"][0] == tiny.IMAGE).nonzero()[:, 0]
+    length = inputs["input_ids"].shape[1]
+    embeds = []
+    handle = view.layers[0].register_forward_pre_hook(lambda module, args: embeds.append(args[0]))
+    llava(**inputs)
+    handle.remove()
+    states, every = embeds[0][0], torch.arange(length)
+
+    def run(states, rows, layers):
+        tables = view.decoder.rotary_emb(states[None], position_ids=rows[None])
+        mask = rows[None, :] <= rows[:, None]
+        for index in layers:
+            states = view.layers[index](states[None], attention_mask=mask[None, None], position_embeddings=tables)[0]
+        return states
+
+    states = run(states, every, range(first))
+    kept = set(report.stages[0].kept[0].tolist())
+    left = [token for token in range(len(image)) if token not in kept]
+    own = states[image]
+    unit = torch.nn.functional.normalize(own.double(), dim=-1)
+    # Peaks: dense among as many neighbours as there are groups, and far from anything denser.
+    far = torch.cdist(unit[left], unit[left]) / own.shape[1] ** 0.5
+    sparsity = far.sort(1).values[:, :groups].square().mean(1)
+    delta = [min((far[i, j] for j in range(len(left)) if sparsity[j] < sparsity[i]), default=far.max()) for i in
+             range(len(left))]
+    worth = (-sparsity).exp() * torch.stack([torch.as_tensor(d) for d in delta])
+    peaks = sorted(range(len(left)), key=lambda i: -worth[i])[:groups]
+    members = {peak: [] for peak in peaks}
+    for i in range(len(left)):
+        members[max(peaks, key=lambda peak: float(unit[left[i]] @ unit[left[peak]]))].append(left[i])
+    means = {}
+    for group in members.values():
+        mean = own[group].mean(0)
+        row = max(group, key=lambda token: float(unit[token] @ torch.nn.functional.normalize(mean.double(), dim=0)))
+        means[row] = group, mean
+    rows = torch.tensor([place for place in every.tolist() if place not in image[left].tolist() or
+                         place in image[list(means)].tolist()])
+    entering = states.clone()
+    for row, (_, mean) in means.items():
+        entering[image[row]] = mean
+    after = run(entering[rows], rows, range(first, second))
+    at = {int(place): number for number, place in enumerate(rows)}
+    full = states.clone()
+    full[rows] = after
+    for row, (group, mean) in means.items():
+        for token in group:
+            full[image[token]] = own[token] + after[at[int(image[row])]] - mean
+    final = [int(place) for place in every if place not in image] + image[report.stages[1].kept[0]].tolist()
+    rows = torch.tensor(sorted(final))
+    out = run(full[rows], rows, range(second, len(view.layers)))
+    return llava.lm_head(view.decoder.norm(out))[-1], sorted(means)
+
+
+def test_means_of_groups_run_and_hand_their_change_on():
+    llava, inputs = model(), tiny.batch(PROMPTS[0])
+    with torch.no_grad(), feathervlm.prune(llava, MODES["group"]) as pruning:
+        logits = llava(**inputs).logits[0, -1]
+    report = pruning.report
+    expected, rows = grouped_by_hand(llava, inputs, 1, 4, 4, report)
+    assert report.stages[0].means[0].tolist() == rows
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    assert report.tokens_per_layer == [[36, 11, 11, 11, 10, 10]]
+    assert report.waiting_per_layer == [[0, 29, 29, 29, 0, 0]]
+    expected = MODES["group"].tokens_by_mode([(1, 6, 6)], 6)
+    assert [tokens.running for tokens in expected] == report.tokens_per_layer[0]
+    assert [tokens.waiting for tokens in expected] == report.waiting_per_layer[0]
 
 
 def multiplied(llava, inputs):

@@ -16,6 +16,7 @@ from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.mergers.base import Merger
+from feathervlm.core.mergers.waiting import STATES
 from feathervlm.core.positions import Positions
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.signals import Representatives, Signal
@@ -166,6 +167,8 @@ class Stage:
         yield from self.select.signals()
         if self.merge is not None:
             yield from self.merge.signals()
+        if self.update is not None:
+            yield STATES
 
 
 class HasMode(Protocol):

@@ -27,7 +27,7 @@ def check_schedule(schedule: Schedule, decoder: DecoderView, family: Family) -> 
             check_half(decoder, family, stage.skip, range(at, end))
         elif stage.leave == "freeze":
             check_apart(decoder, range(at, end))
-        if stage.merge is not None and at <= family.injected:
+        if (stage.merge is not None or stage.update is not None) and at <= family.injected:
             raise Unprunable(
                 f"{type(decoder.model).__name__} adds features to visual tokens until after layer {family.injected}, "
                 "of which a merged token would get those of one of its tokens only; merge at layer "

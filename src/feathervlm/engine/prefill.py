@@ -39,6 +39,7 @@ from feathervlm.engine.query_position import check_labels, find_turns
 from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.row_sets import StageRows
 from feathervlm.engine.rows import RowTracker
+from feathervlm.engine.waiting import WaitingGroups
 
 
 class StagesDone(Exception):  # noqa: N818 - it is no error
@@ -90,6 +91,7 @@ class Prefill:
         self.present: list[StageRows] = []  # after each stage
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
         self.frozen: Tensor | None = None  # those of the frozen rows
+        self.groups: WaitingGroups | None = None  # whose means run while tokens wait
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
         self.earlier: HiddenEarlier | None = None
         self.ends_after_stages = False  # for a scoring pass
@@ -246,8 +248,11 @@ class Prefill:
             if turns.row is not None:
                 merged = turns.join(merged, gather_rows(hidden, self.rows.visual, -2))
         with torch.no_grad():
-            kept = turns.join(result.kept, torch.zeros_like(entered))
-            order = self.rows.leave(stage, kept, planned=self.reused is None)
+            kept = runs = turns.join(result.kept, torch.zeros_like(entered))
+            if result.means is not None:
+                self.groups = WaitingGroups.of(result.means, hidden, self.rows, kept)
+                runs, merged = kept | self.groups.runs, self.groups.means
+            order = self.rows.leave(stage, runs, planned=self.reused is None and result.means is None)
             if self.refuse is not None:
                 self.rows.check()  # while the forward can still run unpruned
         scores, groups = result.scores, result.groups
@@ -257,6 +262,7 @@ class Prefill:
             groups = turns.join_groups(groups, entered)
         record = StageRecord(at, entered, kept, scores, groups, timer.stop(), cut=stage.cache == "all")
         record.leave, record.skip = stage.leave, stage.skip
+        record.means = None if result.means is None or self.groups is None else self.groups.runs
         self.record.stages.append(record)
         self.record.notes += [note for note in self.reader.notes(stage) if note not in self.record.notes]
         self.reader.leave()
@@ -275,6 +281,9 @@ class Prefill:
             whole: Whether they are of all rows.
         """
         full = hidden if whole else self._returned(hidden)
+        if self.groups is not None and self.full is not None:
+            full = self.groups.update(full, self.full, self.rows)
+            self.groups = None
         self.full = full
         self.rows.rejoin()
         return gather_rows(full, self.rows.positions, -2)
