@@ -151,8 +151,10 @@ def grouped_by_hand(llava, inputs, first, second, groups, report):
     # Peaks: dense among as many neighbours as there are groups, and far from anything denser.
     far = torch.cdist(unit[left], unit[left]) / own.shape[1] ** 0.5
     sparsity = far.sort(1).values[:, :groups].square().mean(1)
-    delta = [min((far[i, j] for j in range(len(left)) if sparsity[j] < sparsity[i]), default=far.max()) for i in
-             range(len(left))]
+    delta = [
+        min((far[i, j] for j in range(len(left)) if sparsity[j] < sparsity[i]), default=far.max())
+        for i in range(len(left))
+    ]
     worth = (-sparsity).exp() * torch.stack([torch.as_tensor(d) for d in delta])
     peaks = sorted(range(len(left)), key=lambda i: -worth[i])[:groups]
     members = {peak: [] for peak in peaks}
@@ -163,8 +165,9 @@ def grouped_by_hand(llava, inputs, first, second, groups, report):
         mean = own[group].mean(0)
         row = max(group, key=lambda token: float(unit[token] @ torch.nn.functional.normalize(mean.double(), dim=0)))
         means[row] = group, mean
-    rows = torch.tensor([place for place in every.tolist() if place not in image[left].tolist() or
-                         place in image[list(means)].tolist()])
+    rows = torch.tensor(
+        [place for place in every.tolist() if place not in image[left].tolist() or place in image[list(means)].tolist()]
+    )
     entering = states.clone()
     for row, (_, mean) in means.items():
         entering[image[row]] = mean

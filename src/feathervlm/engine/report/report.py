@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PlacementWarning, PruningError
 from feathervlm.core.layout import Box, Picture, VisualLayout, tokens_of
+from feathervlm.engine.report.cells import DROPPED, FROZEN, RUNNING, WAITING
 from feathervlm.engine.report.costs import Costs
 from feathervlm.engine.report.records import Record, whole_picture
 from feathervlm.engine.report.stage import StageReport
@@ -161,7 +162,7 @@ class Report:
         return self.costs.selection_seconds()
 
     def grid(self, image: int = 0, stage: int = -1, batch: int = 0, plane: int | None = None) -> Tensor:
-        """Return which cells of an image were kept, bool (frames, rows, cols).
+        """Return which cells of an image were kept (ran on), bool (frames, rows, cols).
 
         Args:
             image: Number of the image in its sample.
@@ -172,10 +173,29 @@ class Report:
         Raises:
             PruningError: If there is no such image, stage, sample or plane.
         """
+        return self.modes(image, stage, batch, plane) == RUNNING
+
+    def modes(self, image: int = 0, stage: int = -1, batch: int = 0, plane: int | None = None) -> Tensor:
+        """Return what became of the cells of an image after a stage, long (frames, rows, cols).
+
+        Args:
+            image: Number of the image in its sample.
+            stage: Number of the stage.
+            batch: Number of the sample.
+            plane: Number of the grid, for a model that sees an image in several; default the finest.
+
+        Returns:
+            1 for cells that ran on, 2 for frozen ones or ones that skip a half of the layers, 3 for waiting ones, and 0
+            for dropped ones.
+
+        Raises:
+            PruningError: If there is no such image, stage, sample or plane.
+        """
         pictures = self.layout.pictures
         try:
             planes = pictures[batch][image]
-            kept = self.stages[stage].kept[batch]
+            chosen = self.stages[stage]
+            kept = chosen.kept[batch]
             number = range(len(planes))[finest(planes)[0] if plane is None else plane]
         except IndexError:
             where = f"image {image}" if plane is None else f"plane {plane} of image {image}"
@@ -186,10 +206,11 @@ class Report:
             ) from None
         previous = pictures[batch][: range(len(pictures[batch]))[image]]
         start = sum(map(tokens_of, previous)) + sum(other.size for other in planes[:number])
-        mask = torch.zeros(self.layout.counts[batch], dtype=torch.bool)
-        mask[kept] = True
+        mask = torch.zeros(self.layout.counts[batch], dtype=torch.long)
+        mask[chosen.left[batch]] = {"drop": DROPPED, "freeze": FROZEN, "wait": WAITING}[chosen.leave]
+        mask[kept] = RUNNING
         selected = planes[number]
-        cells = torch.zeros(selected.size, dtype=torch.bool)
+        cells = torch.zeros(selected.size, dtype=torch.long)
         cells[selected.cells()] = mask[start : start + selected.size]
         return cells.view(selected.shape)
 
@@ -203,7 +224,8 @@ class Report:
         box: Box | None = None,
         **options: Any,
     ) -> "Image.Image":
-        """Draw the picture with kept cells bright and dropped ones dim: a panel per stage, a row per plane.
+        """Draw the picture with a panel per stage and a row per plane: kept cells are as they were, dropped ones dim,
+        frozen ones bluish and waiting ones yellowish.
 
         Some processors crop the center of a picture, or pad it to a square, so the processor has to be known to paint
         the right cells. A `PlacementWarning` is issued if that matters and neither `processor` nor `box` is given.
@@ -224,10 +246,11 @@ class Report:
         self.grid(image, -1, batch)  # raises an error that explains wrong numbers
         planes = self.layout.pictures[batch][image]
         shown = self._shown(picture.size, processor) if box is None else box
-        titles = [f"layer {stage.layer}" for stage in self.stages]
+        depth = len(self.record.costs)
+        titles = ["end" if stage.layer == depth else f"layer {stage.layer}" for stage in self.stages]
         rows = []
         for number in finest(planes):
-            grids = [self.grid(image, stage, batch, number) for stage in range(len(self.stages))]
+            grids = [self.modes(image, stage, batch, number) for stage in range(len(self.stages))]
             rows.append(overlay(picture, grids, titles, box=inside(shown, planes[number].box), **options))
         return stack(rows)
 
