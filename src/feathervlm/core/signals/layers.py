@@ -82,6 +82,17 @@ class Attention(LayerSignal):
 
 
 @dataclass(frozen=True)
+class HeadAttention(Attention):
+    """Attention probability from the query row to every visual token in every head: (batch, visual, heads) float32.
+
+    Args:
+        over: Keys of the softmax as in `Attention`, by default all.
+    """
+
+    over: Support = "all"
+
+
+@dataclass(frozen=True)
 class RaterAttention(Attention):
     """Attention probability from the raters to every visual token, mean over raters and heads: (batch, visual).
 
