@@ -120,6 +120,30 @@ ROWS = {
         m.Combined((m.ToMe(keep=0.8), m.DivPrune(keep=0.5), m.Feather(layers=(2, 4), keep=0.3))),
         everything=m.Combined((m.ToMe(keep=1.0), m.DivPrune(keep=1.0), m.Feather(layers=(2, 4), keep=1.0))),
     ),
+    "feather-wait": MethodCase(
+        m.Feather(layers=(2, 4), keep=0.4, leave="wait"),
+        everything=m.Feather(layers=(2, 4), keep=1.0, leave="wait"),
+    ),
+    "feather-freeze": MethodCase(
+        m.Feather(layers=(2, 4), keep=0.4, leave="freeze"),
+        everything=m.Feather(layers=(2, 4), keep=1.0, leave="freeze"),
+    ),
+    "vscan-wait": MethodCase(m.VScan(layers=(1, 3), keep=0.5, shallow=0, window=2, leave="wait")),
+    "reroute": MethodCase(
+        m.Reroute(layers=(1, 2, 4, 5), keep=0.5),
+        published=(2, 7, 15, 23),
+        everything=m.Reroute(layers=(1, 2, 4, 5), keep=1.0, form="flat"),
+    ),
+    "swiftvlm": MethodCase(
+        m.SwiftVLM(layers=(1, 3, 4), groups=4),
+        published=(3, 11, 15),
+        everything=m.SwiftVLM(layers=(1, 3, 4), keep=1.0),
+    ),
+    "lvlm-csp": MethodCase(m.LvlmCsp(layers=(0, 1, 4)), published=(0, 8, 12)),
+    "late-injection": MethodCase(m.LateInjection(layer=2), published=(0, 8)),
+    "skip-kv": MethodCase(m.SkipKV(), published=(32,), everything=m.SkipKV(keep=1.0)),
+    "shortv": MethodCase(m.ShortV(switches=(1, 3, 4)), published=(13,)),
+    "visipruner": MethodCase(m.VisiPruner(layer=4), published=(8,), everything=m.VisiPruner(layer=4, keep=1.0)),
 }
 
 NO_ROPE = LastTokenAttention(rope=False)

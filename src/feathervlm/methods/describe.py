@@ -55,9 +55,13 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
                 "merged": stage.merge is not None,
                 "positions": stage.positions,
                 "cache": stage.cache,
+                "leave": stage.leave,
+                "skip": stage.skip,
+                "update": stage.update,
             }
         )
-        image = ImageTokens(picture_of(GRID), tokens)
+        if stage.leave == "drop":  # other tokens are candidates of the next stage
+            image = ImageTokens(picture_of(GRID), tokens)
     return stages
 
 
