@@ -37,7 +37,6 @@ from feathervlm.engine.packing import attended_of
 from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.query_position import check_labels, find_turns
 from feathervlm.engine.report.records import Record, StageRecord, Timer
-from feathervlm.engine.row_sets import StageRows
 from feathervlm.engine.rows import RowTracker
 from feathervlm.engine.waiting import WaitingGroups
 
@@ -88,7 +87,7 @@ class Prefill:
         survivors = {signal: record.stages[-1].kept for signal, record in scored.items()}
         self.reader = SignalReader(decoder, family, call, self.rows, survivors)
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
-        self.present: list[StageRows] = []  # after each stage
+        self.present: list[tuple[Tensor, Tensor | None]] = []  # positions and validity of the rows after each stage
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
         self.frozen: Tensor | None = None  # those of the frozen rows
         self.groups: WaitingGroups | None = None  # whose means run while tokens wait
@@ -175,7 +174,7 @@ class Prefill:
                 hidden = self._rejoin(hidden, whole)
             elif whole and index > self.starts[0]:
                 hidden = gather_rows(hidden, self.rows.positions, -2)
-            elif index in self.stages and self.stages[index].leave != "drop" and not whole:
+            elif self._holds(index) and not whole:
                 self.full = self._returned(hidden)  # tokens leave with the states that they have now
             if index in self.stages:
                 hidden = self._run_stage(index, hidden, kwargs)
@@ -268,10 +267,14 @@ class Prefill:
         self.reader.leave()
         self.arguments.next_stage()
         self.frozen = None
-        frozen = self.full if stage.leave == "freeze" and stage.skip is None and self.rows.away else None
-        self.present.append(StageRows(self.rows.positions, self.rows.valid, frozen))
+        self.present.append((self.rows.positions, self.rows.valid))
         hidden = hidden if order is None else gather_rows(hidden, order, -2)
         return hidden if merged is None else self._write_visual(hidden, merged)
+
+    def _holds(self, index: int) -> bool:
+        """Return whether the states of tokens that leave before a layer are needed again."""
+        leave = self.stages[index].leave if index in self.stages else "drop"
+        return leave == "freeze" or (leave == "wait" and index != self.starts[-1])
 
     def _rejoin(self, hidden: Tensor, whole: bool) -> Tensor:
         """Return the states of all candidates of the next stage: rows that ran, that are frozen, and that wait.

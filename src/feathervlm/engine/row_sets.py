@@ -24,22 +24,6 @@ class RowSet:
 
 
 @dataclass(frozen=True, eq=False)
-class StageRows:
-    """The rows that a stage left in the tensor that layers are given.
-
-    Attributes:
-        positions: Original position of every row, long (batch, rows).
-        valid: False on padding and fillers, bool (batch, rows); None if all rows are real.
-        frozen: States of all rows as they entered the stage, of which those of frozen rows hold on; None if no row is
-            frozen.
-    """
-
-    positions: Tensor
-    valid: Tensor | None
-    frozen: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Apart:
     """Rows whose keys and values are made apart from those of the rows that attend.
 

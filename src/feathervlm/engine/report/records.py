@@ -149,13 +149,15 @@ class Record:
     crops: bool = False
 
     def dropped(self, stage: int = -1) -> Tensor:
-        """Return which tokens have no states after a stage, bool (batch, sequence): they were dropped or wait."""
+        """Return which tokens no layer updates after a stage, bool (batch, sequence): they were dropped, wait, or are
+        frozen.
+        """
         stages = [stage for stage in self.stages if stage.layer < len(self.costs)]
         if not stages:
             return torch.zeros_like(self.layout.mask)
         last = stages[stage]
         exists, visual = self.layout.geometry().exists, self.layout.positions()
         stays = torch.nn.functional.pad(~self.layout.mask, (0, 1))  # tokens that do not exist go to the column more
-        kept = last.kept | last.left if last.leave == "freeze" else last.kept
+        kept = last.kept | last.left if last.skip is not None else last.kept
         kept = kept.to(stays.device)
         return ~stays.scatter(1, torch.where(exists, visual, self.sequence), kept)[:, :-1]

@@ -72,11 +72,11 @@ class Report:
 
     @property
     def row_mask(self) -> Tensor:
-        """Which tokens have states of all layers: neither padding nor dropped, bool (batch, sequence).
+        """Which tokens have states of the last layer: neither padding, nor dropped or frozen, bool (batch, sequence).
 
         It replaces the attention mask for whoever reads hidden states: a mean over tokens, the vectors of a retrieval
-        model, a classifier of tokens. The states of dropped tokens are zero. Padding is that of an `attention_mask` of
-        shape (batch, sequence). The mask is on the device of the inputs.
+        model, a classifier of tokens. The states of other visual tokens are zero. Padding is that of an
+        `attention_mask` of shape (batch, sequence). The mask is on the device of the inputs.
 
         Raises:
             PruningError: If nothing was pruned.
