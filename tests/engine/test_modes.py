@@ -356,12 +356,55 @@ def test_the_end_has_no_layer_to_score_with():
         Schedule(Stage("end", Top(OWN, 0.5), cache="all"))
 
 
+class Adapter(torch.nn.Module):
+    """A projection with a low-rank addition, as adapters wrap it: it has no weight of its own."""
+
+    def __init__(self, base):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.base = base
+        self.down = torch.nn.Parameter(torch.randn(4, base.in_features, generator=generator) * 0.2)
+        self.up = torch.nn.Parameter(torch.randn(base.out_features, 4, generator=generator) * 0.2)
+
+    def forward(self, states):
+        return self.base(states) + states @ self.down.T @ self.up.T
+
+
+class Quantized(torch.nn.Module):
+    """A projection whose weight is stored in whole numbers."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.scale = base.weight.detach().abs().max() / 127
+        self.register_buffer("packed", (base.weight.detach() / self.scale).round().to(torch.int8))
+
+    def forward(self, states):
+        return torch.nn.functional.linear(states, self.packed * self.scale)
+
+
+@pytest.mark.parametrize("wrapper", [Adapter, Quantized])
+@pytest.mark.parametrize("mode", ["freeze-on", "no-attention"])
+def test_frozen_rows_go_through_whatever_wraps_the_projections(wrapper, mode):
+    llava, inputs = tiny.llava("qwen3"), positioned(tiny.batch(*PROMPTS[:2]))
+    plain = llava(**inputs).logits
+    for layer in llava.get_decoder().layers:
+        for name in ("q_proj", "k_proj", "v_proj"):
+            setattr(layer.self_attn, name, wrapper(getattr(layer.self_attn, name)))
+    with torch.no_grad(), feathervlm.prune(llava, MODES[mode]) as pruning:
+        logits = llava(**inputs).logits
+    visual = inputs["input_ids"] == tiny.IMAGE
+    with torch.no_grad(), hidden(llava, visual, inputs["attention_mask"], pruning.report, MODES[mode]):
+        expected = llava(**inputs).logits
+    assert (llava(**inputs).logits - plain).abs().max() > 1e-3
+    torch.testing.assert_close(logits[:, -3:], expected[:, -3:], atol=1e-5, rtol=0)
+
+
 def test_what_a_model_cannot_do_is_refused_by_name():
     freezing = Schedule(Stage(1, Grid(2), leave="freeze"))
     llava = tiny.llava("phi3")
     attention = llava.get_decoder().layers[2].self_attn
     attention.qkv_proj = type("Adapted", (torch.nn.Linear,), {})(64, 128, bias=False)
-    with pytest.raises(Unprunable, match=r"Layer 2 of \w+ makes .* in a Adapted, of which keys"):
+    with pytest.raises(Unprunable, match=r"Layer 2 of \w+ makes .* in a \w+\.Adapted, of which keys"):
         feathervlm.prune(llava, freezing)
     llava = tiny.llava()
     llava.set_attn_implementation("sdpa")

@@ -165,7 +165,8 @@ def check_apart(decoder: DecoderView, layers: range) -> None:
                 "queries (leave='freeze'); use leave='drop'."
             )
         if fused is not None and (type(fused) is not nn.Linear or fused.weight.is_meta):
-            kind = "an offloaded Linear" if type(fused) is nn.Linear else f"a {type(fused).__name__}"
+            library, name_of = type(fused).__module__.partition(".")[0], type(fused).__name__
+            kind = "an offloaded Linear" if type(fused) is nn.Linear else f"a {library}.{name_of}"
             raise Unprunable(
                 f"Layer {index} of {name} makes queries, keys and values at once in {kind}, of which keys cannot be "
                 "made alone (leave='freeze'); load it without adapters, quantization and offloading, or use "
