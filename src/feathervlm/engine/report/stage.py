@@ -37,6 +37,11 @@ class StageReport:
     skip: Half | None = None
     means: list[Tensor] = field(default_factory=list)
 
+    @property
+    def entered(self) -> list[Tensor]:
+        """For each sample, the original visual indices of the candidates of the stage, long and ascending."""
+        return [torch.cat(pair).sort().values for pair in zip(self.kept, self.left, strict=True)]
+
     @classmethod
     def of(cls, record: StageRecord) -> "StageReport":
         """Make the report of a record, on the CPU."""
