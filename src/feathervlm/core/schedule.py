@@ -28,6 +28,7 @@ Place = Layer | Literal["end"]
 """Where a stage is: before a layer, or after the last one."""
 Cached = Literal["later", "all"]
 Leave = Literal["drop", "wait", "freeze"]
+"""What becomes of tokens that a stage does not keep; see `Stage`."""
 Update = Literal["group"]
 Half = Literal["mlp", "attention"]
 END = "end"
