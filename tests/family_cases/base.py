@@ -100,9 +100,8 @@ def changes(stage: Stage) -> bool:
     return stage.merge is not None or stage.update is not None
 
 
-def refuses_freezing() -> dict[str, str]:
-    """Return the methods that freeze tokens, for models with layers that have no keys."""
-    words = "carries a state along the sequence and has no keys"
+def refuses_freezing(words: str) -> dict[str, str]:
+    """Return the methods that freeze tokens."""
     schedules = {name: method.schedule() for name, method in METHODS.items()}
     return {name: words for name, stages in schedules.items() if any(stage.leave == "freeze" for stage in stages)}
 
@@ -165,7 +164,7 @@ class FamilyCase:
 
     def __post_init__(self) -> None:
         if self.state:
-            self.refuses = {**self.refuses, **refuses_freezing()}
+            self.refuses = {**self.refuses, **refuses_freezing("carries a state along the sequence and has no keys")}
 
     def attention_in_gate(self, place: int) -> str:
         """Return the attention implementation of the gate for the case at this place of the table."""

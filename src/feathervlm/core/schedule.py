@@ -48,11 +48,11 @@ def check_layer(layer: Layer, name: str = "layer") -> None:
         )
 
 
-def check_layers(layers: object, example: str, count: int | None = None) -> None:
+def check_layers(layers: object, example: str, count: int | None = None, name: str = "layers") -> None:
     """Raise `PruningError` unless `layers` is a list of layers, of the length `count` if that is given."""
     if not isinstance(layers, tuple | list) or not layers or (count is not None and len(layers) != count):
         expected = "a list of layers" if count is None else f"{count} layers"
-        raise PruningError(f"layers={layers!r} must be {expected}, such as {example}.")
+        raise PruningError(f"{name}={layers!r} must be {expected}, such as {example}.")
 
 
 def layer_index(layer: Layer, depth: int) -> int:

@@ -28,7 +28,7 @@ class ShortV(Method):
     switches: tuple[Layer, ...] = (0.4,)
 
     def schedule(self) -> Schedule:
-        check_layers(self.switches, "12+20+24")
+        check_layers(self.switches, "12+20+24", name="switches")
         stages = [
             Stage(layer, KeepNone(), leave="freeze") if number % 2 == 0 else Stage(layer, KeepAll())
             for number, layer in enumerate(self.switches)
