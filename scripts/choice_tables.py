@@ -100,7 +100,7 @@ def setting_table() -> str:
     settings: dict[str, Callable[[Row], bool]] = {
         "Several questions about one picture: the choice reads no text": lambda one: not one["needs_text"],
         "Every layer of the language model has to be cheap: tokens leave before the first one": lambda one: (
-            _first(one) == 0 and not one["encoder"]
+            _first(one) == 0 and not one["encoder"] and not any(stage["leave"] != "drop" for stage in one["stages"])
         ),
         "The vision encoder has to be faster, too": lambda one: bool(one["encoder"]),
         "No padding in a batch: equal pictures keep equal numbers of tokens": lambda one: one["count_known"],
@@ -108,7 +108,7 @@ def setting_table() -> str:
             not one["encoder"] and not any("vision encoder" in need for need in one["needs"])
         ),
         "A kept token stays as it is: nothing is merged into it": lambda one: (
-            not one["encoder"] and not any(stage["merged"] for stage in one["stages"])
+            not one["encoder"] and not any(stage["merged"] or stage["update"] for stage in one["stages"])
         ),
     }
     rows = []

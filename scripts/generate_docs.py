@@ -52,6 +52,7 @@ def short_method_table() -> str:
         "inside the vision encoder": [],
         "before the language model": [],
         "inside the language model": [],
+        "after the prompt has been read": [],
     }
     for name in methods.available():
         described = describe_method.describe(methods.get(name))
@@ -59,6 +60,8 @@ def short_method_table() -> str:
             place = "inside the vision encoder"
         elif described["stages"][0]["layer_of_32"] == 0:
             place = "before the language model"
+        elif described["stages"][0]["at"] == "end":
+            place = "after the prompt has been read"
         else:
             place = "inside the language model"
         places[place].append(f"`{name}`")

@@ -120,8 +120,9 @@ def gathered(states, places, groups, onto):
 def hidden(model, visual, attended, report, method, answer=None):
     """Let the unpruned model do with masks, positions and states in place what pruning does by removing tokens.
 
-    From each stage's layer on, nothing sees the tokens that the report says were dropped. Positions move and tokens
-    merge where the method says so; for merges into several tokens the test is skipped.
+    From each stage's layer on, nothing sees the tokens that the report says were dropped, or wait. The states of tokens
+    that wait or are frozen are written back after every layer, and those that skip a half get no update from it.
+    Positions move and tokens merge where the method says so; for merges into several tokens the test is skipped.
 
     Args:
         model: the model, not pruned.
@@ -135,11 +136,16 @@ def hidden(model, visual, attended, report, method, answer=None):
     view, attended = DecoderView(model), attended.bool()
     rows = torch.arange(visual.shape[1])
     places = [row.nonzero()[:, 0].tolist() for row in visual]
-    dropped, cut, moved, merged = {}, [], {}, {}
+    dropped, away, cut, moved, merged, gone = {}, {}, [], {}, {}, torch.zeros_like(visual)
+    if any(plan.update for plan in planned(method)):
+        pytest.skip("means run in place of tokens here; tests/engine/test_modes.py does so by hand")
     for stage, plan, groups in zip(report.stages, planned(method), targets(report), strict=True):
-        dropped[stage.layer] = visual.clone()
-        for sample, kept in enumerate(stage.kept):
-            dropped[stage.layer][sample, visual[sample].nonzero()[:, 0][kept]] = False
+        left = torch.zeros_like(visual)
+        for sample, tokens in enumerate(stage.left):
+            left[sample, visual[sample].nonzero()[:, 0][tokens]] = True
+        gone = gone | left if stage.leave == "drop" else gone
+        dropped[stage.layer] = gone | left if stage.leave == "wait" else gone
+        away[stage.layer] = left, stage.leave, stage.skip
         if plan.cache == "all" and answer is not None:
             cut.append(stage.layer)
         if plan.positions == "renumber":
@@ -180,9 +186,31 @@ def hidden(model, visual, attended, report, method, answer=None):
             args = (torch.stack([merge(states, own) for merge, states, own in samples]), *args[1:])
         return args, kwargs
 
+    def write_back(index, module, args, output):
+        left, leave, skip = away[max(at for at in away if at <= index)]
+        if leave == "drop" or skip is not None:
+            return None
+        states = torch.where(left[..., None], args[0], output[0] if isinstance(output, tuple) else output)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    def no_update(index, half, module, args, output):
+        left, _, skip = away[max(at for at in away if at <= index)]
+        if skip != half:
+            return None
+        states = (output[0] if isinstance(output, tuple) else output).reshape(*left.shape, -1)
+        states = states.masked_fill(left[..., None], 0)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
     first = 0 if cut else min(dropped, default=len(view.layers))
     layers = list(enumerate(view.layers))[first:]
     handles = [layer.register_forward_pre_hook(partial(change, index), with_kwargs=True) for index, layer in layers]
+    for index, layer in list(enumerate(view.layers))[min(away, default=len(view.layers)) :]:
+        handles.append(layer.register_forward_hook(partial(write_back, index), prepend=True))
+        if any(skip == "mlp" for _, _, skip in away.values()):
+            handles.append(view.mlp_module(index).register_forward_hook(partial(no_update, index, "mlp")))
+        if any(skip == "attention" for _, _, skip in away.values()):
+            hook = partial(no_update, index, "attention")
+            handles.append(view.attention_module(index).register_forward_hook(hook))
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 from _pytest.mark import ParameterSet
 
-from feathervlm import Schedule
+from feathervlm import Grid, LastTokenAttention, Schedule, Stage, Top
 from feathervlm import methods as m
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.layout import picture_of, tokens_of
@@ -120,7 +120,47 @@ ROWS = {
         m.Combined((m.ToMe(keep=0.8), m.DivPrune(keep=0.5), m.Feather(layers=(2, 4), keep=0.3))),
         everything=m.Combined((m.ToMe(keep=1.0), m.DivPrune(keep=1.0), m.Feather(layers=(2, 4), keep=1.0))),
     ),
+    "feather-wait": MethodCase(
+        m.Feather(layers=(2, 4), keep=0.4, leave="wait"),
+        everything=m.Feather(layers=(2, 4), keep=1.0, leave="wait"),
+    ),
+    "feather-freeze": MethodCase(
+        m.Feather(layers=(2, 4), keep=0.4, leave="freeze"),
+        everything=m.Feather(layers=(2, 4), keep=1.0, leave="freeze"),
+    ),
+    "vscan-wait": MethodCase(m.VScan(layers=(1, 3), keep=0.5, shallow=0, window=2, leave="wait")),
+    "reroute": MethodCase(
+        m.Reroute(layers=(1, 2, 4, 5), keep=0.5),
+        published=(2, 7, 15, 23),
+        everything=m.Reroute(layers=(1, 2, 4, 5), keep=1.0, form="flat"),
+    ),
+    "swiftvlm": MethodCase(
+        m.SwiftVLM(layers=(1, 3, 4), groups=4),
+        published=(3, 11, 15),
+        everything=m.SwiftVLM(layers=(1, 3, 4), keep=1.0),
+    ),
+    "lvlm-csp": MethodCase(m.LvlmCsp(layers=(0, 1, 4)), published=(0, 8, 12)),
+    "late-injection": MethodCase(m.LateInjection(layer=2), published=(0, 8)),
+    "skip-kv": MethodCase(m.SkipKV(), published=(32,), everything=m.SkipKV(keep=1.0)),
+    "shortv": MethodCase(m.ShortV(switches=(1, 3, 4)), published=(13,)),
+    "visipruner": MethodCase(m.VisiPruner(layer=4), published=(8,), everything=m.VisiPruner(layer=4, keep=1.0)),
 }
+
+NO_ROPE = LastTokenAttention(rope=False)
+OWN = LastTokenAttention(layer="K")
+MODES = {
+    "freeze": Schedule(Stage(2, Top(NO_ROPE, 0.4), leave="freeze"), Stage(4, Top(NO_ROPE, 0.2))),
+    "freeze-on": Schedule(Stage(1, Top(NO_ROPE, 0.4), leave="freeze"), Stage(4, Top(OWN, 0.3), leave="freeze")),
+    "wait": Schedule(Stage(2, Top(OWN, 0.4), leave="wait"), Stage(4, Top(OWN, 0.25))),
+    "wait-on": Schedule(
+        Stage(0, Grid(2), leave="wait"), Stage(2, Top(OWN, 0.4), leave="wait"), Stage(4, Top(OWN, 0.3), leave="freeze")
+    ),
+    "group": Schedule(Stage(1, Top(OWN, 0.2), leave="wait", update="group", groups=4), Stage(4, Top(OWN, 0.3))),
+    "no-mlp": Schedule(Stage(1, Grid(2), leave="freeze", skip="mlp"), Stage(4, Top(NO_ROPE, 0.3))),
+    "no-attention": Schedule(Stage(1, Grid(2), leave="freeze", skip="attention"), Stage(4, Top(NO_ROPE, 0.3))),
+    "end": Schedule(Stage(2, Top(NO_ROPE, 0.5), leave="freeze"), Stage("end", Top(NO_ROPE, 0.2), cache="all")),
+}
+"""A schedule for every way to leave, in a model of six layers."""
 
 METHODS = {name: row.method for name, row in ROWS.items()}
 KEEP_ALL = {name: row.everything for name, row in ROWS.items() if row.everything is not None}
@@ -138,6 +178,7 @@ def usage(schedule: Schedule) -> Hashable:
         frozenset(type(stage.merge) for stage in schedule),
         frozenset(stage.positions for stage in schedule),
         any(stage.cache == "all" for stage in schedule),
+        frozenset((stage.at == "end", stage.leave, stage.update, stage.skip) for stage in schedule),
         type(schedule.encoder),
         all(stage.select.size(image) is not None for stage in schedule),
     )

@@ -11,7 +11,7 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import methods
 from laws import TOLERANCE, frozen, generate
-from method_cases import crossed
+from method_cases import MODES, crossed
 
 FEATHER = methods.Feather(layers=(2, 4), keep=0.4)
 METHODS = {
@@ -19,6 +19,8 @@ METHODS = {
     "fixed": methods.Feather(layers=(2, 4), keep=0.4, fixed=True),
     "renumbered": methods.PyramidDrop(layers=(1, 3, 4)),
     "layer-0": methods.Uniform(layer=0),
+    "frozen": MODES["freeze-on"],
+    "waiting": MODES["wait"],
 }
 TEXTS = ["llama", "mistral"]  # mistral slides a window of 24 over images of 36
 

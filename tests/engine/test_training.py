@@ -9,13 +9,15 @@ import feathervlm
 import tiny_models as tiny
 from feathervlm import PruningError, Unprunable, VisualLayout, methods
 from laws import OLD, TOLERANCE, hidden, layout_of
-from method_cases import crossed
+from method_cases import MODES, crossed
 
 METHODS = {
     "feather": methods.Feather(layers=(2, 4), keep=0.4),
     "fixed": methods.Feather(layers=(2, 4), keep=0.4, fixed=True),
     "layer-0": methods.Uniform(layer=0),
     "look-ahead": methods.PyramidDrop(layers=(1, 3, 4), form="baseline"),
+    "frozen": MODES["freeze-on"],
+    "waiting": MODES["wait"],
 }
 FEATHER = METHODS["feather"]
 

@@ -11,6 +11,7 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 import tiny_models as tiny
+from feathervlm import Stage
 from feathervlm.core.scoring_pass import Survivors
 from feathervlm.core.signals import Attention, EncoderSignal, LayerSignal, LayerStates, Signal
 from method_cases import METHODS
@@ -43,9 +44,16 @@ def refuses_encoder_signals(message: str) -> dict[str, str]:
     return refuses_signal(lambda signal: isinstance(signal, EncoderSignal), message)
 
 
-def refuses_next_layer_scores(message: str) -> dict[str, str]:
-    """Return the methods that score with the layer at the stage, which has not run yet."""
-    return refuses_signal(lambda signal: isinstance(signal, Attention) and signal.layer == "K", message)
+def refuses_next_layer_scores(message: str, bad: Callable[[int], bool] = lambda at: True) -> dict[str, str]:
+    """Return the methods that score with the layer at the stage, which has not run yet, where that layer is bad."""
+    stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())
+    reads = {
+        name
+        for name, stage in stages
+        if any(isinstance(signal, Attention) and signal.layer == "K" for signal in stage.signals())
+        and bad(stage.layer(32))
+    }
+    return dict.fromkeys(reads, message)
 
 
 def refuses_previous_layer_scores(bad: Callable[[int], bool], message: str) -> dict[str, str]:
@@ -53,12 +61,14 @@ def refuses_previous_layer_scores(bad: Callable[[int], bool], message: str) -> d
 
     def reads(signal: Signal, at: int) -> bool:
         if isinstance(signal, Survivors):
-            return any(reads(inner, stage.at) for stage in signal.schedule for inner in stage.signals())
+            return any(reads(inner, stage.layer(32)) for stage in signal.schedule for inner in stage.signals())
         source = signal.measured
         return isinstance(source, LayerSignal) and getattr(source, "layer", "K-1") == "K-1" and bad(at)
 
     stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())
-    return {name: message for name, stage in stages if any(reads(signal, stage.at) for signal in stage.signals())}
+    return {
+        name: message for name, stage in stages if any(reads(signal, stage.layer(32)) for signal in stage.signals())
+    }
 
 
 def refuses_mid_layer_states() -> dict[str, str]:
@@ -80,7 +90,20 @@ def refuses_renumbering() -> dict[str, str]:
 def refuses_merging_up_to(last: int) -> dict[str, str]:
     """Return the methods that merge at this layer or before."""
     stages = ((name, stage) for name, method in METHODS.items() for stage in method.schedule())
-    return {name: f"merge at layer {last + 1} or later" for name, stage in stages if stage.merge and stage.at <= last}
+    return {
+        name: f"merge at layer {last + 1} or later" for name, stage in stages if changes(stage) and stage.at <= last
+    }
+
+
+def changes(stage: Stage) -> bool:
+    """Return whether a stage changes the states of tokens that run."""
+    return stage.merge is not None or stage.update is not None
+
+
+def refuses_freezing(words: str) -> dict[str, str]:
+    """Return the methods that freeze tokens."""
+    schedules = {name: method.schedule() for name, method in METHODS.items()}
+    return {name: words for name, stages in schedules.items() if any(stage.leave == "freeze" for stage in stages)}
 
 
 def join(samples: list[list[PictureInput]]) -> dict[str, Tensor]:
@@ -138,6 +161,10 @@ class FamilyCase:
     several: bool = True
     mixed: bool = True
     tolerance: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if self.state:
+            self.refuses = {**self.refuses, **refuses_freezing("carries a state along the sequence and has no keys")}
 
     def attention_in_gate(self, place: int) -> str:
         """Return the attention implementation of the gate for the case at this place of the table."""

@@ -139,7 +139,7 @@ def timeless(number):
 
 NO_KEYS = {
     **refuses_previous_layer_scores(lambda at: at in (1, 3), LATE),
-    "vscan-qwen": "no softmax attention",
+    **refuses_next_layer_scores("no softmax attention", lambda at: at in (2, 4)),
     **RENUMBER,
 }
 

@@ -40,6 +40,9 @@ def test_stages_follow_each_other_and_those_at_one_layer_are_one():
     [
         ("tome+ailurus", "tome and ailurus both work in the vision encoder"),
         ("pool:layer=0+divprune", "two stages at layer 0, of which the first merges"),
+        ("fastv:layer=8+feather:layers=8+16,leave=freeze", "the second keeps .leave='freeze'. tokens"),
+        ("feather:layers=8+16,leave=wait+fastv:layer=20+skip-kv", "cache='all' needs keys"),
+        ("feather:layers=4+8,leave=freeze+v2drop:layers=12+20+28", "Frozen tokens have no update"),
         ("tome+fether", "no method 'fether'"),
         ("tome+", "no method 'tome[+]'"),
         ("+tome", "'' is not a method"),

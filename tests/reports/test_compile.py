@@ -18,7 +18,7 @@ from method_cases import in_gate, selected
 ONE = tiny.batch(tiny.prompt(1, seed=1))
 RAGGED = tiny.batch(tiny.prompt(1, seed=1), tiny.prompt(2, seed=2), tiny.prompt(0, seed=3))
 METHOD = "feather:layers=2+4,keep=0.4"
-METHODS = [METHOD, "visionzip", "tome"]
+METHODS = [METHOD, "visionzip", "tome", f"{METHOD},leave=freeze"]
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
 

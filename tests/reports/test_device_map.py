@@ -75,7 +75,7 @@ def later_parts(model, layer, encoder):
 CASES = selected(
     in_gate(name == "llava" or (place % 9 == 0 and row == "feather"), name, row)
     for place, name in enumerate(FAMILY_CASES)
-    for row in ("feather", *READ_THE_ENCODER)
+    for row in ("feather", "feather-freeze", "swiftvlm", *READ_THE_ENCODER)
     if row not in FAMILY_CASES[name].refuses
 )
 

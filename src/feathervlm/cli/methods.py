@@ -82,11 +82,13 @@ def _print_one(method: dict[str, Any]) -> None:
     ] or ["    none"]
     lines += ["", "Stages, on a model of 32 layers and an image of 24 x 24 tokens:"]
     for stage in method["stages"]:
-        kept = f"{'' if stage['exact'] else 'about '}{stage['tokens_of_576']} of 576 tokens stay"
+        stay = "stay" if stage["leave"] == "drop" else "run on"
+        kept = f"{'' if stage['exact'] else 'about '}{stage['tokens_of_576']} of 576 tokens {stay}"
         merged = ", the others merged into them" if stage["merged"] else ""
         moved = "" if stage["positions"] == "preserve" else f", positions: {stage['positions']}"
         cut = "" if stage["cache"] == "later" else ", and in the caches of the layers before"
-        lines.append(f"    at {stage['at']} (layer {stage['layer_of_32']}): {kept}{merged}{moved}{cut}")
+        place = "the end" if stage["at"] == "end" else f"{stage['at']} (layer {stage['layer_of_32']})"
+        lines.append(f"    at {place}: {kept}{merged}{_left(stage)}{moved}{cut}")
     if method["encoder"]:
         counts = method["encoder"]
         lines += ["", f"Vision encoder, of {len(counts)} layers and as many patches:"]
@@ -98,6 +100,15 @@ def _print_one(method: dict[str, Any]) -> None:
     lines += [f"Number of kept tokens known beforehand: {_yes(method['count_known'])}"]
     lines += ["", "Examples:", *(f"    --method {_quoted(spec)}" for spec in method["examples"])]
     typer.echo("\n".join(lines))
+
+
+def _left(stage: dict[str, Any]) -> str:
+    """Say what becomes of tokens that come back or are read."""
+    if stage["leave"] == "drop":
+        return ""
+    skips = {None: "are frozen", "mlp": "skip the MLP", "attention": "skip attention"}
+    means = ", and means of groups run" if stage["update"] else ""
+    return f", the others {'wait' if stage['leave'] == 'wait' else skips[stage['skip']]}{means}"
 
 
 def _yes(true: bool) -> str:

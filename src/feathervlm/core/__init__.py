@@ -7,6 +7,7 @@ from feathervlm.core import spec
 from feathervlm.core.budget import ImageTokens, Keep, check_fraction, check_keep, is_count, kept, kept_tensor, part_of
 from feathervlm.core.candidates import Candidates, Criterion, check_criterion
 from feathervlm.core.criteria.attention import LastTokenAttention, TextRaterAttention, VisionAttention
+from feathervlm.core.criteria.contribution import Contribution
 from feathervlm.core.criteria.features import FeatureAttention, KeyNorm, KNNDensity, TextSimilarity
 from feathervlm.core.criteria.random_score import RandomScore
 from feathervlm.core.criteria.rotary import RotaryPhase
@@ -25,7 +26,7 @@ from feathervlm.core.mergers.nearest import Nearest, Neighbors
 from feathervlm.core.mergers.neighborhood import Neighborhood
 from feathervlm.core.mergers.pool import Pool
 from feathervlm.core.partition import part_of_each, rank_in_part
-from feathervlm.core.schedule import Layer, Schedule, Stage, check_layers
+from feathervlm.core.schedule import IF_SET, Layer, Leave, Schedule, Stage, check_layers
 from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.core.selectors.base import Selector, Union, check_operands
 from feathervlm.core.selectors.basic import Grid, Random, Top
@@ -62,11 +63,13 @@ from feathervlm.core.validation import (
 
 __all__ = [
     "DPP",
+    "IF_SET",
     "IQR",
     "BipartiteMerging",
     "Candidates",
     "Chained",
     "Clusters",
+    "Contribution",
     "Criterion",
     "Dedup",
     "DensityPeakMerging",
@@ -92,6 +95,7 @@ __all__ = [
     "LastTokenAttention",
     "Layer",
     "LayerStates",
+    "Leave",
     "LocalVariance",
     "MaxMin",
     "Merger",

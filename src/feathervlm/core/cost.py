@@ -1,11 +1,30 @@
 """The cost of a prefill: exact counts for a model's own dimensions, and the two formulas of the paper.
 
+A layer may treat tokens in different ways, of which each has its price: a token that runs is multiplied with every
+matrix and asks all keys before it; a frozen one is multiplied with the matrices of keys and values only; one that skips
+a half of the layer with those of the other half; one that waits or was dropped costs nothing.
+
 Counts include the decoder layers only: no vision encoder, no embedding, no output head. A multiply-add is two
 floating-point operations.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Others:
+    """Tokens of one layer whose keys and values are read, and that do not run all of it.
+
+    Attributes:
+        count: Number of them.
+        pairs: Number of pairs of a token that attends and one of these that it sees.
+        skip: The half of the layer that they skip, "mlp" or "attention"; None if they skip both (frozen tokens).
+    """
+
+    count: int
+    pairs: int = 0
+    skip: str | None = None
 
 
 @dataclass(frozen=True)
@@ -20,6 +39,8 @@ class LayerCost:
         window: Number of tokens that a token attends to in a sliding window, itself included, or on each side of it if
             attention is not causal; None without a window.
         causal: Whether tokens attend to previous tokens only.
+        kv_weights: Number of matrix weights of keys and values, which are among `weights`.
+        mlp_weights: Number of matrix weights of the MLP, which are among `weights`.
     """
 
     weights: int
@@ -27,15 +48,32 @@ class LayerCost:
     kv_width: int
     window: int | None = None
     causal: bool = True
+    kv_weights: int = 0
+    mlp_weights: int = 0
 
-    def flops(self, tokens: int, past: int = 0) -> int:
+    def flops(self, tokens: int, past: int = 0, others: Others | None = None) -> int:
         """Return the floating-point operations for `tokens` new tokens after `past` cached ones.
 
-        >>> LayerCost(weights=100, attention_width=8, kv_width=4).flops(2)
-        496
+        Args:
+            tokens: Number of tokens that run, of text and of images.
+            past: Number of cached tokens.
+            others: Tokens that are frozen, or skip a half of the layer.
+
+        >>> layer = LayerCost(weights=100, attention_width=8, kv_width=4, kv_weights=20, mlp_weights=60)
+        >>> layer.flops(2), layer.flops(2, others=Others(3, pairs=4))
+        (496, 744)
         """
-        pairs = self._pairs(past + tokens) - self._pairs(past) if self.causal else self._pairs_both_ways(tokens, past)
-        return 2 * self.weights * tokens + 2 * 2 * self.attention_width * pairs
+        attending, extra, saved = tokens, 0, 0
+        if others is not None and others.skip == "mlp":
+            attending, saved = tokens + others.count, others.count * self.mlp_weights
+        elif others is not None:
+            extra = others.pairs
+            saved = others.count * (self.weights - self.kv_weights - (self.mlp_weights if others.skip else 0))
+        pairs = (
+            self._pairs(past + attending) - self._pairs(past) if self.causal else self._pairs_both_ways(attending, past)
+        )
+        rows = tokens + (others.count if others is not None else 0)
+        return 2 * (self.weights * rows - saved) + 2 * 2 * self.attention_width * (pairs + extra)
 
     def kv_numbers(self, tokens: int) -> int:
         """Return the count of numbers that the cache of the layer holds after `tokens` tokens.
@@ -65,10 +103,23 @@ def decoder_layer(
     return LayerCost(attention + mlp, heads * head_dim, 2 * kv_heads * head_dim)
 
 
-def flops(layers: Sequence[LayerCost], tokens: Sequence[int], past: Sequence[int] | None = None) -> int:
-    """Return the prefill FLOPs of a decoder whose layer `l` sees `tokens[l]` tokens, including text."""
+def flops(
+    layers: Sequence[LayerCost],
+    tokens: Sequence[int],
+    past: Sequence[int] | None = None,
+    others: Sequence[Others | None] | None = None,
+) -> int:
+    """Return the prefill FLOPs of a decoder.
+
+    Args:
+        layers: Cost of every layer.
+        tokens: Number of tokens that run in every layer, including text.
+        past: Number of tokens that every layer has cached; None for none.
+        others: Tokens that do not run all of a layer, for every layer; None for none.
+    """
     cached = past if past is not None else [0] * len(layers)
-    return sum(layer.flops(n, p) for layer, n, p in zip(layers, tokens, cached, strict=True))
+    apart = others if others is not None else [None] * len(layers)
+    return sum(layer.flops(n, p, o) for layer, n, p, o in zip(layers, tokens, cached, apart, strict=True))
 
 
 def kv_numbers(layers: Sequence[LayerCost], tokens: Sequence[int]) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.core.candidates import Candidates
+from feathervlm.core.mergers.waiting import wait_groups
 from feathervlm.core.schedule import Stage
 
 
@@ -17,11 +18,14 @@ class StageResult:
         kept: bool, the tokens that stay.
         groups: long, the kept token that each token goes into (itself if kept, -1 for none); None if nothing merges.
         scores: float32, the scores of the first criterion that was computed; None if the stage scored nothing.
+        means: long, the token in whose row the mean of each token's group runs while it waits (itself if kept, -1 for
+            none); None if no means run.
     """
 
     kept: Tensor
     groups: Tensor | None
     scores: Tensor | None
+    means: Tensor | None = None
 
 
 @torch.no_grad()
@@ -37,4 +41,6 @@ def run_stage(stage: Stage, candidates: Candidates, kept: Tensor | None = None) 
     chosen = chosen & candidates.present
     scores = next(iter(candidates.scores.values()), None)
     groups = None if stage.merge is None else stage.merge.groups(candidates, chosen)
-    return StageResult(chosen, groups, scores)
+    waits = candidates.present & ~chosen
+    means = None if stage.update is None else wait_groups(candidates, waits, stage.groups)
+    return StageResult(chosen, groups, scores, means)

@@ -6,16 +6,17 @@ schedule fits models of any depth.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 
-from feathervlm.core.budget import ImageTokens
+from feathervlm.core.budget import ImageTokens, Keep, check_keep, kept
 from feathervlm.core.encoder.base import EncoderMerging
 from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.mergers.base import Merger
+from feathervlm.core.mergers.waiting import STATES
 from feathervlm.core.positions import Positions
 from feathervlm.core.selectors.base import Selector
 from feathervlm.core.signals import Representatives, Signal
@@ -23,7 +24,17 @@ from feathervlm.core.validation import check_choice, check_seed
 
 Layer = int | float
 """A layer of the language model: a 0-based index, or a fraction of the depth in [0, 1)."""
+Place = Layer | Literal["end"]
+"""Where a stage is: before a layer, or after the last one."""
 Cached = Literal["later", "all"]
+Leave = Literal["drop", "wait", "freeze"]
+"""What becomes of tokens that a stage does not keep; see `Stage`."""
+Update = Literal["group"]
+Half = Literal["mlp", "attention"]
+END = "end"
+
+IF_SET = {"written": "if set"}
+"""Metadata of a field that the written form leaves out where it has its default."""
 
 
 def check_layer(layer: Layer, name: str = "layer") -> None:
@@ -37,11 +48,11 @@ def check_layer(layer: Layer, name: str = "layer") -> None:
         )
 
 
-def check_layers(layers: object, example: str, count: int | None = None) -> None:
+def check_layers(layers: object, example: str, count: int | None = None, name: str = "layers") -> None:
     """Raise `PruningError` unless `layers` is a list of layers, of the length `count` if that is given."""
     if not isinstance(layers, tuple | list) or not layers or (count is not None and len(layers) != count):
         expected = "a list of layers" if count is None else f"{count} layers"
-        raise PruningError(f"layers={layers!r} must be {expected}, such as {example}.")
+        raise PruningError(f"{name}={layers!r} must be {expected}, such as {example}.")
 
 
 def layer_index(layer: Layer, depth: int) -> int:
@@ -77,8 +88,9 @@ class Stage:
     """One pruning step: layers 0..at-1 see all tokens, tokens leave the tensor that enters `layers[at]`.
 
     Args:
-        at: Layer index, or fraction of the depth. 0 is before the language model.
-        select: Selector of the tokens that stay.
+        at: Layer index, or fraction of the depth. 0 is before the language model. "end" is after the last layer: the
+            prompt has been read, and only the caches are cut (`cache="all"`).
+        select: Selector of the tokens that run on.
         positions: Policy for position ids from this stage on, see `feathervlm.core.positions`.
         merge: Merger that adds the other tokens to those that stay; None drops them.
         seed: Seed of the permutation for `positions="shuffle"`.
@@ -86,17 +98,33 @@ class Stage:
             "all", also layers 0..at-1 as soon as the tokens are chosen. With "all" the prompt has read every token in
             the early layers, and generated tokens see the same tokens in every layer. Without a cache there is nothing
             to cut, and the early layers see all tokens at every step.
+        leave: What becomes of the other tokens up to the next stage. "drop" removes them for ever. With "wait" they
+            are in no layer, and with "freeze" layers make their keys and values but no query and no update; both are
+            candidates of the next stage together with the tokens that ran.
+        update: With `leave="wait"`, None lets tokens come back as they left. "group" (SwiftVLM, arXiv 2602.03134)
+            lets the means of `groups` groups of similar tokens run in their place, each in the row of the member
+            nearest to it, and adds to every member the change of its group's mean when it comes back.
+        groups: With `update="group"`, number or fraction of the original tokens that groups are made of.
+        skip: With `leave="freeze"`, the half of each layer that the other tokens skip: None skips both, "mlp" lets
+            them attend, and "attention" gives them the MLP alone. Their keys and values are read in any case.
     """
 
-    at: Layer
+    at: Place
     select: Selector
     positions: Positions = "preserve"
     merge: Merger | None = None
     seed: int = 0
     cache: Cached = "later"
+    leave: Leave = field(default="drop", metadata=IF_SET)
+    update: Update | None = field(default=None, metadata=IF_SET)
+    groups: Keep = field(default=18, metadata=IF_SET)
+    skip: Half | None = field(default=None, metadata=IF_SET)
 
     def __post_init__(self) -> None:
-        check_layer(self.at, "at")
+        if not isinstance(self.at, str):
+            check_layer(self.at, "at")
+        elif self.at != END:
+            raise PruningError(f"at={self.at!r} is neither a layer nor {END!r}.")
         check_choice(self.positions, get_args(Positions), "positions")
         check_choice(self.cache, get_args(Cached), "cache")
         check_seed(self.seed)
@@ -104,12 +132,81 @@ class Stage:
             raise PruningError(f"select={self.select!r} must be a selector such as Top(...) or Grid(...).")
         if self.merge is not None and not isinstance(self.merge, Merger):
             raise PruningError(f"merge={self.merge!r} must be a merger such as Pool(...), or None.")
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        check_choice(self.leave, get_args(Leave), "leave")
+        check_keep(self.groups, "groups")
+        for name, value, choices, leave in (
+            ("update", self.update, get_args(Update), "wait"),
+            ("skip", self.skip, get_args(Half), "freeze"),
+        ):
+            if value is not None:
+                check_choice(value, choices, name)
+                if self.leave != leave:
+                    raise PruningError(f"{name}={value!r} needs leave={leave!r}, not leave={self.leave!r}.")
+        if self.leave != "drop":
+            for field_name, needed in (("positions", "preserve"), ("merge", None), ("cache", "later")):
+                if getattr(self, field_name) != needed:
+                    raise PruningError(f"leave={self.leave!r} keeps tokens, so it takes {field_name}={needed!r} only.")
+        if self.at == END and (self.cache, self.merge, self.positions, self.leave) != ("all", None, "preserve", "drop"):
+            raise PruningError(
+                "A stage at='end' cuts caches and nothing else; give it cache='all', and no merge=, positions= or "
+                "leave=."
+            )
+
+    def layer(self, depth: int) -> int:
+        """Return the 0-based layer that tokens leave before in a model of `depth` layers; `depth` for the end.
+
+        Raises:
+            PruningError: If the layer is beyond the depth.
+        """
+        return depth if isinstance(self.at, str) else layer_index(self.at, depth)
 
     def signals(self) -> Iterator[Signal]:
         """Yield every signal that the selector and the merger read."""
         yield from self.select.signals()
         if self.merge is not None:
             yield from self.merge.signals()
+        if self.update is not None:
+            yield STATES
+
+
+class HasMode(Protocol):
+    """A stage, or a report on one: it says what becomes of the tokens that it does not keep."""
+
+    @property
+    def leave(self) -> Leave:
+        """Whether they are dropped, wait or are frozen."""
+        ...
+
+    @property
+    def skip(self) -> Half | None:
+        """The half of each layer that frozen tokens skip; None if they skip both."""
+        ...
+
+
+class ModeTokens(NamedTuple):
+    """Visual tokens in one layer, by what the layer does with them.
+
+    Attributes:
+        running: Number of tokens with a query, keys, values and an update. The means of groups count.
+        frozen: Number of tokens with keys and values, and no update or (`half`) a part of one.
+        waiting: Number of tokens that are not in the layer and may come back.
+        half: The half of the layer that frozen tokens skip; None if they skip both.
+    """
+
+    running: float
+    frozen: float = 0.0
+    waiting: float = 0.0
+    half: Half | None = None
+
+    @classmethod
+    def of(cls, stage: "HasMode", kept: float, left: float, groups: float = 0.0) -> "ModeTokens":
+        """Return what a stage makes of the tokens that it keeps, of the others, and of the groups of these."""
+        if stage.leave == "freeze":
+            return cls(kept, frozen=left, half=stage.skip)
+        return cls(kept + groups, waiting=left if stage.leave == "wait" else 0.0)
 
 
 @dataclass(frozen=True, init=False)
@@ -143,7 +240,36 @@ class Schedule:
             )
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "encoder", encoder)
+        self._check_modes()
         self._check_encoder()
+
+    def _check_modes(self) -> None:
+        if any(stage.at == END and any(signal.reads_own_layer for signal in stage.signals()) for stage in self.stages):
+            raise PruningError(
+                "A stage at='end' has no layer after it to score with; score with the layer before it, layer=\"K-1\"."
+            )
+        for before, stage in pairwise(self.stages):
+            signals = list(stage.signals())
+            if before.leave == "wait" and any(signal.reads_previous_layer for signal in signals):
+                raise PruningError(
+                    "The layer before a stage has not seen the tokens that wait for it (leave='wait'); score the stage "
+                    'after a waiting one with its own layer, layer="K".'
+                )
+            if before.leave == "freeze" and any(signal.of_updated for signal in signals):
+                raise PruningError(
+                    "Frozen tokens have no update (leave='freeze'), so the stage after them cannot read states inside "
+                    "the layer before it; score with attention or features."
+                )
+        held = next((stage.leave for stage in self.stages if stage.leave != "drop"), None)
+        if held == "wait" and any(stage.cache == "all" for stage in self.stages):
+            raise PruningError(
+                "cache='all' needs keys of every kept token in every layer, which tokens that waited do not have; use "
+                "leave='drop' or leave='freeze'."
+            )
+        if held and any(stage.positions != "preserve" for stage in self.stages):
+            raise PruningError(
+                f"Tokens that come back keep their positions: leave={held!r} takes positions='preserve'."
+            )
 
     def _check_encoder(self) -> None:
         inside = {signal for signal in self.signals() if signal.in_encoder}
@@ -178,13 +304,13 @@ class Schedule:
         return 0 if any(stage.cache == "all" for stage in self.stages) else min(self.at_layers(depth), default=depth)
 
     def at_layers(self, depth: int) -> tuple[int, ...]:
-        """Return the 0-based layer of every stage in a model of `depth` layers.
+        """Return the 0-based layer of every stage in a model of `depth` layers; `depth` for the end.
 
         Raises:
             PruningError: If a layer is beyond the depth, two stages are out of order or fall on one layer, or a stage
                 at layer 0 is to be scored with the layer before it.
         """
-        layers = tuple(layer_index(stage.at, depth) for stage in self.stages)
+        layers = tuple(stage.layer(depth) for stage in self.stages)
         if any(after <= before for before, after in pairwise(layers)):
             listed = ", ".join(map(str, layers))
             raise PruningError(f"The stages fall on layers {listed} of {depth}; each must be deeper than the last.")
@@ -196,19 +322,43 @@ class Schedule:
                 )
         return layers
 
-    def tokens_per_layer(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> list[float]:
-        """Return the expected number of visual tokens in every layer, for images of these (frames, rows, cols)."""
+    def tokens_by_mode(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> list[ModeTokens]:
+        """Return the expected number of visual tokens of every mode in every layer.
+
+        Args:
+            grids: (frames, rows, cols) of the images.
+            depth: Number of layers of the language model.
+        """
         images = [ImageTokens(picture, float(tokens_of(picture))) for picture in map(picture_of, grids)]
         starts = dict(zip(self.at_layers(depth), self.stages, strict=True))
-        tokens = []
+        layers, now = [], ModeTokens(sum(image.current for image in images))
         for layer in range(depth):
             if layer in starts:
-                images = [ImageTokens(i.picture, float(starts[layer].select.expected(i))) for i in images]
-            tokens.append(sum(image.current for image in images))
-        return tokens
+                stage = starts[layer]
+                stays = [float(stage.select.expected(image)) for image in images]
+                left = [image.current - count for image, count in zip(images, stays, strict=True)]
+                if stage.leave == "drop":
+                    images = [ImageTokens(i.picture, count) for i, count in zip(images, stays, strict=True)]
+                groups = 0.0
+                if stage.update is not None:
+                    groups = sum(
+                        min(float(kept(stage.groups, image.original)), count)
+                        for image, count in zip(images, left, strict=True)
+                    )
+                now = ModeTokens.of(stage, sum(stays), sum(left), groups)
+            layers.append(now)
+        return layers
+
+    def tokens_per_layer(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> list[float]:
+        """Return the expected number of visual tokens that run in every layer, for images of these
+        (frames, rows, cols); `tokens_by_mode` also counts frozen and waiting ones.
+        """
+        return [tokens.running for tokens in self.tokens_by_mode(grids, depth)]
 
     def average_tokens(self, grids: Sequence[Sequence[int] | Picture], depth: int) -> float:
-        """Return the expected number of visual tokens per layer, averaged over all layers: the budget of a method."""
+        """Return the expected number of visual tokens that run per layer, averaged over all layers: the budget of a
+        method. Tokens that are frozen or wait do not count.
+        """
         tokens = self.tokens_per_layer(grids, depth)
         return sum(tokens) / len(tokens)
 

@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 from feathervlm.core import scoring_pass, signals
@@ -95,9 +95,14 @@ def _encode(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {
             "type": type(value).__name__,
-            **{f.name: _encode(getattr(value, f.name)) for f in fields(value) if f.init},
+            **{f.name: _encode(getattr(value, f.name)) for f in fields(value) if f.init and not _left_out(value, f)},
         }
     return [_encode(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _left_out(value: Any, field: Field[Any]) -> bool:
+    """Return whether a field that is written only if set has its default."""
+    return field.metadata.get("written") == "if set" and getattr(value, field.name) == field.default
 
 
 def _decode(data: Any) -> Any:

@@ -98,6 +98,10 @@ def judge(
         if pruned.merge is not None:
             text = f"Tokens that leave at layer {summary.layer} are merged into kept tokens, which these maps hide."
             findings.append(Finding("note", "merged", text, layer=summary.layer))
+        if pruned.leave != "drop":
+            word = "wait for the next stage" if pruned.leave == "wait" else "are frozen and stay readable"
+            text = f"Tokens that are not kept at layer {summary.layer} {word}; these maps show the tokens that run."
+            findings.append(Finding("note", "held", text, layer=summary.layer))
     reasons = dict.fromkeys(summary.why_no_prior for summary in summaries if summary.why_no_prior)
     findings += [Finding("note", "no-prior", f"There is no RoPE prior to compare with. {reason}") for reason in reasons]
     return sorted(findings, key=lambda one: ("alarm", "warning", "good", "note").index(one.level))
@@ -110,7 +114,7 @@ def _about_counts(
     distinct: int,
 ) -> Iterator[Finding]:
     """Yield whether anything was pruned, whether too much was, and whether pictures make a difference."""
-    idle = sum(not one.kept or len(one.kept[-1]) == one.tokens for one in observations)
+    idle = sum(all(len(kept) == one.tokens for kept in one.kept) for one in observations)
     if idle == len(observations):
         text = "The pruner did nothing: every visual token was kept in every picture."
         yield Finding("alarm", "inert", text, "Keep fewer (`feathervlm methods NAME` lists the parameters).")
@@ -121,12 +125,12 @@ def _about_counts(
     before = [one.tokens for one in observations]
     for stage, summary in enumerate(summaries):
         after = [len(one.kept[stage]) for one in observations]
-        if not any(after):
+        if not any(after) and traits[stage].drops:
             text = f"No visual token is kept from layer {summary.layer} on."
             remedy = "Later layers can use only what the text tokens have read before that layer."
             yield Finding("alarm", "blind", text, remedy, summary.layer)
             return
-        if after == before:
+        if after == before and traits[stage].drops:
             text = f"The stage before layer {summary.layer} drops nothing."
             yield Finding("note", "idle-stage", text, layer=summary.layer)
         elif distinct > 1 and len({(one.tokens, one.kept[stage]) for one in observations}) == 1:
@@ -139,7 +143,7 @@ def _about_counts(
                 "Fine as a baseline; a method with scores adapts." if by_design else traits[stage].remedy,
                 summary.layer,
             )
-        before = after
+        before = after if traits[stage].drops else before
 
 
 def _about_places(summary: StageSummary, traits: StageTraits, fixed: bool) -> Iterator[Finding]:

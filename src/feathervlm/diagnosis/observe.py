@@ -128,8 +128,7 @@ def _foresight(report: Report, stage: int) -> tuple[float, float] | None:
     previous, kept = report.stages[stage - 1], report.stages[stage].kept[0]
     if previous.scores is None or not len(kept):
         return None
-    entered = report.stages[stage - 2].kept[0] if stage > 1 else torch.arange(report.record.layout.counts[0])
-    survived = previous.kept[0]
-    scores = previous.scores[0][torch.isin(entered, survived)]
+    survived = report.stages[stage].entered[0]
+    scores = previous.scores[0][torch.isin(previous.entered[0], survived)]
     best = survived[scores.argsort(descending=True, stable=True)[: len(kept)]]
     return float(torch.isin(kept, best).float().mean()), len(kept) / len(survived)

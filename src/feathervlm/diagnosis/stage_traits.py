@@ -18,12 +18,14 @@ class StageTraits:
         rope: Attention weights that depend on rotary position embeddings.
         grid: A uniform grid, alone or beside other tokens.
         signals: Any signal of the model; without one the places are fixed by design.
+        drops: Whether the other tokens leave for ever, so that no later layer can read them.
     """
 
     attention: bool
     rope: bool
     grid: bool
     signals: bool
+    drops: bool = True
 
     @classmethod
     def of(cls, stage: Stage) -> "StageTraits":
@@ -32,13 +34,15 @@ class StageTraits:
         for selector in selectors:
             if isinstance(selector, SurvivorsOf):
                 inner = [cls.of(one) for one in selector.signal.schedule]
-                return cls(*(any(getattr(one, field.name) for one in inner) for field in fields(cls)))
+                found = {name.name: any(getattr(one, name.name) for one in inner) for name in fields(cls)}
+                return cls(**{**found, "drops": stage.leave == "drop"})
         signals = list(stage.signals())
         return cls(
             attention=any(signal.attends for signal in signals),
             rope=any(signal.rotated for signal in signals),
             grid=any(isinstance(selector, Grid) for selector in selectors),
             signals=bool(signals),
+            drops=stage.leave == "drop",
         )
 
     @property

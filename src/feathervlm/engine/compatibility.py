@@ -5,10 +5,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.scoring_pass import scoring_passes
+from feathervlm.engine.apart import check_apart
 from feathervlm.engine.cache.support import check_cache
 from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
+from feathervlm.engine.halves import check_half
 from feathervlm.engine.probes.registry import probe_class
 
 
@@ -18,8 +20,14 @@ def check_schedule(schedule: Schedule, decoder: DecoderView, family: Family) -> 
     Raises:
         Unprunable: If the model does not give a signal, or a stage is where it cannot be.
     """
-    for at, stage in zip(schedule.at_layers(len(decoder.layers)), schedule, strict=True):
-        if stage.merge is not None and at <= family.injected:
+    depth = len(decoder.layers)
+    starts = schedule.at_layers(depth)
+    for at, end, stage in zip(starts, [*starts[1:], depth], schedule, strict=False):
+        if stage.skip is not None:
+            check_half(decoder, family, stage.skip, range(at, end))
+        elif stage.leave == "freeze":
+            check_apart(decoder, range(at, end))
+        if (stage.merge is not None or stage.update is not None) and at <= family.injected:
             raise Unprunable(
                 f"{type(decoder.model).__name__} adds features to visual tokens until after layer {family.injected}, "
                 "of which a merged token would get those of one of its tokens only; merge at layer "
@@ -49,6 +57,11 @@ def check_call(call: ModelCall, schedule: Schedule, decoder: DecoderView) -> Non
         pruned = range(schedule.first_cut(len(decoder.layers)), len(decoder.layers))
         check_cache(cache, [layer for layer in pruned if decoder.keeps_keys(layer)])
     checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.layers)
+    if decoder.model.training and checkpointing and any(stage.leave == "freeze" for stage in schedule):
+        raise Unprunable(
+            "Gradient checkpointing takes the cache away from layers, which hands them the keys of frozen tokens; "
+            "train without it, or use leave='drop'."
+        )
     if decoder.model.training and checkpointing and "__call__" in GradientCheckpointingLayer.__dict__:
         raise Unprunable(
             "Gradient checkpointing repeats hooks in this version of transformers; use a newer one (5.23)."

@@ -19,8 +19,12 @@ from feathervlm.engine.blueprint import active_weights, blueprint
 from feathervlm.engine.compiled import compiled_module
 
 FLASH = "flash"
+FUSED = "qkv_proj", "Wqkv"
+"""Names of projections that make queries, keys and values at once, in this order."""
 
 
+MLPS = "mlp", "feed_forward", "block_sparse_moe"
+"""Names of the MLP of a layer."""
 KEYS = ("full_attention", "sliding_attention", "chunked_attention")
 """Types of layers with a cache of keys and values."""
 
@@ -134,6 +138,16 @@ class DecoderView:
                 return module
         raise Unprunable(f"Layer {layer} of {type(self.model).__name__} has no softmax attention to score with.")
 
+    def mlp_module(self, layer: int) -> nn.Module:
+        """Return the MLP, or the mixture of experts, of a layer."""
+        module = mlp_of(self.layers[layer])
+        if module is None:
+            raise Unprunable(
+                f"Layer {layer} of {type(self.model).__name__} has no MLP (looked for {', '.join(MLPS)}), so tokens "
+                "cannot skip it; use leave='freeze' without skip=."
+            )
+        return module
+
     def input_norm(self, layer: int) -> nn.Module:
         """Return the norm before a layer's attention."""
         module = self.layers[layer]
@@ -198,7 +212,11 @@ class DecoderView:
             weights = active_weights(layer, getattr(self.config, "num_experts_per_tok", None))
             window = getattr(self.config, names[kind], None) if kind in names else None
             causal = not self.keeps_keys(index) or self.is_causal(index)
-            costs.append(LayerCost(weights, heads * dim, 2 * kv_heads * dim, window, causal))
+            kv = 2 * kv_heads * dim
+            mlp = mlp_of(layer)
+            mlp_weights = 0 if mlp is None else active_weights(mlp, getattr(self.config, "num_experts_per_tok", None))
+            parts = self.config.hidden_size * kv, mlp_weights
+            costs.append(LayerCost(weights, heads * dim, kv, window, causal, *parts))
         return costs
 
     @cached_property
@@ -212,6 +230,17 @@ class DecoderView:
             return []
         name = type(self.decoder).__name__
         return [f"FLOPs are of the weights as they are stored, for {name} cannot be made from its config alone"]
+
+
+def mlp_of(layer: nn.Module) -> nn.Module | None:
+    """Return the MLP, or the mixture of experts, of a decoder layer; None if there is none of a known name."""
+    found = (getattr(layer, name, None) for name in MLPS)
+    return next((module for module in found if isinstance(module, nn.Module)), None)
+
+
+def fused_projection(module: Any) -> Any:
+    """Return the projection that makes queries, keys and values at once, in this order; None if there is none."""
+    return next((part for name in FUSED if (part := getattr(module, name, None)) is not None), None)
 
 
 def line_ids(ids: Any) -> Tensor:

@@ -14,7 +14,7 @@ from feathervlm.engine.cache.static import PrunedStaticLayer
 from feathervlm.engine.cache.support import pruned_layer
 from feathervlm.engine.decoder import FLASH, DecoderView, line_ids
 from feathervlm.engine.family import Family
-from feathervlm.engine.gather import gather_rows
+from feathervlm.engine.gather import gather_rows, gather_tree
 from feathervlm.engine.masks import pruned_mask, state_mask
 from feathervlm.engine.packing import CUMULATIVE, SAMPLE_NUMBERS
 from feathervlm.engine.rows import RowTracker
@@ -64,6 +64,11 @@ class LayerArguments:
         key = ("tables", self.decoder.rotary_types[index], unrotated)
         if key not in self.memo:
             self.memo[key] = self.rows.tables(kwargs.get("position_embeddings"))
+        if self.rows.apart is not None:
+            read = ("read", *key)
+            if read not in self.memo:
+                self.memo[read] = gather_tree(kwargs.get("position_embeddings"), self.rows.read.positions)
+            self.rows.read_tables = self.memo[read]
         kwargs["position_embeddings"] = self.memo[key]
         ids = kwargs.get("position_ids")
         if self.rows.renumbered:
@@ -81,7 +86,25 @@ class LayerArguments:
         if FLASH in self.decoder.attention:
             # Flash attention takes ids with gaps for packed sequences; the rotation is in the tables already.
             return self.rows.ranks().to(ids.device)
-        return gather_rows(ids, self.rows.table_rows, -1)
+        return gather_rows(ids, self.rows.attending_table_rows, -1)
+
+    def apart(self, index: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a layer for the rows whose keys and values are made apart.
+
+        Args:
+            index: Index of the layer.
+            kwargs: Its arguments for all rows.
+        """
+        assert self.rows.apart is not None
+        rows = self.rows.apart.rows.positions
+        key = ("apart", self.decoder.rotary_types[index], kwargs.get("position_embeddings") is None)
+        if key not in self.memo:
+            self.memo[key] = gather_tree(kwargs.get("position_embeddings"), rows)
+        kwargs = {name: value for name, value in kwargs.items() if not name.startswith(CUMULATIVE)}
+        for name in ("position_ids", *self.family.row_arguments):
+            if isinstance(kwargs.get(name), Tensor):
+                kwargs[name] = gather_rows(kwargs[name], rows, -1)
+        return {**kwargs, "attention_mask": None, "position_embeddings": self.memo[key]}
 
     def _check_unknown(self, kwargs: dict[str, Any]) -> None:
         known = {*KNOWN, *self.family.row_arguments, *SAMPLE_NUMBERS}
@@ -104,7 +127,8 @@ class LayerArguments:
             if key not in self.memo:
                 self.memo[key] = state_mask(mask, rows.positions, rows.valid)
             return self.memo[key]
-        columns, valid, offset, past = rows.positions, rows.valid, 0, 0
+        attending, read = rows.attending.positions, rows.read
+        columns, valid, offset, past = read.positions, read.valid, 0, 0
         if cache is not None:
             layer = pruned_layer(cache, index, self.hook_status, rows.dropped, rows.size_known)
             if ("columns", *key) not in self.memo:
@@ -115,10 +139,14 @@ class LayerArguments:
                 layer.column_map = columns, valid
         if key not in self.memo:
             if past:
-                self.past_slots[key[1]] = columns.shape[1] - rows.positions.shape[1], valid
-            query, causal = rows.positions + past, self.decoder.is_causal(index)
+                self.past_slots[key[1]] = columns.shape[1] - read.positions.shape[1], valid
+            if (
+                rows.apart is not None and valid is None
+            ):  # fewer queries than keys: kernels must not guess who sees whom
+                valid = torch.ones_like(columns, dtype=torch.bool)
+            query, causal = attending + past, self.decoder.is_causal(index)
             self.memo[key] = pruned_mask(
-                mask, rows.positions, query, columns, valid, offset, self.decoder.attention, dtype, causal
+                mask, attending, query, columns, valid, offset, self.decoder.attention, dtype, causal
             )
         return self.memo[key]
 
@@ -129,10 +157,10 @@ class LayerArguments:
             Position and validity of every slot, the map for these, the position of the first column of the model's own
             mask, and the number of cached positions of earlier turns.
         """
-        device = self.rows.positions.device
+        read, device = self.rows.read, self.rows.positions.device
         past = int(layer.get_seq_length()) if layer.is_initialized else 0
         offset = layer.get_mask_sizes(self.rows.sequence)[1]
-        index, valid = self.rows.positions + past, self.rows.valid
+        index, valid = read.positions + past, read.valid
         if past:
             past_index, past_valid = layer.columns(0, device)
             past_index = past_index.expand(self.rows.batch, -1)

@@ -1,7 +1,8 @@
-"""What a pruned forward returns: states of the original length, which are zero at the tokens that a layer did not see.
+"""What a pruned forward returns: states of the original length, which are zero at the tokens that a layer did not run.
 
-A token that was dropped has no state from there on. Zero says so to whoever reads the states, adds nothing to a sum
-over tokens, and has a similarity of zero to everything; the mask of the remaining tokens is `Report.row_mask`.
+A token that was dropped, waits or is frozen has no state of that layer. Zero says so to whoever reads the states, adds
+nothing to a sum over tokens, and has a similarity of zero to everything; the mask of the remaining tokens is
+`Report.row_mask`.
 """
 
 from bisect import bisect_right
@@ -17,7 +18,7 @@ EMBEDDINGS = "embeddings"
 
 
 def whole_outputs(output: Any, prefill: Prefill) -> Any:
-    """Return the output of a pruned base model with zeros for the tokens that its layers did not see.
+    """Return the output of a pruned base model with zeros for the tokens that its layers did not run.
 
     Args:
         output: Output of the base model: a `ModelOutput`, a tuple that begins with the last hidden states, or a tensor.
@@ -88,4 +89,5 @@ def _whole(states: Tensor, prefill: Prefill, stage: int) -> Tensor:
     index = positions if valid is None else torch.where(valid, positions, prefill.sequence)
     index = index.to(states.device)[..., None].expand(-1, -1, states.shape[2])
     empty = states.new_zeros(len(states), prefill.sequence + 1, states.shape[2])
-    return empty.scatter(1, index, states)[:, :-1]
+    whole = empty.scatter(1, index, states)[:, :-1]
+    return whole.masked_fill(prefill.record.dropped(stage).to(states.device)[..., None], 0)  # means of groups

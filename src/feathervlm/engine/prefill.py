@@ -20,6 +20,7 @@ from feathervlm.core.layout import VisualLayout
 from feathervlm.core.run_stage import run_stage
 from feathervlm.core.schedule import Schedule
 from feathervlm.core.scoring_pass import Survivors
+from feathervlm.engine.apart import JoinedCache, keys_and_values
 from feathervlm.engine.cache.hide_earlier import HiddenEarlier
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
@@ -30,12 +31,14 @@ from feathervlm.engine.decode import Decode
 from feathervlm.engine.decoder import DecoderView
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import gather_rows
+from feathervlm.engine.halves import skip_half
 from feathervlm.engine.layer_inputs import LayerArguments
 from feathervlm.engine.packing import attended_of
 from feathervlm.engine.probes.reader import SignalReader
 from feathervlm.engine.query_position import check_labels, find_turns
 from feathervlm.engine.report.records import Record, StageRecord, Timer
 from feathervlm.engine.rows import RowTracker
+from feathervlm.engine.waiting import WaitingGroups
 
 
 class StagesDone(Exception):  # noqa: N818 - it is no error
@@ -86,6 +89,8 @@ class Prefill:
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
         self.present: list[tuple[Tensor, Tensor | None]] = []  # positions and validity of the rows after each stage
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
+        self.frozen: Tensor | None = None  # those of the frozen rows
+        self.groups: WaitingGroups | None = None  # whose means run while tokens wait
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
         self.earlier: HiddenEarlier | None = None
         self.ends_after_stages = False  # for a scoring pass
@@ -140,6 +145,11 @@ class Prefill:
                 self.handles += self.earlier.attach()
             for index in [*range(self.starts[0], min(self.family.injected + 1, len(layers) - 1)), len(layers) - 1]:
                 self.handles.append(layers[index].register_forward_hook(self._restore))
+            for (at, stage), end in zip(self.stages.items(), [*self.starts[1:], len(layers)], strict=True):
+                if stage.skip is not None:
+                    self.handles += skip_half(self.decoder, self.rows, stage.skip, range(at, end))
+            if self.starts[-1] == len(layers):
+                self.handles.append(layers[-1].register_forward_hook(self._end, with_kwargs=True))
         except BaseException:
             self.remove()
             raise
@@ -160,16 +170,22 @@ class Prefill:
         try:
             if whole:
                 self.full = hidden  # all rows: nothing is dropped yet, or they are back for the model to add features
-                if index > self.starts[0]:
-                    hidden = gather_rows(hidden, self.rows.positions, -2)
+            if index in self.stages and self.rows.away:
+                hidden = self._rejoin(hidden, whole)
+            elif whole and index > self.starts[0]:
+                hidden = gather_rows(hidden, self.rows.positions, -2)
+            elif self._holds(index) and not whole:
+                self.full = self._returned(hidden)  # tokens leave with the states that they have now
             if index in self.stages:
                 hidden = self._run_stage(index, hidden, kwargs)
                 if self.ends_after_stages and index == self.starts[-1]:
                     raise StagesDone
-            kwargs = self.arguments.rewrite(index, kwargs, hidden.dtype)
+            given, kwargs = kwargs, self.arguments.rewrite(index, kwargs, hidden.dtype)
             if index in self.stages:
                 self.record.stages[-1].past = self.arguments.past_slots
                 self._trim_earlier(index, kwargs.get("past_key_values"))
+            if self.rows.apart is not None:
+                kwargs = self._with_apart(index, hidden, args[1:], given, kwargs, whole)
         except Unprunable as error:
             if self.refuse is None or index > self.starts[0]:
                 raise
@@ -231,26 +247,84 @@ class Prefill:
             if turns.row is not None:
                 merged = turns.join(merged, gather_rows(hidden, self.rows.visual, -2))
         with torch.no_grad():
-            kept = turns.join(result.kept, torch.zeros_like(entered))
-            order = self.rows.drop(stage, kept, planned=self.reused is None)
+            kept = runs = turns.join(result.kept, torch.zeros_like(entered))
+            if result.means is not None:
+                self.groups = WaitingGroups.of(result.means, hidden, self.rows, kept)
+                runs, merged = kept | self.groups.runs, self.groups.means
+            order = self.rows.leave(stage, runs, planned=self.reused is None and result.means is None)
             if self.refuse is not None:
                 self.rows.check()  # while the forward can still run unpruned
-        self.present.append((self.rows.positions, self.rows.valid))
-        hidden = gather_rows(hidden, order, -2)
-        if merged is not None:
-            hidden = self._write_visual(hidden, merged)
         scores, groups = result.scores, result.groups
         if scores is not None:
             scores = turns.join(scores, scores.new_zeros(entered.shape))
         if groups is not None:
             groups = turns.join_groups(groups, entered)
-        self.record.stages.append(
-            StageRecord(at, entered, kept, scores, groups, timer.stop(), cut=stage.cache == "all")
-        )
+        record = StageRecord(at, entered, kept, scores, groups, timer.stop(), cut=stage.cache == "all")
+        record.leave, record.skip = stage.leave, stage.skip
+        record.means = None if result.means is None or self.groups is None else self.groups.runs
+        self.record.stages.append(record)
         self.record.notes += [note for note in self.reader.notes(stage) if note not in self.record.notes]
         self.reader.leave()
         self.arguments.next_stage()
-        return hidden
+        self.frozen = None
+        self.present.append((self.rows.positions, self.rows.valid))
+        hidden = hidden if order is None else gather_rows(hidden, order, -2)
+        return hidden if merged is None else self._write_visual(hidden, merged)
+
+    def _holds(self, index: int) -> bool:
+        """Return whether the states of tokens that leave before a layer are needed again."""
+        leave = self.stages[index].leave if index in self.stages else "drop"
+        return leave == "freeze" or (leave == "wait" and index != self.starts[-1])
+
+    def _rejoin(self, hidden: Tensor, whole: bool) -> Tensor:
+        """Return the states of all candidates of the next stage: rows that ran, that are frozen, and that wait.
+
+        Args:
+            hidden: States that enter the layer.
+            whole: Whether they are of all rows.
+        """
+        full = hidden if whole else self._returned(hidden)
+        if self.groups is not None and self.full is not None:
+            full = self.groups.update(full, self.full, self.rows)
+            self.groups = None
+        self.full = full
+        self.rows.rejoin()
+        return gather_rows(full, self.rows.positions, -2)
+
+    def _with_apart(
+        self,
+        index: int,
+        hidden: Tensor,
+        args: tuple[Any, ...],
+        given: dict[str, Any],
+        kwargs: dict[str, Any],
+        whole: bool,
+    ) -> dict[str, Any]:
+        """Return the arguments of a layer with a cache that adds the keys and values of rows that do not attend.
+
+        Args:
+            index: Index of the layer.
+            hidden: States that enter it.
+            args: Its other positional arguments.
+            given: Its named arguments for all rows.
+            kwargs: Its named arguments for the rows that attend.
+            whole: Whether the model has added to the states of all rows before this layer.
+        """
+        apart, rows = self.rows.apart, self.rows
+        assert apart is not None
+        assert self.full is not None
+        if apart.rows.index is not None:
+            states = gather_rows(hidden, apart.rows.index, -2)
+        else:
+            if self.frozen is None or whole:
+                self.frozen = gather_rows(self.full, apart.rows.positions, -2)
+            states = self.frozen = self.frozen.to(hidden.device)
+        rows.making_apart = True
+        try:
+            taken = keys_and_values(self.decoder, index, states, args, self.arguments.apart(index, given))
+        finally:
+            rows.making_apart = False
+        return {**kwargs, "past_key_values": JoinedCache(kwargs.get("past_key_values"), apart, taken)}
 
     def _write_visual(self, hidden: Tensor, states: Tensor) -> Tensor:
         """Return `hidden` with `states` (batch, visual, dim) in the rows of the present visual tokens."""
@@ -264,9 +338,16 @@ class Prefill:
         if self.abandoned:
             return output
         hidden = output[0] if isinstance(output, tuple) else output
-        assert self.full is not None
-        self._check_rows("leave a layer", hidden, self.rows.positions.shape[1])
         self.restored = True
+        if self.full is None:  # no stage before the end
+            return output
+        self._check_rows("leave a layer", hidden, self.rows.positions.shape[1])
+        full = self._returned(hidden)
+        return (full, *output[1:]) if isinstance(output, tuple) else full
+
+    def _returned(self, hidden: Tensor) -> Tensor:
+        """Return the states of all rows, with these of the present rows in their original places."""
+        assert self.full is not None
         index = self.rows.positions.to(hidden.device)
         full = self.full.to(hidden.device)
         if self.rows.valid is not None:
@@ -280,12 +361,23 @@ class Prefill:
             full = full.index_copy(1, index[0], hidden)  # moves whole rows
         else:
             full = full.scatter(-2, index[..., None].expand(*index.shape, hidden.shape[-1]), hidden)
-        full = full[..., : self.sequence, :]
-        return (full, *output[1:]) if isinstance(output, tuple) else full
+        return full[..., : self.sequence, :]
+
+    def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Run the stage after the last layer, which cuts caches; the hook after that layer."""
+        if self.abandoned:
+            return
+        at, hidden = len(self.decoder.layers), output[0] if isinstance(output, tuple) else output
+        hidden = self._rejoin(hidden, whole=True) if self.rows.away else gather_rows(hidden, self.rows.positions, -2)
+        self._run_stage(at, hidden, kwargs)
+        if self.ends_after_stages:
+            raise StagesDone
+        cache = kwargs.get("past_key_values")
+        self._trim_earlier(at, cache.cache if isinstance(cache, JoinedCache) else cache)
 
     def _trim_earlier(self, at: int, cache: Any) -> None:
         """Drop the tokens from the cache of the layers before a stage as well, where the stage asks for that."""
-        count = self.rows.positions.shape[1]
+        count = self.rows.read.positions.shape[1]
         if self.stages[at].cache == "all":
             if cache is None:
                 self.record.notes.append(f"nothing is cached, so layers before {at} see all tokens again at every step")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from feathervlm.engine.gather import gather_rows
+from feathervlm.engine.row_sets import Apart
 
 
 @dataclass(eq=False)
@@ -24,6 +25,9 @@ class RowView:
         length: Number of rows of the tensor.
         chosen: Row of the batch that every turn belongs to, long (turns, 1), and the rows of the tensor that are its
             own, long (turns, rows); None if every row is one turn.
+        apart: The rows that are read but do not attend; None if there are none.
+        making_apart: Whether the layer is making the keys and values of these rows.
+        read_tables: Position tables of the layer for all rows that are read; set where rows are apart.
     """
 
     query: Tensor
@@ -33,6 +37,17 @@ class RowView:
     table_rows: Tensor
     length: int
     chosen: tuple[Tensor, Tensor] | None = None
+    apart: Apart | None = None
+    making_apart: bool = False
+    read_tables: Any = None
+
+    @property
+    def given(self) -> int:
+        """Number of rows that the layer's projections are given at the moment."""
+        if self.apart is None:
+            return self.length
+        rows = self.apart.rows if self.making_apart else self.apart.attending
+        return rows.positions.shape[1]
 
     def to(self, device: torch.device) -> "RowView":
         """Return the same on another device, where the layer that is measured is."""

@@ -1,7 +1,8 @@
 """The rows of a forward: which original positions are present, and where the query and the visual tokens are.
 
-Pure bookkeeping on tensors: `RowTracker.drop` takes the tokens that a stage chose, returns the rows to gather, and
-moves everything that points at rows to the rows that stay.
+Pure bookkeeping on tensors: `RowTracker.leave` takes the tokens that a stage chose, returns the rows to gather, and
+moves everything that points at rows to the rows that stay. `RowTracker.rejoin` brings back those that did not leave for
+ever.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from feathervlm.core.positions import moved
 from feathervlm.core.schedule import Stage
 from feathervlm.engine.gather import gather_tree
 from feathervlm.engine.report.records import PendingFlag
+from feathervlm.engine.row_sets import Apart, RowSet
 from feathervlm.engine.row_view import RowView
 from feathervlm.engine.turn_reader import ENDS_INSIDE
 from feathervlm.engine.turns import Turns
@@ -35,7 +37,11 @@ class RowTracker:
         valid: False on padding and fillers, bool (batch, rows); None if all rows are real.
         query: Row that asks, long (batch,); read only where every row is one turn.
         visual: Row of every visual token, long (batch, visual); any row for tokens that were dropped.
-        present: True for visual tokens that were not dropped, bool (batch, visual).
+        present: True for visual tokens that run, or while a stage runs for its candidates, bool (batch, visual).
+        apart: The rows that are read but do not attend; None if there are none.
+        making_apart: Whether a layer is making the keys and values of these rows.
+        read_tables: Position tables of the layer that runs, for all rows that are read; set where rows are apart.
+        lighter: The rows of the tensor that run the half of each layer which the others skip; None if all rows do.
         table_rows: Original position whose row of the position tables each row uses, long (batch, rows).
         renumbered: Whether positions were closed up, so that the tokens after the input move as well.
         size_known: Whether the number of rows follows from shapes alone, so that it is the same for every such prompt.
@@ -52,13 +58,40 @@ class RowTracker:
         self._starts = turns.sample_starts()
         self.renumbered = False
         self.size_known = True
+        self.apart: Apart | None = None
+        self.making_apart = False
+        self.read_tables: Any = None
+        self.lighter: RowSet | None = None
+        self._before: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor] | None = None
         self._sizes = [list(map(tokens_of, sample)) for sample in layout.pictures]
         self._ends_inside: PendingFlag | None = None
 
     @property
+    def read(self) -> RowSet:
+        """The rows that have keys and values, in order of their positions."""
+        if self.apart is None or self._before is None:
+            return RowSet(self.positions, self.valid)
+        return RowSet(self._before[0], self._before[1])
+
+    @property
+    def attending(self) -> RowSet:
+        """The rows that have queries."""
+        return RowSet(self.positions, self.valid) if self.apart is None else self.apart.attending
+
+    @property
+    def attending_table_rows(self) -> Tensor:
+        """`table_rows` of the rows that have queries."""
+        return self.table_rows if self.apart is None else self.apart.attending.positions
+
+    @property
+    def away(self) -> bool:
+        """Whether tokens that are frozen or wait are candidates of the next stage."""
+        return self._before is not None
+
+    @property
     def dropped(self) -> int:
-        """The number of rows that were dropped."""
-        return self.sequence - self.positions.shape[1]
+        """The number of rows without keys and values."""
+        return self.sequence - self.read.positions.shape[1]
 
     @property
     def shift(self) -> Tensor | None:
@@ -68,14 +101,18 @@ class RowTracker:
         return self.sequence - 1 - self._moved.amax(1, keepdim=True)
 
     def view(self) -> RowView:
-        """Return where the tokens are now."""
-        length, turns = self.positions.shape[1], self.turns
+        """Return where the tokens are now among the rows that are read."""
+        turns = self.turns
+        now = self.positions, self.valid, self.table_rows, self.visual, self.query, self.present
+        positions, valid, table_rows, visual, query, _ = now if self.apart is None else self._before or now
+        length = positions.shape[1]
+        apart = self.apart, self.making_apart, self.read_tables
         if turns.row is None or turns.member is None:
-            return RowView(self.query[:, None], self.visual, self.positions, self.valid, self.table_rows, length)
-        positions = self.positions[turns.row]
+            return RowView(query[:, None], visual, positions, valid, table_rows, length, None, *apart)
+        positions = positions[turns.row]
         member = turns.member.gather(1, positions)
-        if self.valid is not None:
-            member = member & self.valid[turns.row]
+        if valid is not None:
+            member = member & valid[turns.row]
         most = int(member.sum(1).max())
         own = torch.sort(member.to(torch.uint8), dim=1, stable=True).indices[:, length - most :]
         positions = positions.gather(1, own)
@@ -86,14 +123,15 @@ class RowTracker:
             row_of.gather(1, turns.layout.positions()),
             positions,
             member.gather(1, own),
-            self.table_rows[turns.row].gather(1, own),
+            table_rows[turns.row].gather(1, own),
             length,
             (turns.row[:, None], own),
+            *apart,
         )
 
     def tables(self, tables: Any) -> Any:
-        """Return the position tables of a layer for the present rows; None if the layer has no tables."""
-        return None if tables is None else gather_tree(tables, self.table_rows)
+        """Return the position tables of a layer for the rows that attend; None if the layer has no tables."""
+        return None if tables is None else gather_tree(tables, self.attending_table_rows)
 
     def ranks(self) -> Tensor:
         """Return the number of every present row among those of its packed sample, long (batch or 1, rows)."""
@@ -109,31 +147,84 @@ class RowTracker:
         if self._ends_inside is not None and self._ends_inside:
             raise Unprunable(ENDS_INSIDE)
 
-    def drop(self, stage: Stage, kept: Tensor, planned: bool) -> Tensor:
-        """Drop all visual tokens but the `kept` ones.
+    def rejoin(self) -> None:
+        """Make the tokens that are frozen or wait present again, for the next stage to choose from."""
+        if self._before is not None:
+            (self.positions, self.valid, self.table_rows, self.visual, self.query, self.present) = self._before
+        self._before = self.apart = self.lighter = None
+
+    def leave(self, stage: Stage, kept: Tensor, planned: bool) -> Tensor | None:
+        """Let all visual tokens leave but the `kept` ones, for ever or in the way that the stage says.
 
         Args:
             stage: The stage that chose them.
-            kept: Tokens to keep, bool (batch, visual), a subset of the present ones.
+            kept: Tokens that run on, bool (batch, visual), a subset of the present ones.
             planned: Whether the stage's own selector chose, so that the count it announces holds.
 
         Returns:
-            The rows to gather, long (batch, n), in order. Shorter samples are filled on the left, as padding is, with
-            tokens just dropped, which stay masked.
+            The rows to gather, long (batch, n), in order; None if the tensor keeps all rows. Shorter samples are filled
+            on the left, as padding is, with tokens that just left, which stay masked.
         """
-        count = self.positions.shape[1]
-        stays = torch.ones(self.batch, count + 1, dtype=torch.bool, device=kept.device)
-        stays = stays.scatter(1, torch.where(self.present, self.visual, count), kept)[:, :count]
+        before = self._sizes
+        stays = self._rows_of(kept, others=True)
         if self.valid is not None:
             stays = stays & self.valid
         sizes = self._planned(stage) if planned and self.valid is None else None
         self.size_known = self.size_known and sizes is not None
         numbers = self._count(stays, kept) if sizes is None else self._adopt(sizes)
-        most = max(numbers)
-        order = torch.sort(stays.to(torch.uint8), dim=1, stable=True).indices[:, count - most :]
+        left = [sum(old) - sum(new) for old, new in zip(before, self._sizes, strict=True)]
+        order, valid = _ordered(stays, numbers)
+        if stage.leave == "drop" or not any(left):
+            self._follow(stage, kept, order)
+            self.valid = valid
+            return order
+        self._sizes = before
+        now = self.positions, self.valid, self.table_rows, self.visual, self.query, self.present
+        self._before = now
+        if stage.leave == "freeze":
+            attending = RowSet(self.positions.gather(1, order), valid, None if stage.skip is None else order)
+            if stage.skip != "mlp":
+                self.apart = self._apart(
+                    self._rows_of(self.present & ~kept, others=False), left, attending, order, stage.skip
+                )
+            if stage.skip is not None:
+                self.lighter = attending
+                self.present = kept
+                return None
         self._follow(stage, kept, order)
-        self.valid = stays.gather(1, order) if min(numbers) < most else None
+        self.valid = valid
         return order
+
+    def _apart(self, frozen: Tensor, left: list[int], attending: RowSet, order: Tensor, skip: str | None) -> Apart:
+        """Return the rows whose keys and values are made apart.
+
+        Args:
+            frozen: True for these among all rows, bool (batch, rows).
+            left: Number of them in every sample.
+            attending: The other rows.
+            order: Where the other rows are, long (batch, n).
+            skip: The half of each layer that they skip; None if they skip both.
+        """
+        index, valid = _ordered(frozen, left)
+        ranks = [
+            torch.zeros_like(self.positions).scatter(
+                1, rows, torch.arange(start, start + rows.shape[1], device=rows.device).expand_as(rows)
+            )
+            for rows, start in ((index, 0), (order, index.shape[1]))
+        ]
+        rows = RowSet(self.positions.gather(1, index), valid, None if skip is None else index)
+        return Apart(rows, attending, torch.where(frozen, ranks[0], ranks[1]))
+
+    def _rows_of(self, tokens: Tensor, others: bool) -> Tensor:
+        """Return the rows of visual tokens, bool (batch, rows).
+
+        Args:
+            tokens: Visual tokens, bool (batch, visual), a subset of the present ones.
+            others: The value for rows of text.
+        """
+        count = self.positions.shape[1]
+        rows = torch.full((self.batch, count + 1), others, device=tokens.device)
+        return rows.scatter(1, torch.where(self.present, self.visual, count), tokens)[:, :count]
 
     def _query_inside(self) -> Tensor:
         if self.turns.row is not None:  # checked when the turns were found
@@ -203,3 +294,18 @@ class RowTracker:
             gaps = torch.zeros_like(places).scatter(1, self.layout.positions(), gone.long()).cumsum(1)
             places = places + torch.where(self._starts > 0, gaps.gather(1, (self._starts - 1).clamp(min=0)), 0)
         return places.gather(1, self.positions)
+
+
+def _ordered(rows: Tensor, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """Return some rows in order, filled on the left, long (batch, n), and which of them are no fillers.
+
+    Args:
+        rows: True for these rows, bool (batch, count).
+        numbers: Number of them in every sample.
+
+    Returns:
+        The rows and, unless all samples have as many, bool (batch, n).
+    """
+    most = max(numbers)
+    order = torch.sort(rows.to(torch.uint8), dim=1, stable=True).indices[:, rows.shape[1] - most :]
+    return order, rows.gather(1, order) if min(numbers) < most else None

@@ -18,7 +18,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from feathervlm.core import PruningError, Schedule, solve
+from feathervlm.core import IF_SET, PruningError, Schedule, solve
 from feathervlm.core.spec import write_value
 from feathervlm.utils.provenance import plugins
 
@@ -102,7 +102,11 @@ class Method(ABC):
         Raises:
             PruningError: If the schedule cannot be written down.
         """
-        parameters = {field.name: written(getattr(self, field.name)) for field in fields(self)}
+        parameters = {
+            field.name: written(getattr(self, field.name))
+            for field in fields(self)
+            if field.metadata != IF_SET or getattr(self, field.name) != default_of(field)
+        }
         parts = [self.name, parameters, self.schedule().fingerprint()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -48,8 +48,13 @@ class Combined(Method, registered=False):
         """Return one stage for two at the same layer."""
         if replace(first, select=second.select, seed=0) != Stage(first.at, second.select):
             raise PruningError(
-                f"{self} has two stages at layer {first.at}, of which the first merges, moves positions or cuts "
-                "caches; give the second a deeper layer."
+                f"{self} has two stages at layer {first.at}, of which the first merges, moves positions, cuts "
+                "caches or keeps tokens; give the second a deeper layer."
+            )
+        if second.leave != "drop":
+            raise PruningError(
+                f"{self} has two stages at layer {first.at}, of which the second keeps (leave={second.leave!r}) tokens "
+                "that the first drops; give it a deeper layer."
             )
         if first.seed and second.seed and first.seed != second.seed:
             raise PruningError(f"{self} has two seeds at layer {first.at}, {first.seed} and {second.seed}; give one.")

@@ -48,16 +48,20 @@ def _stages(schedule: Schedule) -> list[dict[str, Any]]:
         tokens = float(stage.select.expected(image) if size is None else size)
         stages.append(
             {
-                "at": written_layer(stage.at),
+                "at": stage.at if isinstance(stage.at, str) else written_layer(stage.at),
                 "layer_of_32": layer,
                 "tokens_of_576": round(tokens),
                 "exact": exact,
                 "merged": stage.merge is not None,
                 "positions": stage.positions,
                 "cache": stage.cache,
+                "leave": stage.leave,
+                "skip": stage.skip,
+                "update": stage.update,
             }
         )
-        image = ImageTokens(picture_of(GRID), tokens)
+        if stage.leave == "drop":  # other tokens are candidates of the next stage
+            image = ImageTokens(picture_of(GRID), tokens)
     return stages
 
 

@@ -1,9 +1,22 @@
 """FEATHER, the method that this project is named after."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from feathervlm.core import Grid, LastTokenAttention, Layer, Schedule, Stage, Top, Union, check_fraction, check_layers
+from feathervlm.core import (
+    IF_SET,
+    Grid,
+    LastTokenAttention,
+    Layer,
+    Leave,
+    Schedule,
+    Stage,
+    Top,
+    Union,
+    check_choice,
+    check_fraction,
+    check_layers,
+)
 from feathervlm.methods.base import Method
 
 
@@ -24,6 +37,9 @@ class Feather(Method):
         keep: Fraction of the visual tokens kept by attention at the first stage.
         stride: Stride of the uniform grid.
         fixed: Whether the union is filled up to a size that does not depend on the data.
+        leave: What becomes of the other tokens: `drop`, or, which is not in the paper, `wait` for the second stage,
+            which then chooses among all tokens with its own attention, or `freeze` with their keys and values readable.
+            The second stage keeps a share of what it chooses from.
     """
 
     name: ClassVar[str] = "feather"
@@ -33,16 +49,24 @@ class Feather(Method):
     keep: float = 0.3
     stride: int = 3
     fixed: bool = False
+    leave: Leave = field(default="drop", metadata=IF_SET)
 
     def schedule(self) -> Schedule:
         check_fraction(self.keep)
         check_layers(self.layers, "8+16", count=2)
+        check_choice(self.leave, ("drop", "wait", "freeze"), "leave")
         no_rope = LastTokenAttention(rope=False, over="visual")
+        later = LastTokenAttention(rope=False, over="visual", layer="K") if self.leave == "wait" else no_rope
         first, second = self.layers
         return Schedule(
             Stage(
                 at=first,
                 select=Union(Top(no_rope, keep=self.keep), Grid(stride=self.stride), fixed=self.fixed),
+                leave=self.leave,
             ),
-            Stage(at=second, select=Top(no_rope, keep=self.keep**2, of="current")),
+            Stage(
+                at=second,
+                select=Top(later, keep=self.keep**2, of="current"),
+                leave="drop" if self.leave == "wait" else self.leave,  # nothing comes back from the last stage
+            ),
         )

@@ -1,11 +1,12 @@
 """VScan: a local and a global scan by the vision encoder, and a second stage in the middle of the language model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from feathervlm.core import (
+    IF_SET,
     Candidates,
     Criterion,
     EncoderSource,
@@ -15,6 +16,7 @@ from feathervlm.core import (
     Keep,
     LastTokenAttention,
     Layer,
+    Leave,
     Nearest,
     Schedule,
     Selector,
@@ -29,6 +31,7 @@ from feathervlm.core import (
     first_n,
     kept,
     kept_tensor,
+    part_of,
     part_of_each,
     rank_in_part,
 )
@@ -99,6 +102,9 @@ class VScan(Method):
         deep: Encoder layer of the global scan; None for that of the form.
         window: Side of a window; None for that of the form.
         positions: `preserve` or `renumber`.
+        leave: What becomes of the other tokens: `drop`, or, which is not in the paper, `wait` for the second stage or
+            `freeze` with their keys and values readable; the second stage then chooses among all tokens as many as it
+            would otherwise, and nothing is averaged.
     """
 
     name: ClassVar[str] = "vscan"
@@ -112,10 +118,12 @@ class VScan(Method):
     deep: int | float | None = None
     window: int | None = None
     positions: Literal["preserve", "renumber"] = "preserve"
+    leave: Leave = field(default="drop", metadata=IF_SET)
 
     def schedule(self) -> Schedule:
         check_choice(self.form, ("llava", "qwen"), "form")
         check_choice(self.positions, ("preserve", "renumber"), "positions")
+        check_choice(self.leave, ("drop", "wait", "freeze"), "leave")
         check_keep(self.keep)
         check_fraction(self.then, "then")
         check_layers(self.layers, "0+16", count=2)
@@ -128,6 +136,12 @@ class VScan(Method):
         scan = LocalScan(local, self.keep, window, "even" if llava else "capped") >> Top(everywhere, self.keep)
         last = LastTokenAttention(rope=llava, over="all", layer="K")
         first, second = self.layers
+        if self.leave != "drop":
+            later = Top(last, part_of(self.keep, self.then))
+            return Schedule(
+                Stage(first, scan, self.positions, leave=self.leave),
+                Stage(second, later, self.positions, leave="drop" if self.leave == "wait" else self.leave),
+            )
         return Schedule(
             Stage(first, scan, self.positions, merge=Nearest(Features("projected"))),
             Stage(second, Top(last, self.then, of="current"), self.positions),

@@ -12,7 +12,7 @@ from feathervlm import methods
 from feathervlm.core import Unprunable
 from feathervlm.engine.cache.static import PrunedStaticLayer
 from laws import TOLERANCE, generate
-from method_cases import crossed
+from method_cases import MODES, crossed
 
 METHODS = {
     "feather": methods.Feather(layers=(2, 4), keep=0.4),
@@ -22,6 +22,9 @@ METHODS = {
     "shuffled": methods.ShuffledPositions(),
     "merged": methods.AveragePool(layer=2),
     "cut": methods.IVCPrune(layer=3, keep=0.4),
+    "frozen": MODES["freeze-on"],
+    "waiting": MODES["wait"],
+    "end": MODES["end"],
 }
 STATIC = {"cache_implementation": "static", "disable_compile": True}
 IMAGE = tiny.IMAGE

@@ -7,7 +7,7 @@ from PIL import Image
 
 import feathervlm
 import tiny_models as tiny
-from feathervlm import methods
+from feathervlm import Grid, Schedule, Stage, methods
 from feathervlm.engine.report.overlay import overlay
 
 CAPTION, GAP = 24, 12
@@ -74,3 +74,27 @@ def test_a_report_draws_the_image_that_is_asked_for():
             pixels = panel(drawn, stage, 60, 60)
             cells = torch.from_numpy(pixels[5::10, 5::10, 0] == 200)
             assert torch.equal(cells, report.grid(image, stage, batch)[0])
+
+
+def test_frozen_and_waiting_cells_have_colours_of_their_own():
+    modes = torch.tensor([[[1, 0], [2, 3]]])
+    pixels = panel(overlay(picture(), [modes], ["a"], size=40, dim=0.2), 0, 40, 20)
+    running, dropped, frozen, waiting = pixels[4, 4], pixels[4, 30], pixels[15, 4], pixels[15, 30]
+    assert running.tolist() == [200, 100, 50]
+    assert dropped.tolist() == pytest.approx([40, 20, 10], abs=1)
+    assert frozen.tolist() == pytest.approx([90, 60, 47], abs=1)
+    assert waiting.tolist() == pytest.approx([150, 65, 15], abs=1)
+
+
+def test_a_report_says_what_became_of_every_cell():
+    llava, inputs = tiny.llava(), tiny.batch(tiny.prompt(1, seed=1))
+    way = Schedule(Stage(2, Grid(3), leave="freeze"), Stage(3, Grid(2), leave="wait"), Stage(5, Grid(3)))
+    with torch.no_grad(), feathervlm.prune(llava, way) as pruning:
+        llava(**inputs)
+    report = pruning.report
+    place = torch.arange(6)
+    for stage, stride, rest in ((0, 3, 2), (1, 2, 3), (2, 3, 0)):
+        kept = (place[:, None] % stride == 0) & (place % stride == 0)
+        assert report.modes(stage=stage)[0].tolist() == torch.where(kept, 1, rest).tolist()
+        assert report.grid(stage=stage)[0].tolist() == kept.tolist()
+    assert report.overlay(picture((40, 40))).size[0] == 3 * 384 + 2 * GAP

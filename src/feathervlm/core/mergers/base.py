@@ -66,14 +66,7 @@ class Merger(ABC):
             Tensor of shape (batch, visual, dim) in the dtype of `states`, with values at kept tokens and zeros
             elsewhere.
         """
-        batch, visual, dim = states.shape
-        wide = torch.promote_types(states.dtype, torch.float32)
-        parts = states.to(wide) * self.shares(tokens, groups)[..., None].to(states.device, wide)
-        groups = groups.to(states.device)
-        # Tokens that go nowhere are added to an extra row after each sample, which is cut off.
-        row = _or_last(groups) + torch.arange(batch, device=groups.device)[:, None] * (visual + 1)
-        sums = parts.new_zeros(batch * (visual + 1), dim).index_add(0, row.flatten(), parts.flatten(0, 1))
-        return sums.view(batch, visual + 1, dim)[:, :visual].to(states.dtype)
+        return _sums(states, self.shares(tokens, groups), groups)
 
 
 class AdditiveMerger(Merger):
@@ -106,6 +99,29 @@ class AdditiveMerger(Merger):
         before = torch.where(tokens.present[..., None].to(device), states, 0).to(wide)
         after = [before[:, rows] + part.to(device, wide) @ before for rows, part, _ in self.mix(tokens, kept)]
         return torch.where(kept[..., None].to(device), torch.cat(after, 1), 0).to(states.dtype)
+
+
+def group_means(states: Tensor, groups: Tensor) -> Tensor:
+    """Return the mean state of every group, (batch, visual, dim), at the token that the group is named by; else zeros.
+
+    A group of one token is unchanged to the last bit.
+
+    Args:
+        states: Tensor of shape (batch, visual, dim).
+        groups: Token that each token's group is named by, long (batch, visual); -1 for none.
+    """
+    return _sums(states, 1 / group_sizes(groups), groups)
+
+
+def _sums(states: Tensor, shares: Tensor, groups: Tensor) -> Tensor:
+    batch, visual, dim = states.shape
+    wide = torch.promote_types(states.dtype, torch.float32)
+    parts = states.to(wide) * shares[..., None].to(states.device, wide)
+    groups = groups.to(states.device)
+    # Tokens that go nowhere are added to an extra row after each sample, which is cut off.
+    row = _or_last(groups) + torch.arange(batch, device=groups.device)[:, None] * (visual + 1)
+    sums = parts.new_zeros(batch * (visual + 1), dim).index_add(0, row.flatten(), parts.flatten(0, 1))
+    return sums.view(batch, visual + 1, dim)[:, :visual].to(states.dtype)
 
 
 def group_sizes(groups: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from feathervlm.core.signals.encoder import (
 from feathervlm.core.signals.features import Features, FeatureSource
 from feathervlm.core.signals.layers import (
     Attention,
+    HeadAttention,
     Keys,
     LayerSignal,
     LayerStates,
@@ -37,6 +38,7 @@ __all__ = [
     "EncoderSource",
     "FeatureSource",
     "Features",
+    "HeadAttention",
     "Heads",
     "IsText",
     "Keys",

@@ -43,6 +43,16 @@ class Signal:
         return False
 
     @property
+    def reads_own_layer(self) -> bool:
+        """Whether it is measured with the layer that follows the stage, so that there must be one."""
+        return False
+
+    @property
+    def of_updated(self) -> bool:
+        """Whether only tokens that the layer before the stage has updated have it."""
+        return False
+
+    @property
     def compares_pairs(self) -> bool:
         """Whether it holds vectors, which a criterion may compare in pairs: float32 (visual, visual)."""
         return True

@@ -34,6 +34,10 @@ class LayerSignal(Signal):
     def reads_previous_layer(self) -> bool:
         return self.layer == "K-1"
 
+    @property
+    def reads_own_layer(self) -> bool:
+        return self.layer == "K"
+
 
 @dataclass(frozen=True)
 class Attention(LayerSignal):
@@ -75,6 +79,17 @@ class Attention(LayerSignal):
         return (
             f"attention of {self.asking} in the layer {_CUT[self.layer]}, {rope} RoPE, softmax over {self.over} tokens"
         )
+
+
+@dataclass(frozen=True)
+class HeadAttention(Attention):
+    """Attention probability from the query row to every visual token in every head: (batch, visual, heads) float32.
+
+    Args:
+        over: Keys of the softmax as in `Attention`, by default all.
+    """
+
+    over: Support = "all"
 
 
 @dataclass(frozen=True)
@@ -146,6 +161,10 @@ class RotaryTable(Signal):
 
     of: Wave = "cos"
 
+    @property
+    def reads_own_layer(self) -> bool:
+        return True
+
     def describe(self) -> str:
         return f"the {'cosines' if self.of == 'cos' else 'sines'} by which positions are rotated"
 
@@ -162,6 +181,10 @@ class LayerStates(Signal):
 
     @property
     def reads_previous_layer(self) -> bool:
+        return True
+
+    @property
+    def of_updated(self) -> bool:
         return True
 
     def describe(self) -> str:

@@ -40,6 +40,10 @@ class Text(Signal):
         return self.of.reads_previous_layer
 
     @property
+    def reads_own_layer(self) -> bool:
+        return self.of.reads_own_layer
+
+    @property
     def needs_text(self) -> bool:
         return True
 

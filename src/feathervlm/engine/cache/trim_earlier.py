@@ -30,12 +30,13 @@ class EarlierLayers:
 
     def __init__(self, cache: Cache, rows: RowTracker, past: int, hook_status: HookStatus) -> None:
         self.cache, self.rows, self.past, self.hook_status = cache, rows, past, hook_status
-        self.device = rows.positions.device
+        self.device, self.read = rows.positions.device, rows.read
         self.memo: dict[Hashable, tuple[Tensor, SlotMap]] = {}
-        real = torch.ones_like(rows.positions, dtype=torch.bool) if rows.valid is None else rows.valid
+        positions, valid = self.read.positions, self.read.valid
+        real = torch.ones_like(positions, dtype=torch.bool) if valid is None else valid
         stays = torch.ones(rows.batch, past + rows.sequence, dtype=torch.bool, device=self.device)
         stays[:, past:] = False
-        self.stays = stays.scatter(1, rows.positions + past, real)  # for every original position
+        self.stays = stays.scatter(1, positions + past, real)  # for every original position
 
     def trim(self, index: int, stored: int, group: Hashable) -> None:
         """Keep in a layer the slots of earlier turns and of the present rows.
@@ -87,10 +88,10 @@ class EarlierLayers:
         if valid is not None:
             keep = keep & valid
         slots = positions.shape[1]
-        most = min(slots - min(stored, slots) + self.rows.positions.shape[1], slots)
+        most = min(slots - min(stored, slots) + self.read.positions.shape[1], slots)
         # As in a stage, shorter samples are filled on the left, with slots that stay masked.
         order = torch.sort(keep.to(torch.uint8), dim=1, stable=True).indices[:, slots - most :]
-        exact = self.rows.valid is None and valid is None and not window_moved
+        exact = self.read.valid is None and valid is None and not window_moved
         logical = self.past + self.rows.sequence
         shift = None if before is None else before.shift
         return order, SlotMap(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from feathervlm.core.criteria.attention import raters
 from feathervlm.core.errors import Unprunable
-from feathervlm.core.signals import Attention, Features, IsText, RaterAttention, Text
+from feathervlm.core.signals import Attention, Features, HeadAttention, IsText, RaterAttention, Text
 from feathervlm.engine.gather import gather_rows, gather_tree, tree_to
 from feathervlm.engine.masks import pruned_mask
 from feathervlm.engine.probes.base import Tokens
@@ -81,6 +81,16 @@ class AttentionProbe(WeightsProbe[Attention]):
         recorder = self.recorder()
         query, keys = self.states(recorder)
         return self.weights(recorder, query, keys, recorder.seen.query)[:, :, 0].mean(1)
+
+
+@measures(HeadAttention)
+class HeadAttentionProbe(WeightsProbe[HeadAttention]):
+    """Measures attention from the token that asks, head by head."""
+
+    def read(self) -> Tensor:
+        recorder = self.recorder()
+        query, keys = self.states(recorder)
+        return self.weights(recorder, query, keys, recorder.seen.query)[:, :, 0].transpose(1, 2)
 
 
 @measures(RaterAttention)

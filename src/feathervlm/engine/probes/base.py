@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from feathervlm.core.errors import PruningError
+from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.signals import Signal
 from feathervlm.engine.call import ModelCall
 from feathervlm.engine.decoder import DecoderView
@@ -38,6 +38,47 @@ class LayerRecorder(ABC):
     def __init__(self, decoder: DecoderView, layer: int, view: Callable[[], RowView]) -> None:
         self.decoder, self.layer, self.view = decoder, layer, view
         self.recorded_view: RowView | None = None
+        self._apart: dict[str, Tensor] = {}
+
+    def of_all(self, name: str, output: Tensor, heads: int, view: RowView) -> Tensor | None:
+        """Return what a layer made of all rows that are read, (batch, rows, heads * dim).
+
+        Args:
+            name: What the output is.
+            output: What the layer made of the rows that it is given at the moment, in any layout that models use:
+                (batch, given, heads * dim), or with heads as a dimension before or after the rows.
+            heads: Number of heads.
+            view: Where the tokens are.
+
+        Returns:
+            The states; None until those of all rows are known, where some are made apart.
+
+        Raises:
+            Unprunable: If the layout cannot be told.
+        """
+        if view.making_apart:
+            self._apart[name] = output.detach()
+            return None
+        states = self.by_row(output, heads, view.given)
+        if view.apart is None:
+            return states
+        apart = self._apart.pop(name)
+        if apart.dim() == 4:
+            apart = (apart.transpose(1, 2) if output.shape[1] == heads else apart).flatten(2)
+        return view.apart.join(apart, states)
+
+    def by_row(self, output: Tensor, heads: int, rows: int) -> Tensor:
+        """Return (batch, rows, heads * dim) from any layout that models use.
+
+        Raises:
+            Unprunable: If there are as many rows as heads.
+        """
+        output = output.detach()
+        if output.dim() == 3:
+            return output
+        if heads == rows:
+            raise Unprunable(f"A prompt of {rows} tokens for {heads} heads hides which dimension is which.")
+        return (output.transpose(1, 2) if output.shape[1] == heads else output).flatten(2)
 
     @property
     def seen(self) -> RowView:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from feathervlm.core.errors import Unprunable
 from feathervlm.core.signals import LayerSignal
-from feathervlm.engine.decoder import DecoderView
+from feathervlm.engine.decoder import DecoderView, fused_projection
 from feathervlm.engine.family import Family
 from feathervlm.engine.gather import gather_rows, tree_to
 from feathervlm.engine.probes.base import LayerRecorder, Probe, Tokens
@@ -37,7 +37,7 @@ class QueryKeyRecorder(LayerRecorder):
     def attach(self) -> list[RemovableHandle]:
         module = self.decoder.attention_module(self.layer)
         handles = [self.decoder.layers[self.layer].register_forward_pre_hook(self._enter, with_kwargs=True)]
-        fused = _fused(module)
+        fused = fused_projection(module)
         if fused is not None:
             return [*handles, fused.register_forward_hook(self._record_fused)]
         query, key = (_projection(module, name) for name in "qk")
@@ -62,7 +62,7 @@ class QueryKeyRecorder(LayerRecorder):
         self.tables, hidden = self.seen.every_row(tables), self.seen.every_row(hidden)
         module = self.decoder.attention_module(self.layer)
         normed = self.decoder.input_norm(self.layer)(hidden)
-        fused = _fused(module)
+        fused = fused_projection(module)
         if fused is not None:
             queries, keys = self._parts(fused(normed))
             self._keep_query(gather_rows(queries, self.seen.query, -2))
@@ -81,8 +81,12 @@ class QueryKeyRecorder(LayerRecorder):
             keep(output)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.recorded_view = self.view()
-        self.tables, self.mask = self.seen.every_row(kwargs.get("position_embeddings")), kwargs.get("attention_mask")
+        self.recorded_view, apart = self.view(), self.view().apart
+        tables, self.mask = kwargs.get("position_embeddings"), kwargs.get("attention_mask")
+        self.tables = self.seen.every_row(tables if apart is None else self.seen.read_tables)
+        if apart is not None and isinstance(self.mask, Tensor) and self.mask.dim() == 4:
+            own = self.mask[:, 0]
+            self.mask = apart.join(own.new_zeros(len(own), apart.rows.positions.shape[1], own.shape[2]), own)[:, None]
 
     def _parts(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries and keys of a fused projection."""
@@ -95,14 +99,22 @@ class QueryKeyRecorder(LayerRecorder):
         self._record_keys(keys)
 
     def _record_query(self, output: Tensor) -> None:
-        if self.recorded_view is None:  # the layer was called without its hooks, which a check after the forward finds
+        view = self.view()
+        if view.making_apart or self.recorded_view is None:  # a check after the forward finds a layer without its hooks
             return
-        self._keep_query(self.seen.take(self._by_row(output, self.heads), self.seen.query))
+        output = self.by_row(output, self.heads, view.given)
+        if view.apart is not None:
+            rows = view.apart.rows.positions.shape[1]
+            output = view.apart.join(output.new_zeros(len(output), rows, output.shape[2]), output)
+        self._keep_query(self.seen.take(output, self.seen.query))
 
     def _record_keys(self, output: Tensor) -> None:
-        if self.recorded_view is None:
+        view = self.view()
+        if self.recorded_view is None and not view.making_apart:
             return
-        self._keep_keys(self.seen.every_row(self._by_row(output, self.kv_heads)))
+        keys = self.of_all("keys", output, self.kv_heads, view)
+        if keys is not None:
+            self._keep_keys(self.seen.every_row(keys))
 
     def _keep_query(self, states: Tensor) -> None:
         self.query = self._by_head(states, self.heads)
@@ -114,15 +126,6 @@ class QueryKeyRecorder(LayerRecorder):
     def _by_head(self, states: Tensor, heads: int) -> Tensor:
         """Return (turns, heads, rows, dim) for (turns, rows, heads * dim) or (turns, rows, heads, dim)."""
         return states.reshape(*states.shape[:2], heads, self.dim).transpose(1, 2)
-
-    def _by_row(self, output: Tensor, heads: int) -> Tensor:
-        """Return (batch, rows, heads * dim) from any layout that models use."""
-        output, rows = output.detach(), self.seen.length
-        if output.dim() == 3:
-            return output
-        if heads == rows:
-            raise Unprunable(f"A prompt of {rows} tokens for {heads} heads hides which dimension is which.")
-        return (output.transpose(1, 2) if output.shape[1] == heads else output).flatten(2)
 
 
 class LayerSignalProbe(Probe[L]):
@@ -193,11 +196,6 @@ class QueryKeyProbe(LayerSignalProbe[L]):
             states = rotation(self.forward.decoder, rules, self.layer)(states, tree_to(tables, states.device))
             rotated = rules.rotates(self.layer)
         return rules.normalize_after_rotary(self.layer, name, states, rotated)
-
-
-def _fused(module: nn.Module) -> nn.Module | None:
-    """Return the projection that makes queries, keys and values at once, in this order; None if there is none."""
-    return next((part for name in ("qkv_proj", "Wqkv") if (part := getattr(module, name, None)) is not None), None)
 
 
 def _projection(module: nn.Module, name: str) -> nn.Module | None:

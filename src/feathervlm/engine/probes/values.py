@@ -36,14 +36,11 @@ class ValueRecorder(LayerRecorder):
         )
 
     def _record(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.recorded_view, output = self.view(), output.detach()
-        sequence, width = self.seen.length, self.kv_heads * self.dim
-        if output.dim() == 3:
-            self.values = output[..., -width:].unflatten(-1, (self.kv_heads, self.dim))  # last of a fused projection
-            return
-        if self.kv_heads == sequence:
-            raise Unprunable(f"A prompt of {sequence} tokens for {sequence} heads hides which dimension is which.")
-        self.values = output if output.shape[1] == sequence else output.transpose(1, 2)
+        view, width = self.view(), self.kv_heads * self.dim
+        output = output[..., -width:] if output.dim() == 3 else output  # last of a fused projection
+        values = self.of_all("values", output, self.kv_heads, view)
+        if values is not None:
+            self.recorded_view, self.values = view, values.unflatten(-1, (self.kv_heads, self.dim))
 
 
 @measures(Values)

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from feathervlm.core.cost import LayerCost, flops, kv_numbers
+from feathervlm.core.cost import LayerCost, Others, flops, kv_numbers
+from feathervlm.core.schedule import ModeTokens
 from feathervlm.engine.report.records import Record
+from feathervlm.engine.report.stage import StageReport
 
 Cost = Callable[[Sequence[LayerCost], Sequence[int], Sequence[int]], int]
 """Maps costs of layers, tokens of the input and tokens of previous turns, all per layer, to a cost."""
@@ -20,27 +22,38 @@ class Costs:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._kept: list[list[int]] = [stage.kept.sum(1).tolist() for stage in record.stages]
+        self._stages = [StageReport.of(stage) for stage in record.stages]
         self._scoring = [Costs(scoring) for scoring in record.scoring]
         self._totals = record.layout.counts
         lengths = [record.sequence] * len(self._totals) if record.attended is None else record.attended.sum(1).tolist()
         self._lengths: list[int] = lengths
-        self.tokens = [
-            self._per_layer(total, [counts[at] for counts in self._kept]) for at, total in enumerate(self._totals)
-        ]
-        """For each sample, the visual tokens that each layer saw."""
+        samples = range(len(self._totals))
+        self.modes = [self._per_layer(sample) for sample in samples]
+        """For each sample, the visual tokens of every mode in each layer."""
+        self.tokens = [[int(layer.running) for layer in modes] for modes in self.modes]
+        """For each sample, the visual tokens that ran in each layer."""
+
+    @property
+    def frozen(self) -> list[list[int]]:
+        """For each sample, the visual tokens that were frozen, or skipped a half, in each layer."""
+        return [[int(layer.frozen) for layer in modes] for modes in self.modes]
+
+    @property
+    def waiting(self) -> list[list[int]]:
+        """For each sample, the visual tokens that were not in a layer and could come back."""
+        return [[int(layer.waiting) for layer in modes] for modes in self.modes]
 
     def cached(self) -> list[list[int]]:
         """For each sample, the visual tokens that each layer has cached after later stages have cut what it saw."""
-        cached = [list(tokens) for tokens in self.tokens]
-        for stage, counts in zip(self._record.stages, self._kept, strict=True):
-            if stage.cut:
-                for tokens, count in zip(cached, counts, strict=True):
-                    tokens[: stage.layer] = [count] * stage.layer
+        cached = [[int(layer.running + layer.frozen) for layer in modes] for modes in self.modes]
+        for stage, record in zip(self._stages, self._record.stages, strict=True):
+            if record.cut:
+                for tokens, kept in zip(cached, stage.kept, strict=True):
+                    tokens[: stage.layer] = [len(kept)] * stage.layer
         return cached
 
     def average_tokens(self) -> float:
-        """Visual tokens per layer, averaged over layers and over the samples that have images; 0 without any."""
+        """Visual tokens that ran per layer, averaged over layers and over the samples that have images; 0 without."""
         averages = [sum(tokens) / len(tokens) for tokens, total in zip(self.tokens, self._totals, strict=True) if total]
         return sum(averages) / len(averages) if averages else 0.0
 
@@ -58,8 +71,8 @@ class Costs:
 
     def flops(self, sample: int) -> int:
         """FLOPs of one sample's prefill, text and scoring passes included."""
-        own = flops(self._record.costs, self._with_text(self.tokens, sample), self.past(sample))
-        return own + self.scoring_flops(sample)
+        tokens, others = self._with_text(self.tokens, sample), self._others(sample)
+        return flops(self._record.costs, tokens, self.past(sample), others) + self.scoring_flops(sample)
 
     def scoring_flops(self, sample: int) -> int:
         """FLOPs of one sample's scoring passes."""
@@ -91,14 +104,49 @@ class Costs:
             numbers.append(before if of_kind is None else of_kind[0] - _padding(of_kind, sample))
         return numbers
 
-    def _per_layer(self, before: int, per_stage: list[int]) -> list[int]:
-        """Expand a number before the first stage and one for each stage to one for each layer."""
-        starts = dict(zip((stage.layer for stage in self._record.stages), per_stage, strict=True))
-        current, numbers = before, []
+    def _per_layer(self, sample: int) -> list[ModeTokens]:
+        """Return the number of visual tokens of every mode in each layer."""
+        starts = {
+            stage.layer: ModeTokens.of(
+                stage, len(stage.kept[sample]), len(stage.left[sample]), len(stage.means[sample])
+            )
+            for stage in self._stages
+        }
+        current, layers = ModeTokens(self._totals[sample]), []
         for layer in range(len(self._record.costs)):
             current = starts.get(layer, current)
-            numbers.append(current)
-        return numbers
+            layers.append(current)
+        return layers
+
+    def _others(self, sample: int) -> list[Others | None]:
+        """Return the tokens of each layer that are read and do not run all of it."""
+        stages = {stage.layer: stage for stage in self._stages}
+        current: StageReport | None = None
+        known: dict[tuple[int, int | None, bool], Others | None] = {}
+        layers = []
+        for layer, cost in enumerate(self._record.costs):
+            current = stages.get(layer, current)
+            key = -1 if current is None else current.layer, cost.window, cost.causal
+            if key not in known:
+                known[key] = None if current is None else self._frozen(current, sample, cost)
+            layers.append(known[key])
+        return layers
+
+    def _frozen(self, stage: StageReport, sample: int, cost: LayerCost) -> Others | None:
+        record, left = self._record, stage.left[sample]
+        if stage.leave != "freeze" or not len(left):
+            return None
+        if stage.skip == "mlp":
+            return Others(len(left), skip=stage.skip)
+        places = record.layout.mask[sample].nonzero()[:, 0].cpu()
+        attends = ~record.layout.mask[sample].cpu()
+        if record.attended is not None:
+            attends &= record.attended[sample].cpu()
+        attends[places[stage.kept[sample]]] = True
+        distance = attends.nonzero() - places[left]  # (attending, frozen)
+        reach = record.sequence if cost.window is None else cost.window - 1 if cost.causal else cost.window
+        seen = (distance <= reach) & (distance > 0 if cost.causal else distance >= -reach)
+        return Others(len(left), int(seen.sum()), stage.skip)
 
     def _with_text(self, visual: list[list[int]], sample: int) -> list[int]:
         """Add a sample's other tokens to its visual tokens per layer."""

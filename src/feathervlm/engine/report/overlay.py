@@ -1,4 +1,5 @@
-"""Pictures of what a pruned model still sees: kept patches bright, dropped ones dim, one panel per stage."""
+"""Pictures of what a pruned model still sees, one panel per stage: patches that run as they are, frozen ones bluish,
+waiting ones yellowish, dropped ones dim."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from feathervlm.core.layout import Box
+from feathervlm.engine.report.cells import FROZEN, RUNNING, WAITING
 from feathervlm.utils.pictures import as_rgb
 
 CAPTION, GAP = 24, 12
 """Height of the caption above a panel and distance between panels, in pixels."""
+TINTS = {FROZEN: (0.45, 0.6, 0.95), WAITING: (0.75, 0.65, 0.3)}
+"""Shares of red, green and blue that are left of a cell."""
+WORDS = {FROZEN: "frozen", WAITING: "waiting"}
 
 
 def overlay(
@@ -24,12 +29,13 @@ def overlay(
     size: int = 384,
     frame: int = 0,
 ) -> Image.Image:
-    """Draw the kept cells of each stage over the picture.
+    """Draw what becomes of the cells at each stage over the picture.
 
     Args:
         picture: The image of the prompt.
-        grids: For each stage the kept cells, bool (frames, rows, cols).
-        titles: For each stage a caption, which is followed by the number of kept cells.
+        grids: For each stage what becomes of every cell, one of `DROPPED`, `RUNNING`, `FROZEN` and `WAITING`, or
+            whether it is kept: long or bool (frames, rows, cols).
+        titles: For each stage a caption, which is followed by the number of cells that run, are frozen and wait.
         box: (left, top, right, bottom) in pixels of the part that the grid covers; default the whole picture. What is
             outside is darkest, because the model never saw it.
         dim: Brightness of dropped cells, from 0 to 1.
@@ -47,11 +53,15 @@ def overlay(
     canvas = Image.new("RGB", (len(grids) * (width + GAP) - GAP, height + CAPTION), "white")
     draw = ImageDraw.Draw(canvas)
     for panel, (grid, title) in enumerate(zip(grids, titles, strict=True)):
-        cells = grid[frame].cpu().numpy()
-        light = brightness(cells, (width, height), (left, top, right, bottom), dim)[..., None]
+        cells = grid[frame].cpu().numpy().astype(int)
+        covered = (left, top, right, bottom)
+        light = brightness(cells == RUNNING, (width, height), covered, dim)[..., None].repeat(3, 2)
+        for mode, tint in TINTS.items():
+            light[brightness(cells == mode, (width, height), covered, dim) == 1] = tint
         x = panel * (width + GAP)
         canvas.paste(Image.fromarray((pixels * light).astype(np.uint8)), (x, CAPTION))
-        text = f"{title}: {int(cells.sum())} of {cells.size}"
+        others = [f", {int((cells == mode).sum())} {word}" for mode, word in WORDS.items() if (cells == mode).any()]
+        text = f"{title}: {int((cells == RUNNING).sum())}{''.join(others)} of {cells.size}"
         draw.text((x + 2, 4), text, fill="black", font=ImageFont.load_default(14))
     return canvas
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from feathervlm.core.cost import LayerCost
 from feathervlm.core.layout import Box, VisualLayout
+from feathervlm.core.schedule import Half, Leave
 
 
 class Timer:
@@ -68,6 +69,10 @@ class StageRecord:
         past: For each type of layer, the number of slots that previous turns filled in these layers, and which of them
             are real (None: all); empty if there are none.
         cut: Whether the layers before the stage have lost what they had cached of the removed tokens.
+        leave: What becomes of the tokens that entered and were not kept: "drop", "wait" or "freeze".
+        skip: The half of each layer that frozen tokens skip; None if they skip both.
+        means: Tokens in whose rows the means of groups run while the tokens wait, bool (batch, visual); None if there
+            are none.
     """
 
     layer: int
@@ -78,6 +83,14 @@ class StageRecord:
     seconds: Callable[[], float]
     past: dict[str, tuple[int, Tensor | None]] = field(default_factory=dict)
     cut: bool = False
+    leave: Leave = "drop"
+    skip: Half | None = None
+    means: Tensor | None = None
+
+    @property
+    def left(self) -> Tensor:
+        """Tokens that entered and were not kept, bool (batch, visual)."""
+        return self.entered & ~self.kept
 
 
 class EncoderRun(NamedTuple):
@@ -136,10 +149,15 @@ class Record:
     crops: bool = False
 
     def dropped(self, stage: int = -1) -> Tensor:
-        """Return which tokens have been dropped after a stage, bool (batch, sequence)."""
-        if not self.stages:
+        """Return which tokens no layer updates after a stage, bool (batch, sequence): they were dropped, wait, or are
+        frozen.
+        """
+        stages = [stage for stage in self.stages if stage.layer < len(self.costs)]
+        if not stages:
             return torch.zeros_like(self.layout.mask)
+        last = stages[stage]
         exists, visual = self.layout.geometry().exists, self.layout.positions()
         stays = torch.nn.functional.pad(~self.layout.mask, (0, 1))  # tokens that do not exist go to the column more
-        kept = self.stages[stage].kept.to(stays.device)
+        kept = last.kept | last.left if last.skip is not None else last.kept
+        kept = kept.to(stays.device)
         return ~stays.scatter(1, torch.where(exists, visual, self.sequence), kept)[:, :-1]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feathervlm.core.errors import PlacementWarning, PruningError
 from feathervlm.core.layout import Box, Picture, VisualLayout, tokens_of
+from feathervlm.engine.report.cells import DROPPED, FROZEN, RUNNING, WAITING
 from feathervlm.engine.report.costs import Costs
 from feathervlm.engine.report.records import Record, whole_picture
 from feathervlm.engine.report.stage import StageReport
@@ -45,7 +46,7 @@ class Report:
         """What to know about this run: substituted layers, why nothing was pruned or saved."""
         if self._record is None:
             return [self.reason] if self.reason else []
-        idle = bool(self.stages) and [len(kept) for kept in self.stages[-1].kept] == list(self.layout.counts)
+        idle = bool(self.stages) and not any(len(left) for stage in self.stages for left in stage.left)
         idle = idle and all(set(run.entered) == {run.tokens} for run in self._record.encoder)
         return [*self._record.notes, *(["every visual token was kept: nothing was saved"] if idle else [])]
 
@@ -71,11 +72,11 @@ class Report:
 
     @property
     def row_mask(self) -> Tensor:
-        """Which tokens have states of all layers: neither padding nor dropped, bool (batch, sequence).
+        """Which tokens have states of the last layer: neither padding, nor dropped or frozen, bool (batch, sequence).
 
         It replaces the attention mask for whoever reads hidden states: a mean over tokens, the vectors of a retrieval
-        model, a classifier of tokens. The states of dropped tokens are zero. Padding is that of an `attention_mask` of
-        shape (batch, sequence). The mask is on the device of the inputs.
+        model, a classifier of tokens. The states of other visual tokens are zero. Padding is that of an
+        `attention_mask` of shape (batch, sequence). The mask is on the device of the inputs.
 
         Raises:
             PruningError: If nothing was pruned.
@@ -105,8 +106,18 @@ class Report:
 
     @property
     def tokens_per_layer(self) -> list[list[int]]:
-        """For each sample, the visual tokens that each layer saw."""
+        """For each sample, the visual tokens that ran in each layer; means of groups count."""
         return self.costs.tokens
+
+    @property
+    def frozen_per_layer(self) -> list[list[int]]:
+        """For each sample, the visual tokens that each layer read and did not update, or not by both of its halves."""
+        return self.costs.frozen
+
+    @property
+    def waiting_per_layer(self) -> list[list[int]]:
+        """For each sample, the visual tokens that were not in a layer and could come back."""
+        return self.costs.waiting
 
     @property
     def cached_per_layer(self) -> list[list[int]]:
@@ -124,7 +135,10 @@ class Report:
 
     @property
     def average_tokens(self) -> float:
-        """Visual tokens per layer, averaged over layers and over the samples that have images."""
+        """Visual tokens that ran per layer, averaged over layers and over the samples that have images.
+
+        Tokens that were frozen or waited do not count; `flops_ratio` has the price of every mode.
+        """
         return self.costs.average_tokens()
 
     @property
@@ -148,7 +162,7 @@ class Report:
         return self.costs.selection_seconds()
 
     def grid(self, image: int = 0, stage: int = -1, batch: int = 0, plane: int | None = None) -> Tensor:
-        """Return which cells of an image were kept, bool (frames, rows, cols).
+        """Return which cells of an image were kept (ran on), bool (frames, rows, cols).
 
         Args:
             image: Number of the image in its sample.
@@ -159,10 +173,29 @@ class Report:
         Raises:
             PruningError: If there is no such image, stage, sample or plane.
         """
+        return self.modes(image, stage, batch, plane) == RUNNING
+
+    def modes(self, image: int = 0, stage: int = -1, batch: int = 0, plane: int | None = None) -> Tensor:
+        """Return what became of the cells of an image after a stage, long (frames, rows, cols).
+
+        Args:
+            image: Number of the image in its sample.
+            stage: Number of the stage.
+            batch: Number of the sample.
+            plane: Number of the grid, for a model that sees an image in several; default the finest.
+
+        Returns:
+            1 for cells that ran on, 2 for frozen ones or ones that skip a half of the layers, 3 for waiting ones, and 0
+            for dropped ones.
+
+        Raises:
+            PruningError: If there is no such image, stage, sample or plane.
+        """
         pictures = self.layout.pictures
         try:
             planes = pictures[batch][image]
-            kept = self.stages[stage].kept[batch]
+            chosen = self.stages[stage]
+            kept = chosen.kept[batch]
             number = range(len(planes))[finest(planes)[0] if plane is None else plane]
         except IndexError:
             where = f"image {image}" if plane is None else f"plane {plane} of image {image}"
@@ -173,10 +206,11 @@ class Report:
             ) from None
         previous = pictures[batch][: range(len(pictures[batch]))[image]]
         start = sum(map(tokens_of, previous)) + sum(other.size for other in planes[:number])
-        mask = torch.zeros(self.layout.counts[batch], dtype=torch.bool)
-        mask[kept] = True
+        mask = torch.zeros(self.layout.counts[batch], dtype=torch.long)
+        mask[chosen.left[batch]] = {"drop": DROPPED, "freeze": FROZEN, "wait": WAITING}[chosen.leave]
+        mask[kept] = RUNNING
         selected = planes[number]
-        cells = torch.zeros(selected.size, dtype=torch.bool)
+        cells = torch.zeros(selected.size, dtype=torch.long)
         cells[selected.cells()] = mask[start : start + selected.size]
         return cells.view(selected.shape)
 
@@ -190,7 +224,8 @@ class Report:
         box: Box | None = None,
         **options: Any,
     ) -> "Image.Image":
-        """Draw the picture with kept cells bright and dropped ones dim: a panel per stage, a row per plane.
+        """Draw the picture with a panel per stage and a row per plane: kept cells are as they were, dropped ones dim,
+        frozen ones bluish and waiting ones yellowish.
 
         Some processors crop the center of a picture, or pad it to a square, so the processor has to be known to paint
         the right cells. A `PlacementWarning` is issued if that matters and neither `processor` nor `box` is given.
@@ -211,10 +246,11 @@ class Report:
         self.grid(image, -1, batch)  # raises an error that explains wrong numbers
         planes = self.layout.pictures[batch][image]
         shown = self._shown(picture.size, processor) if box is None else box
-        titles = [f"layer {stage.layer}" for stage in self.stages]
+        depth = len(self.record.costs)
+        titles = ["end" if stage.layer == depth else f"layer {stage.layer}" for stage in self.stages]
         rows = []
         for number in finest(planes):
-            grids = [self.grid(image, stage, batch, number) for stage in range(len(self.stages))]
+            grids = [self.modes(image, stage, batch, number) for stage in range(len(self.stages))]
             rows.append(overlay(picture, grids, titles, box=inside(shown, planes[number].box), **options))
         return stack(rows)
 
@@ -242,6 +278,8 @@ class Report:
             "stages": [stage.to_dict() for stage in self.stages],
             "encoder_tokens": self.encoder_tokens,
             "tokens_per_layer": self.tokens_per_layer,
+            "frozen_per_layer": self.frozen_per_layer,
+            "waiting_per_layer": self.waiting_per_layer,
             "cached_per_layer": self.cached_per_layer,
             "average_tokens": self.average_tokens,
             "flops_ratio": self.flops_ratio,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from feathervlm.core.schedule import ModeTokens
 from feathervlm.engine.report.costs import Costs
 from feathervlm.engine.report.records import Record
 
@@ -16,9 +17,14 @@ def table(record: Record, costs: Costs) -> list[Row]:
     with_images = [sample for sample, total in enumerate(record.layout.counts) if total] or [0]
     starts = [0, *(stage.layer for stage in record.stages), len(record.costs)]
     layers = [
-        (f"layers {first:>2} to {end - 1:>2}", spread([costs.tokens[sample][first] for sample in with_images]))
+        (f"layers {first:>2} to {end - 1:>2}", _modes([costs.modes[sample][first] for sample in with_images]))
         for first, end in pairwise(starts)
         if end > first
+    ]
+    cut = [
+        ("cached", f"{spread([costs.cached()[sample][-1] for sample in with_images])} in every layer")
+        for stage in record.stages
+        if stage.layer == len(record.costs)
     ]
     encoder = [
         ("vision encoder", f"{sum(run.entered) / len(run.entered):.1f} of {run.tokens} tokens per layer")
@@ -27,12 +33,26 @@ def table(record: Record, costs: Costs) -> list[Row]:
     included = f"text and {costs.scoring_ratio():.1%} for scoring" if record.scoring else "text"
     return [
         *layers,
+        *cut,
         *dict.fromkeys(encoder),  # the frames of a video are alike
         ("average", f"{costs.average_tokens():.1f} of {totals(record)}"),
         ("prefill FLOPs", f"{costs.flops_ratio():.1%} of unpruned (decoder, {included} included)"),
         ("KV cache", f"{costs.kv_ratio():.1%} of unpruned"),
         ("selection", f"{1000 * costs.selection_seconds():.2f} ms"),
     ]
+
+
+def _modes(samples: Sequence[ModeTokens]) -> str:
+    """Return the numbers of visual tokens of one layer, of every mode that occurs."""
+    skip = samples[0].half
+    names = {
+        "running": "",
+        "frozen": " frozen" if skip is None else f" without {'the MLP' if skip == 'mlp' else 'attention'}",
+        "waiting": " waiting",
+    }
+    counts = {name: [int(getattr(tokens, name)) for tokens in samples] for name in names}
+    shown = [spread(numbers) + names[name] for name, numbers in counts.items() if name == "running" or any(numbers)]
+    return ", ".join(shown)
 
 
 def totals(record: Record) -> str:
