@@ -19,9 +19,14 @@ import pytest
 import feathervlm
 
 SOURCE = Path(feathervlm.__file__).parent
-OPTIONAL = dict.fromkeys(
-    ["feathervlm.integrations.lmms_eval.model", "feathervlm.integrations.lmms_eval.token_counts"], "lmms_eval"
-)
+OPTIONAL = {
+    f"feathervlm.integrations.{library}.{name}": library
+    for library, names in {
+        "lmms_eval": ("model", "token_counts"),
+        "vllm": ("config", "counters", "encoder", "llava", "model", "processing", "qwen2_5_vl"),
+    }.items()
+    for name in names
+}
 """Modules that need an extra, and what they import of it."""
 
 BELOW = {
@@ -38,8 +43,9 @@ BELOW["evaluation"] = (*BELOW["inference"], "inference")
 BELOW["diagnosis"] = (*BELOW["evaluation"], "evaluation")
 BELOW["study"] = (*BELOW["diagnosis"], "diagnosis")
 BELOW["bench"] = (*BELOW["inference"], "inference")
-BELOW["integrations"] = (*BELOW["evaluation"], "evaluation")
-BELOW["cli"] = (*BELOW["study"], "study", "bench", "integrations")
+BELOW["serving"] = (*BELOW["inference"], "inference")
+BELOW["integrations"] = (*BELOW["evaluation"], "evaluation", "serving")
+BELOW["cli"] = (*BELOW["study"], "study", "bench", "serving", "integrations")
 """The packages that each may import; every one may import `utils`, which imports the errors of the core alone."""
 
 CORE = (
@@ -181,6 +187,7 @@ def uses(library):
         ("pydantic", ("evaluation/store.py", "evaluation/tasks/", "utils/schema.py")),
         ("subprocess", ("utils/provenance.py",)),
         ("platform", ("utils/provenance.py",)),
+        ("vllm", ("integrations/vllm/",)),
     ],
 )
 def test_libraries_are_used_where_they_belong(library, allowed):

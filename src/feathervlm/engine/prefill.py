@@ -86,6 +86,7 @@ class Prefill:
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
         self.earlier: HiddenEarlier | None = None
         self.ends_after_stages = False  # for a scoring pass
+        self.states: Tensor | None = None  # that the last stage of a scoring pass leaves, (batch, rows, dim)
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
         self.entered: list[int] = []  # layers whose hooks have run
@@ -163,6 +164,7 @@ class Prefill:
             if index in self.stages:
                 hidden = self._run_stage(index, hidden, kwargs)
                 if self.ends_after_stages and index == self.starts[-1]:
+                    self.states = hidden
                     raise StagesDone
             kwargs = self.arguments.rewrite(index, kwargs, hidden.dtype)
             if index in self.stages:

@@ -46,7 +46,20 @@ def score(
     hook_status: HookStatus,
     hidden: tuple[int, list[Tensor]] | None = None,
 ) -> Record:
-    """Run a scoring pass as far as its last stage, and return its record.
+    """Run a scoring pass, see `run_stages`, and return its record."""
+    return run_stages(schedule, call, layout, decoder, family, hook_status, hidden).record
+
+
+def run_stages(
+    schedule: Schedule,
+    call: ModelCall,
+    layout: VisualLayout,
+    decoder: DecoderView,
+    family: Family,
+    hook_status: HookStatus,
+    hidden: tuple[int, list[Tensor]] | None = None,
+) -> Prefill:
+    """Run a prefill without a cache as far as its last stage, and return it.
 
     Args:
         schedule: The stages to run.
@@ -81,7 +94,7 @@ def score(
     finally:
         prefill.remove()
     prefill.check_ran()
-    return prefill.record
+    return prefill
 
 
 def _passes_on(base: nn.Module) -> bool:

@@ -1,0 +1,116 @@
+"""What an engine with a scheduler of its own has to know of a method before the model runs.
+
+Such an engine reserves memory for every token of a prompt before the vision encoder has run. So tokens can leave only
+before the language model, and their number has to follow from the size of the picture.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from feathervlm.core.budget import ImageTokens
+from feathervlm.core.errors import PruningError
+from feathervlm.core.layout import Picture, picture_of, tokens_of
+from feathervlm.core.schedule import Schedule, Stage
+from feathervlm.core.scoring_pass import scoring_passes
+from feathervlm.methods.base import Method, get
+
+POSITIONS = ("preserve", "renumber")
+"""Position policies of a stage that can be served."""
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """A method with one stage before the language model, which keeps a known number of tokens.
+
+    Args:
+        spec: The method, as on the command line.
+        depth: Number of layers of the language model.
+
+    Raises:
+        PruningError: If there is no such method, or it cannot be served.
+
+    >>> ServingPlan("uniform:layer=0", depth=16).kept((1, 16, 16))
+    64
+    """
+
+    spec: str
+    depth: int
+
+    def __post_init__(self) -> None:
+        schedule, name = self.schedule, str(self.method)
+        if schedule.encoder is not None:
+            raise PruningError(
+                f"{name} merges inside the vision encoder, which runs in the serving engine; choose a method without."
+            )
+        if schedule.at_layers(self.depth) != (0,):
+            raise PruningError(
+                f"{name} lets tokens leave inside the language model, and served tokens leave before it; write "
+                f"{self._served_form()}."
+            )
+        if self.stage.positions not in POSITIONS:
+            raise PruningError(
+                f"{name} moves tokens by positions={self.stage.positions}; serve it with positions=preserve."
+            )
+
+    def _served_form(self) -> str:
+        names = {name.split("=")[0] for name in str(self.method).partition(":")[2].split(",")}
+        single = len(self.schedule.stages) == 1 and "layer" in type(self.method).__dataclass_fields__
+        reads_layers = any(signal.reads_previous_layer for signal in self.schedule.signals())
+        if single and not reads_layers:
+            return f"layer=0{' in its place' if 'layer' in names else ''}, or before-llm:method=({self.method})"
+        return f"before-llm:method=({self.method})"
+
+    @cached_property
+    def method(self) -> Method:
+        """The method that the spec names."""
+        return get(self.spec)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The method's schedule."""
+        return self.method.schedule()
+
+    @property
+    def stage(self) -> Stage:
+        """The one stage."""
+        return self.schedule.stages[0]
+
+    @property
+    def preserves(self) -> bool:
+        """Whether kept tokens have the positions that they have in the unpruned prompt."""
+        return self.stage.positions == "preserve"
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the choice depends on the text of the prompt."""
+        return any(signal.needs_text for signal in self.schedule.signals())
+
+    @property
+    def scores(self) -> bool:
+        """Whether the choice needs a pass through layers of the language model."""
+        return bool(scoring_passes(self.stage))
+
+    def kept(self, picture: Picture | tuple[int, int, int]) -> int:
+        """Return the number of tokens that stay of a picture.
+
+        Raises:
+            PruningError: If that is not known beforehand, or none stays.
+        """
+        picture = picture_of(picture)
+        size = self.stage.select.size(ImageTokens(picture, float(tokens_of(picture))))
+        if size is None:
+            raise PruningError(
+                f"How many tokens {self.method} keeps depends on the picture, and a server must know it beforehand; "
+                "choose a method with a fixed count (feather and ensemble have fixed=true)."
+            )
+        if size == 0:
+            raise PruningError(f"{self.method} keeps no visual token; send the prompt without its picture instead.")
+        return size
+
+    def placeholders(self, picture: Picture | tuple[int, int, int]) -> int:
+        """Return the number of placeholders from which the positions of a picture's tokens and its text follow."""
+        return tokens_of(picture_of(picture)) if self.preserves else self.kept(picture)
+
+
+plan_of = lru_cache(maxsize=256)(ServingPlan)
+"""Return the plan of a spec and a depth; a server sees the same few over and over."""
