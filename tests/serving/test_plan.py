@@ -84,6 +84,7 @@ def test_which_methods_read_the_text_and_need_a_scoring_pass():
     assert facts("cdpruner") == (True, False)
     assert facts("before-llm:method=(fastv)") == (True, True)
     assert facts("before-llm:method=(random:layer=3)") == (False, True)
+    assert facts("before-llm:method=(v2drop:layers=1+3+5)") == (True, True)  # layers mix text into what they measure
 
 
 def test_a_picture_of_several_planes_has_one_count():

@@ -82,8 +82,12 @@ class ServingPlan:
 
     @property
     def reads_text(self) -> bool:
-        """Whether the choice depends on the text of the prompt."""
-        return any(signal.needs_text for signal in self.schedule.signals())
+        """Whether the choice depends on the text of the prompt.
+
+        What a scoring pass measures in a layer depends on the text before the picture, which its tokens attend to.
+        """
+        measured = any(True for scoring in scoring_passes(self.stage) for _ in scoring.inner())
+        return measured or any(signal.needs_text for signal in self.schedule.signals())
 
     @property
     def scores(self) -> bool:

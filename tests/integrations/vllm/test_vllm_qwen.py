@@ -21,7 +21,7 @@ METHODS = [
     "cdpruner",
     "before-llm:method=(feather:layers=2+4,fixed=true)",
     "before-llm:method=(fastv:layer=2)",
-    "before-llm:method=(pyramiddrop:layers=1+3+4)",
+    "before-llm:method=(v2drop:layers=1+3+5)",
 ]
 
 

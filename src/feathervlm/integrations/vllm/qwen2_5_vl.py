@@ -73,7 +73,8 @@ class FeathervlmQwen25VL(Qwen25VLGeometry, PruningModel, Qwen2_5_VLForConditiona
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.prepare(vllm_config)
-        self._recorder = TowerRecorder(self.visual, self.visual.merger)
+        # vLLM calls the merger without its hooks, for it may be compiled; its first part is called with them.
+        self._recorder = TowerRecorder(self.visual, self.visual.merger.ln_q)
 
     def grids(self, arguments: dict[str, Any]) -> list[Grid]:
         return [self.merged_grid(self.config, grid) for grid in self._patches(arguments)]
