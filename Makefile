@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-full lint docs notebooks bench train quality clean
+.PHONY: demo test test-full test-vllm load lint docs notebooks bench train quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,21 @@ test: $(TESTS)
 # Every law on every pair of a method and a model, and more examples of every property: before a change of the engine lands.
 test-full: $(TESTS)
 	$(RUN)/pytest --numprocesses 2 -m '' --hypothesis-profile full
+
+# The vLLM plug-in, on a CPU: vLLM pins its own torch and transformers, so it has an environment of its own. The shim lets
+# torchvision be imported beside a torch for CPUs. Every file starts an engine, and has a process of its own for that.
+VLLM := .venv-vllm
+VLLM_TESTS := tests/integrations/vllm
+VLLM_RUN := PYTHONPATH=$(VLLM_TESTS)/shim OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet torch==2.13.0
+	$(VLLM)/bin/pip install --quiet --no-deps --require-hashes --requirement constraints-vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+test-vllm: $(VLLM)/.installed
+	for file in $(VLLM_TESTS)/test_*.py; do $(VLLM_RUN) $(VLLM)/bin/pytest -p no:cacheprovider $$file || exit 1; done
 
 lint: $(STAMP)
 	$(RUN)/ruff format --check .
@@ -90,4 +105,4 @@ quality: $(STAMP)
 	$(RUN)/python scripts/generate_docs.py
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(VLLM) demo site

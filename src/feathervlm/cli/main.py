@@ -14,6 +14,7 @@ from feathervlm.cli.eval import evaluate
 from feathervlm.cli.methods import methods
 from feathervlm.cli.models import models
 from feathervlm.cli.run import run
+from feathervlm.cli.serve import serve
 from feathervlm.cli.study import study
 from feathervlm.utils.provenance import own_version
 
@@ -61,6 +62,7 @@ def about(
     feathervlm diagnose --images photos --method fastv
     feathervlm bench
     feathervlm eval --limit 20
+    feathervlm serve --method feather:layers=4+9
     feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
     """
 
@@ -68,3 +70,4 @@ def about(
 for command in (demo, methods, models, run, study, diagnose, bench, convert_prismatic):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("serve", context_settings={"allow_extra_args": True})(serve)  # what follows `--` goes to vLLM

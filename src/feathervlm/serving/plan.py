@@ -4,8 +4,9 @@ Such an engine reserves memory for every token of a prompt before the vision enc
 before the language model, and their number has to follow from the size of the picture.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from feathervlm.core.budget import ImageTokens
 from feathervlm.core.errors import PruningError
@@ -53,12 +54,14 @@ class ServingPlan:
             )
 
     def _served_form(self) -> str:
-        names = {name.split("=")[0] for name in str(self.method).partition(":")[2].split(",")}
-        single = len(self.schedule.stages) == 1 and "layer" in type(self.method).__dataclass_fields__
+        """Return a spec in which the method can be served."""
+        method, names = self.method, {field.name for field in fields(self.method)}
+        if "fixed" in names:
+            method = with_parameter(method, "fixed", True)
         reads_layers = any(signal.reads_previous_layer for signal in self.schedule.signals())
-        if single and not reads_layers:
-            return f"layer=0{' in its place' if 'layer' in names else ''}, or before-llm:method=({self.method})"
-        return f"before-llm:method=({self.method})"
+        if len(self.schedule.stages) == 1 and "layer" in names and not reads_layers:
+            return f"{with_parameter(method, 'layer', 0)}, or before-llm:method=({method})"
+        return f"before-llm:method=({method})"
 
     @cached_property
     def method(self) -> Method:
@@ -114,6 +117,11 @@ class ServingPlan:
     def placeholders(self, picture: Picture | tuple[int, int, int]) -> int:
         """Return the number of placeholders from which the positions of a picture's tokens and its text follow."""
         return tokens_of(picture_of(picture)) if self.preserves else self.kept(picture)
+
+
+def with_parameter(method: Method, name: str, value: Any) -> Method:
+    """Return a copy of a method with another value of one parameter."""
+    return replace(method, **{name: value})
 
 
 plan_of = lru_cache(maxsize=256)(ServingPlan)

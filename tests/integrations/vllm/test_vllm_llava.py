@@ -116,7 +116,7 @@ def test_a_prefix_is_shared_by_questions_only_if_the_choice_does_not_read_them(s
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        ("feather:layers=4+9", r"write before-llm:method=\(feather:layers=4\+9\)"),
+        ("feather:layers=4+9", r"write before-llm:method=\(feather:layers=4\+9,fixed=true\)"),
         ("before-llm:method=(feather:layers=4+9)", "fixed=true"),
         ("nonsense", "There is no method 'nonsense'"),
         ("divprune:keep=0", "keep=0"),

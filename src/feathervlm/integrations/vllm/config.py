@@ -5,6 +5,7 @@ from typing import Any
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from feathervlm.core.errors import PruningError
+from feathervlm.integrations.vllm.architectures import architecture_of
 
 
 class PruningConfig(VerifyAndUpdateConfig):
@@ -13,6 +14,7 @@ class PruningConfig(VerifyAndUpdateConfig):
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
         """Use the machinery of M-RoPE, in which the runner asks the model for the positions of every prompt."""
+        architecture_of(model_config.hf_config)
         if not model_config.uses_mrope:
             # On the outer config only: the language model's own rotary embedding has one position per token.
             model_config.hf_config.rope_parameters = {"rope_type": "default", "mrope_section": [1, 1, 1]}

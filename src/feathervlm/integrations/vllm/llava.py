@@ -12,10 +12,10 @@ from vllm.model_executor.models.llava import (
     LlavaForConditionalGeneration,
     LlavaMultiModalProcessor,
     LlavaProcessingInfo,
-    _get_num_hidden_layers,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from feathervlm.integrations.vllm.architectures import ARCHITECTURES
 from feathervlm.integrations.vllm.encoder import TowerRecorder
 from feathervlm.integrations.vllm.model import EncodedImages, Grid, PruningModel
 from feathervlm.integrations.vllm.processing import FamilyGeometry, PruningInfo, PruningProcessor
@@ -35,7 +35,7 @@ class LlavaGeometry(FamilyGeometry):
 
     @classmethod
     def encoder_layers(cls, config: Any) -> int | None:
-        return int(_get_num_hidden_layers(config))
+        return ARCHITECTURES["llava"].encoder_layers(config)
 
 
 def with_inner_name(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -16,14 +16,11 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import picture_of, tokens_of
 from feathervlm.integrations.vllm.counters import count
 from feathervlm.serving.check import check_plan
+from feathervlm.serving.http import METHOD, UNPRUNED
 from feathervlm.serving.plan import ServingPlan, plan_of
 
-METHOD = "feathervlm"
-"""Name of the processor argument with the method, and of the field that carries it to the model."""
 PROMPT = "feathervlm_prompt"
 """Name of the field with the token ids of the prompt, for methods that read the text."""
-UNPRUNED = ("", "none", "unpruned")
-"""Values of the processor argument that prune nothing."""
 LONGEST_SPEC = 1000
 """Number of characters of the longest method that a client may send."""
 REMEMBERED = 256
