@@ -61,7 +61,7 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(spec, reason):
 )
 def test_a_count_that_depends_on_the_picture_is_refused(spec, reason):
     with pytest.raises(feathervlm.PruningError, match=reason):
-        ServingPlan(spec, 16).kept(GRID)
+        ServingPlan(spec, 16)
 
 
 @pytest.mark.parametrize("name", sorted(method_cases.METHODS))

@@ -17,6 +17,8 @@ from feathervlm.methods.base import Method, get
 
 POSITIONS = ("preserve", "renumber")
 """Position policies of a stage that can be served."""
+TYPICAL = (1, 24, 24)
+"""Grid on which a plan is tried."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +46,33 @@ class ServingPlan:
                 f"{name} merges inside the vision encoder, which runs in the serving engine; choose a method without."
             )
         if schedule.at_layers(self.depth) != (0,):
+            forms = self._served_forms()
+            remedy = f"write {', or '.join(forms)}" if forms else "choose a method such as divprune"
             raise PruningError(
-                f"{name} lets tokens leave inside the language model, and served tokens leave before it; write "
-                f"{self._served_form()}."
+                f"{name} lets tokens leave inside the language model, and served tokens leave before it; {remedy}."
             )
         if self.stage.positions not in POSITIONS:
             raise PruningError(
                 f"{name} moves tokens by positions={self.stage.positions}; serve it with positions=preserve."
             )
+        self.kept(TYPICAL)
 
-    def _served_form(self) -> str:
-        """Return a spec in which the method can be served."""
+    def _served_forms(self) -> list[str]:
+        """Return specs in which the method can be served."""
         method, names = self.method, {field.name for field in fields(self.method)}
         if "fixed" in names:
             method = with_parameter(method, "fixed", True)
-        reads_layers = any(signal.reads_previous_layer for signal in self.schedule.signals())
-        if len(self.schedule.stages) == 1 and "layer" in names and not reads_layers:
-            return f"{with_parameter(method, 'layer', 0)}, or before-llm:method=({method})"
-        return f"before-llm:method=({method})"
+        forms = [f"before-llm:method=({method})"]
+        if len(self.schedule.stages) == 1 and "layer" in names:
+            forms.insert(0, str(with_parameter(method, "layer", 0)))
+        return [form for form in forms if self._is_served(form)]
+
+    def _is_served(self, spec: str) -> bool:
+        try:
+            ServingPlan(spec, self.depth)
+        except PruningError:
+            return False
+        return True
 
     @cached_property
     def method(self) -> Method:
