@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-full test-vllm load lint docs notebooks bench train quality clean
+.PHONY: demo test test-full test-vllm load bench-serving lint docs notebooks bench train quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,18 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 
 test-vllm: $(VLLM)/.installed
 	for file in $(VLLM_TESTS)/test_*.py; do $(VLLM_RUN) $(VLLM)/bin/pytest -p no:cacheprovider $$file || exit 1; done
+
+# A server of the embedded model under load and faults: docs/results/serving.md. About ten minutes on two cores.
+load: $(STAMP) $(VLLM)/.installed
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/load_test.py --engine vllm --out results/serving/load-vllm.json
+	OMP_NUM_THREADS=1 $(RUN)/python scripts/load_test.py --engine transformers --out results/serving/load-transformers.json
+	$(RUN)/python scripts/generate_docs.py
+
+# What pruning gains in vLLM, next to the HF engine: docs/results/serving.md. Run nothing else meanwhile.
+bench-serving: $(STAMP) $(VLLM)/.installed
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model embedded --out results/serving/bench-embedded.json
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model llava-170m --out results/serving/bench-170m.json
+	$(RUN)/python scripts/generate_docs.py
 
 lint: $(STAMP)
 	$(RUN)/ruff format --check .

@@ -71,6 +71,8 @@ def test_requests_with_different_methods_run_together(served, hf, scenes):
     methods = [None, "divprune:keep=0.25", FEATHER, "uniform:layer=0", "cdpruner", "pool", "fastervlm:keep=0.25", FASTV]
     asks = [Ask((scene.image,), question.text, method) for scene, question in scenes for method in methods]
     asks[5:5] = [Ask((), "how many circles are there ?"), Ask((), "where is the red circle ?")]
+    (first, question), (second, _) = scenes[:2]
+    asks += [Ask((first.image, second.image), question.text, method) for method in (*methods[:2], "pool")]
     expected = [hf.reply(ask) for ask in asks]
     for _ in range(2):  # first with nothing cached, then with everything
         replies = served.replies(asks)

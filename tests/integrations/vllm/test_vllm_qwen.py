@@ -79,11 +79,13 @@ def test_two_pictures_of_different_sizes(served, hf, method):
 
 
 def test_requests_with_different_methods_run_together(served, hf):
-    asks = [Ask(images, text, method) for images, text in ASKS for method in METHODS] + [Ask(*TWO), Ask((), "w1 w2")]
+    asks = [Ask(images, text, method) for images, text in ASKS for method in METHODS]
+    asks += [Ask(*TWO), Ask(*TWO, "divprune:keep=0.5"), Ask((), "w1 w2")]
     expected = [hf.reply(ask) for ask in asks]
-    replies = served.replies(asks)
-    assert [reply.tokens for reply in replies] == [reply.tokens for reply in expected]
-    assert [reply.prompt for reply in replies] == [reply.prompt for reply in expected]
+    for _ in range(2):  # first with nothing cached, then with everything
+        replies = served.replies(asks)
+        assert [reply.tokens for reply in replies] == [reply.tokens for reply in expected]
+        assert [reply.prompt for reply in replies] == [reply.prompt for reply in expected]
 
 
 @pytest.mark.parametrize("method", ["divprune:positions=renumber", "fastervlm:encoder_layer=5"])

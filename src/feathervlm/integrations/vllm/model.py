@@ -106,30 +106,26 @@ class PruningModel(FamilyGeometry):
         """Return the embeddings of the tokens that stay of every picture, with their shifts."""
         methods, prompts = arguments.pop(METHOD, None), arguments.pop(PROMPT, None)
         grids = self.grids(arguments)
-        plans = [] if methods is None else [read_plan(method, self.config) for method in methods]
-        with self.looking(plans, grids) as encoded:
+        plans = [None if methods is None else read_plan(methods[row], self.config) for row in range(len(grids))]
+        with self.looking([plan for plan in plans if plan is not None], grids) as encoded:
             images = super().embed_multimodal(**arguments)  # type: ignore[misc]
         if not grids:
             return images
-        if not plans:
-            shifts = [self.cells(grid) for grid in grids]
-            return tuple(
-                positions.with_shifts(image, shift.to(image.device))
-                for image, shift in zip(images, shifts, strict=True)
-            )
         choices = self._choose(plans, prompts, grids, images, encoded)
         return tuple(map(self._placed, choices, plans, grids))
 
-    def _placed(self, choice: ServedChoice, plan: ServingPlan, grid: Grid) -> Tensor:
-        if len(choice.kept) != plan.kept(grid):
-            raise AssertionError(f"{plan.method} kept {len(choice.kept)} tokens, and {plan.kept(grid)} were planned")
+    def _placed(self, choice: ServedChoice, plan: ServingPlan | None, grid: Grid) -> Tensor:
         cells = self.cells(grid).to(choice.kept.device)
-        cells = cells[:, choice.kept] if plan.preserves else cells[:, : len(choice.kept)]
-        return positions.with_shifts(choice.states, cells)
+        if plan is not None and len(choice.kept) != plan.kept(grid):
+            raise AssertionError(f"{plan.method} kept {len(choice.kept)} tokens, and {plan.kept(grid)} were planned")
+        renumbers = plan is not None and not plan.preserves
+        return positions.with_shifts(
+            choice.states, cells[:, : len(choice.kept)] if renumbers else cells[:, choice.kept]
+        )
 
     def _choose(
         self,
-        plans: Sequence[ServingPlan],
+        plans: Sequence[ServingPlan | None],
         prompts: Any,
         grids: Sequence[Grid],
         images: Sequence[Tensor],
@@ -138,7 +134,12 @@ class PruningModel(FamilyGeometry):
         """Choose tokens, all pictures with one method in one batch."""
         choices: dict[int, ServedChoice] = {}
         for plan in dict.fromkeys(plans):
-            rows = [row for row, other in enumerate(plans) if other is plan or other == plan]
+            rows = [row for row, other in enumerate(plans) if other == plan]
+            if plan is None:
+                for row in rows:
+                    whole = torch.arange(len(images[row]), device=images[row].device)
+                    choices[row] = ServedChoice(whole, images[row])
+                continue
             served = [
                 self._served(plan, grids[row], images[row], None if prompts is None else prompts[row], encoded, row)
                 for row in rows
@@ -197,12 +198,11 @@ class PruningModel(FamilyGeometry):
         return places[:, full.columns].contiguous(), delta + len(full.tokens) - len(input_tokens)
 
     def _full(self, image: Any) -> int:
-        if image.data is None:
-            raise RuntimeError("vLLM does not pass on what the processor made of a picture; serve without a connector.")
-        method = image.data.get(METHOD)
+        method = None if image.data is None else image.data.get(METHOD)
         if method is None:
-            return int(image.mm_position.length)
-        return read_plan(method.data, self.config).placeholders(self.grid(self.config, image.data))
+            raise RuntimeError("vLLM does not pass on the method of a picture; serve without a connector for encoders.")
+        plan = read_plan(method.data, self.config)
+        return int(image.mm_position.length) if plan is None else plan.placeholders(self.grid(self.config, image.data))
 
     def embed_input_ids(
         self: Any, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None

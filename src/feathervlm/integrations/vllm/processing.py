@@ -69,9 +69,10 @@ def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in (METHOD, PROMPT)}
 
 
-def read_plan(field: Tensor, config: Any) -> ServingPlan:
-    """Return the plan that the field `METHOD` of a picture carries."""
-    return plan_of(bytes(field.tolist()).decode(), config.get_text_config().num_hidden_layers)
+def read_plan(field: Tensor, config: Any) -> ServingPlan | None:
+    """Return the plan that the field `METHOD` of a picture carries; None if the picture is not pruned."""
+    spec = bytes(field.tolist()).decode()
+    return None if spec in UNPRUNED else plan_of(spec, config.get_text_config().num_hidden_layers)
 
 
 class PruningInfo(FamilyGeometry):
@@ -183,16 +184,20 @@ class PruningProcessor(FamilyGeometry):
             mm_inputs, hf_processor_mm_kwargs, processed_data
         )
         plan, images = self.info.plan(hf_processor_mm_kwargs), self.images(processed)
-        if images and plan is not None:
-            processed[METHOD] = [torch.tensor(list(plan.spec.encode()), dtype=torch.uint8)] * images
-            if plan.reads_text:
-                prompt = hf_processor_mm_kwargs.get(PROMPT) or [self.token(self.info.get_hf_config()), 0]
-                processed[PROMPT] = [torch.tensor(prompt)] * images
+        if images:
+            spec = UNPRUNED[-1] if plan is None else plan.spec
+            processed[METHOD] = [torch.tensor(list(spec.encode()), dtype=torch.uint8)] * images
+        if images and plan is not None and plan.reads_text:
+            prompt = hf_processor_mm_kwargs.get(PROMPT) or [self.token(self.info.get_hf_config()), 0]
+            processed[PROMPT] = [torch.tensor(prompt)] * images
         return processed
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Any) -> dict[str, Any]:
         fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))  # type: ignore[misc]
-        return fields | {name: MultiModalFieldConfig.batched("image") for name in (METHOD, PROMPT)}
+        # Of a picture whose tokens a prefix cache holds, vLLM passes on only what is kept on the CPU, and the positions
+        # of the rest of the prompt depend on its method.
+        method = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return fields | {METHOD: method, PROMPT: MultiModalFieldConfig.batched("image")}
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         updates = super()._get_prompt_updates(  # type: ignore[misc]
