@@ -30,6 +30,7 @@ test-full: $(TESTS)
 
 # The vLLM plug-in, on a CPU: vLLM pins its own torch and transformers, so it has an environment of its own. The shim lets
 # torchvision be imported beside a torch for CPUs. Every file starts an engine, and has a process of its own for that.
+# With FEATHERVLM_VLLM_COMPILE=1 vLLM compiles the language model, which takes some minutes more.
 VLLM := .venv-vllm
 VLLM_TESTS := tests/integrations/vllm
 VLLM_RUN := PYTHONPATH=$(VLLM_TESTS)/shim OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind

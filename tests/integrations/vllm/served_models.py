@@ -1,5 +1,6 @@
 """vLLM engines in this process, and what the pruned transformers model answers to the same prompts."""
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,8 @@ class Served:
         from vllm import LLM
 
         self.hf = hf
-        self.llm = LLM(path, dtype="float32", enforce_eager=True, **options)
+        eager = not os.environ.get("FEATHERVLM_VLLM_COMPILE")
+        self.llm = LLM(path, dtype="float32", enforce_eager=eager, **options)
         self.chosen: list[list[int]] = []
         choose = Chooser.choose
 
