@@ -53,7 +53,8 @@ load: $(STAMP) $(VLLM)/.installed
 # What pruning gains in vLLM, next to the HF engine: docs/results/serving.md. Run nothing else meanwhile.
 bench-serving: $(STAMP) $(VLLM)/.installed
 	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model embedded --out results/serving/bench-embedded.json
-	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model llava-170m --out results/serving/bench-170m.json
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model llava-170m --requests 4 --batch 4 --rounds 2 \
+		--out results/serving/bench-170m.json
 	$(RUN)/python scripts/generate_docs.py
 
 lint: $(STAMP)

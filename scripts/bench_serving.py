@@ -1,10 +1,11 @@
-"""Measure what pruning gains in vLLM, next to the HF engine on the same pictures, in turns and in one process.
+r"""Measure what pruning gains in vLLM, next to the HF engine on the same pictures, in turns and in one process.
 
 Each round runs every variant once: all requests are sent at once, nothing is cached, and every request generates the
 same number of tokens. A warm-up round does not count. It needs the environment of `make test-vllm`.
 
     python scripts/bench_serving.py --model embedded --out results/serving/bench-embedded.json
-    python scripts/bench_serving.py --model llava-170m --out results/serving/bench-170m.json
+    python scripts/bench_serving.py --model llava-170m --requests 4 --batch 4 --rounds 2 \
+        --out results/serving/bench-170m.json
 """
 
 import argparse
