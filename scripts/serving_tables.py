@@ -25,10 +25,12 @@ def _gain(name: str) -> str:
                 str(row["blocks_per_request"]),
                 str(row["requests_that_fit"]),
             ]
-        rows.append([row["name"], f"{median(speeds):.2f} ({speeds[0]:.2f} to {speeds[-1]:.2f})", *served])
+        cpu = f"{row['cpu_seconds_per_request'][0]:.3f}"
+        rows.append([row["name"], f"{median(speeds):.2f} ({speeds[0]:.2f} to {speeds[-1]:.2f})", cpu, *served])
     titles = [
         "",
         "requests per second",
+        "CPU seconds per request",
         "first token, median / 95 % (s)",
         "prompt tokens",
         "KV blocks",

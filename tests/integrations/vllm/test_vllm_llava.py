@@ -1,5 +1,7 @@
 """The embedded LLaVA in vLLM against the HF engine, with chunks of 32 tokens, prefix caching and eight requests."""
 
+from types import SimpleNamespace
+
 import pytest
 from served_models import Ask, HuggingFace, Served
 
@@ -145,3 +147,48 @@ def test_a_prompt_that_cannot_be_pruned_is_refused(served, scenes):
         served.replies([Ask((scene.image, scene.image), question.text, FEATHER)])
     with pytest.raises(ValueError, match="tokens before pruning"):
         served.replies([Ask((scene.image,), " ".join(["red"] * 1900), "divprune:keep=0.25")])
+
+
+REFUSED_OPTIONS = {
+    "pipeline-parallel": ("parallel_config", "pipeline_parallel_size", 2),
+    "speculative": ("speculative_config", None, object()),
+    "tower-connector-lora": ("lora_config", "enable_tower_connector_lora", True),
+    "compile_mm_encoder": ("compilation_config", "compile_mm_encoder", True),
+    "cudagraph_mm_encoder": ("compilation_config", "cudagraph_mm_encoder", True),
+    "mm-encoder-tp-mode": ("multimodal", "mm_encoder_tp_mode", "data"),
+    "video-pruning-rate": ("multimodal", "video_pruning_rate", 0.5),
+    "enable-mm-embeds": ("multimodal", "enable_mm_embeds", True),
+}
+
+
+def engine_config(part=None, name=None, value=None):
+    """What the plug-in reads of vLLM's configuration, with its defaults but for one value."""
+    parts = {
+        "parallel_config": SimpleNamespace(pipeline_parallel_size=1),
+        "speculative_config": None,
+        "lora_config": SimpleNamespace(enable_tower_connector_lora=False),
+        "compilation_config": SimpleNamespace(compile_mm_encoder=False, cudagraph_mm_encoder=False),
+        "multimodal": SimpleNamespace(mm_encoder_tp_mode="weights", video_pruning_rate=None, enable_mm_embeds=False),
+    }
+    if part is not None and name is None:
+        parts[part] = value
+    elif part is not None:
+        setattr(parts[part], name, value)
+    multimodal = parts.pop("multimodal")
+    return SimpleNamespace(**parts, model_config=SimpleNamespace(multimodal_config=multimodal))
+
+
+@pytest.mark.parametrize("option", REFUSED_OPTIONS)
+def test_what_pruning_does_not_go_with_is_refused_at_the_start(option):
+    from feathervlm.integrations.vllm.config import PruningConfig
+
+    PruningConfig.verify_and_update_config(engine_config())
+    with pytest.raises(ValueError, match=option):
+        PruningConfig.verify_and_update_config(engine_config(*REFUSED_OPTIONS[option]))
+
+
+def test_vllms_configuration_has_the_options_that_are_refused(served):
+    """So that a renamed option is noticed, and not read as absent."""
+    from feathervlm.integrations.vllm.config import PruningConfig
+
+    PruningConfig.verify_and_update_config(served.llm.llm_engine.vllm_config)
