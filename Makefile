@@ -22,7 +22,7 @@ $(TESTS): $(STAMP) tests/integrations/lmms_eval/requirements.txt
 	touch $(TESTS)
 
 test: $(TESTS)
-	$(RUN)/pytest --numprocesses 2
+	$(RUN)/pytest --numprocesses 2 --dist loadfile
 
 # Every law on every pair of a method and a model, and more examples of every property: before a change of the engine lands.
 test-full: $(TESTS)
@@ -87,7 +87,7 @@ SPEEDS := results/bench
 FIGURES := docs/results/figures
 bench: $(STAMP)
 	$(BENCH) --rounds 9 --new-tokens 8 --out $(SPEEDS)/overhead-cpu.json --methods \
-		feather:keep=1,fastv,feather,feather:fixed=true,random
+		'feather:keep=1,fastv,feather,before-llm:method=(feather),feather:fixed=true,random'
 	$(BENCH) --config tiny --rounds 5 --tokens 16,36,64,144,576,1024,2304,4096 \
 		--methods fastv,feather,pyramiddrop,visionzip,divprune,uniform \
 		--out $(SPEEDS)/tokens-cpu.json --plot $(FIGURES)/tokens-cpu.png

@@ -4,6 +4,7 @@ One thread, for tiny models lose more by sharing work than they gain. Few exampl
 with `--hypothesis-profile full`.
 """
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -29,6 +30,12 @@ settings.load_profile("gate")
 def pytest_configure(config: pytest.Config) -> None:
     """Do not collect what will not run."""
     method_cases.GATE_ONLY = config.option.markexpr == "not full"
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of garbage collection, which would visit it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

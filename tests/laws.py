@@ -19,7 +19,7 @@ TOLERANCE = 2e-4
 OLD = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 23)
 
 
-def generate(model, inputs, tokens=6, **options):
+def generate(model, inputs, tokens=4, **options):
     """Greedy generation: (new tokens, their logits, cache)."""
     options = {"do_sample": False, "output_logits": True, **options}
     out = model.generate(**inputs, max_new_tokens=tokens, return_dict_in_generate=True, **options)

@@ -116,6 +116,10 @@ ROWS = {
     "tome": MethodCase(m.ToMe(keep=0.6), published=(0,), everything=m.ToMe(keep=1.0)),
     "ailurus": MethodCase(m.AiluRus(encoder_layer=0), published=(0,), everything=m.AiluRus(encoder_layer=0, keep=1.0)),
     "text-only": MethodCase(m.TextOnly(), published=(0,)),
+    "combined": MethodCase(
+        m.Combined((m.ToMe(keep=0.8), m.DivPrune(keep=0.5), m.Feather(layers=(2, 4), keep=0.3))),
+        everything=m.Combined((m.ToMe(keep=1.0), m.DivPrune(keep=1.0), m.Feather(layers=(2, 4), keep=1.0))),
+    ),
 }
 
 METHODS = {name: row.method for name, row in ROWS.items()}

@@ -3,7 +3,7 @@
 import pytest
 
 import method_cases
-from family_cases import FAMILY_CASES, with_attention, with_some
+from family_cases import FAMILY_CASES, WAYS, with_attention, with_some
 from method_cases import METHODS, crossed, pairs, representatives, usage
 
 SUBJECTS, KINDS = ("a", "b", "c", "d", "e", "f"), ("sdpa", "eager")
@@ -38,8 +38,8 @@ def test_every_use_of_the_engine_has_one_representative():
     assert set(uses) == {usage(method.schedule()) for method in METHODS.values()}
 
 
-def test_every_family_meets_one_way_and_every_way_every_attention():
-    ways = ("x", "y", "z", "w")
+@pytest.mark.parametrize("ways", [WAYS, WAYS[:5], ("feather", "random"), ("x", "y", "z", "w")])
+def test_every_family_meets_one_way_and_every_way_every_attention(ways):
     cases = with_attention(ways)
     assert len(cases) == len(ways) * sum(len(case.attention) for case in FAMILY_CASES.values())
     assert {name for name, *_ in gate(cases)} == set(FAMILY_CASES)

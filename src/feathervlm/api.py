@@ -14,7 +14,8 @@ from feathervlm.core.schedule import Schedule
 from feathervlm.engine.compiled import compiled_module
 from feathervlm.engine.pruning import Pruning
 from feathervlm.families.registry import find
-from feathervlm.methods.base import Method, resolve
+from feathervlm.methods.base import Method
+from feathervlm.methods.lookup import resolve
 
 Query = int | Tensor | Callable[[Mapping[str, Any]], "int | Tensor"]
 """What says which token asks: its position, or a function from the arguments of the base model to its position."""

@@ -17,7 +17,7 @@ def _measured():
 def folder(tmp_path, _measured):
     if not _measured:
         methods = ("fastv:layer=1", "random:layer=1")
-        wanted = {"config": "mini", "rounds": 2, "new_tokens": 2}
+        wanted = {"config": "mini", "rounds": 1, "new_tokens": 2}
         _measured["line"] = run(BenchRequest(**wanted, methods=methods, tokens=(16, 64)))
         _measured["batch"] = run(BenchRequest(**wanted, methods=("feather",), batches=(1, 2)))
     for name, document in _measured.items():

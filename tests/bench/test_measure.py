@@ -11,6 +11,7 @@ from feathervlm.bench.measure import Timing
 from feathervlm.bench.run_bench import BenchRequest, run
 from feathervlm.bench.timing import RunTimer
 from feathervlm.core.errors import PruningError, Unprunable
+from method_cases import crossed
 
 CPU = torch.device("cpu")
 SPEC = "fastv:layer=1,keep=0.25"
@@ -36,9 +37,12 @@ def test_everybody_runs_in_turns_after_warm_up_and_memory(monkeypatch, build):
     assert found[1].seconds["prefill"] == [10.0, 14.0]  # neither warm-up nor memory
 
 
-@pytest.mark.parametrize("name", ["mini", "mini-next", "mini-qwen"])
-@pytest.mark.parametrize("spec", [None, "fastv:layer=1", "visionzip", "feather:layers=1+2"])
-@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(
+    ("name", "spec", "ragged"),
+    crossed(
+        ["mini", "mini-next", "mini-qwen"], [None, "fastv:layer=1", "visionzip", "feather:layers=1+2"], [False, True]
+    ),
+)
 def test_what_is_timed_is_what_generate_does(name, spec, ragged, build, monkeypatch):
     model, prompt = build(name, text=30)
     inputs = prompt.batch(2, ragged, CPU, torch.float32)
@@ -70,11 +74,18 @@ def test_what_is_timed_is_what_generate_does(name, spec, ragged, build, monkeypa
     assert (shot.report is None) == (spec is None)
 
 
-def test_a_document_holds_everything(monkeypatch):
-    found = run(request(tokens=(64, 49), batches=(1, 2), layers=(3, 4)))
+@pytest.mark.parametrize(
+    ("tokens", "batches", "layers"),
+    [
+        ((64, 49), (1, 2), (4,)),
+        pytest.param((64, 49), (1, 2), (3, 4), marks=pytest.mark.full),
+    ],
+)
+def test_a_document_holds_everything(tokens, batches, layers):
+    found = run(request(tokens=tokens, batches=batches, layers=layers))
     cases = [(row["tokens"], row["batch"], row["layers"]) for row in found["rows"] if row["method"] == "unpruned"]
-    assert cases == [(t, b, layers) for layers in (3, 4) for t in (64, 49) for b in (1, 2)]
-    assert [row["method"] for row in found["rows"]] == ["unpruned", "fastv:layer=1"] * 8
+    assert cases == [(t, b, depth) for depth in layers for t in tokens for b in batches]
+    assert [row["method"] for row in found["rows"]] == ["unpruned", "fastv:layer=1"] * len(cases)
     for row in found["rows"]:
         seconds, raw = row["seconds"], row["raw"]
         assert all(len(raw[part]) == 2 for part in measure.PARTS)
@@ -87,8 +98,8 @@ def test_a_document_holds_everything(monkeypatch):
     pruned = [row for row in found["rows"] if row["method"] != "unpruned"]
     assert [row["stages"][0] for row in pruned[:2]] == [{"layer": 1, "tokens": 16.0}] * 2
     assert all(0 < row["ideal"]["prefill"] < 1 and row["selection_share"]["median"] > 0 for row in pruned)
-    assert len(found["verdicts"]) == 8
-    assert len(found["break_even"]) == 2 * 2 * 2
+    assert len(found["verdicts"]) == len(cases)
+    assert len(found["break_even"]) == 2 * len(batches) * len(layers)
     assert found["refused"] == []
     assert {"command", "commit", "processor", "torch", "transformers", "threads"} <= set(found["provenance"])
     assert found["settings"]["clock"] == "processor time of the one thread"
@@ -140,6 +151,8 @@ def test_a_model_of_ones_own(demo):
     assert [row["tokens"] for row in found["rows"]] == [64, 64, 128, 128]
     assert found["settings"]["config"] is None
     assert found["model"]["type"] == "llava"
+    shipped = run_bench.choose_target(BenchRequest(model="embedded"))
+    assert shipped.inspect(None, None)[1].visual == 256
     with pytest.raises(PruningError, match="picture of this model has 64"):
         run(BenchRequest(model=str(demo), tokens=(100,)))
     with pytest.raises(PruningError, match="--depth"):

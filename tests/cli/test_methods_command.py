@@ -36,6 +36,13 @@ def test_one_method_in_words_and_as_json(name: str) -> None:
         assert str(methods.get(example)) == example
 
 
+def test_joined_methods_are_described_as_one() -> None:
+    words = cli("methods", "tome:keep=0.6+feather:layers=8+16").stdout
+    assert "methods: list of method\n" in words
+    for stage in ("at 0 (layer 0): about 345 of 576", "at 16 (layer 16): about 17 of 576", "345 the last"):
+        assert stage in words
+
+
 def test_what_a_method_needs_is_derived() -> None:
     def known(spec: str) -> Any:
         return document(cli("methods", spec, "--json"))

@@ -3,6 +3,7 @@ import torch
 from hypothesis import strategies as st
 
 from feathervlm.core import (
+    Chained,
     Grid,
     KeepAll,
     KeepNone,
@@ -130,6 +131,7 @@ def compose(inner):
         st.builds(Union, RANKED, inner, st.just(True)) | st.builds(Union, inner, RANKED, st.just(True)),
         st.builds(Intersection, inner, inner),
         st.builds(Fill, inner, BUDGETED),
+        st.builds(Chained, inner, inner),
     ]
     return one_of_a_kind(lambda: kinds)
 

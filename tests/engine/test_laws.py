@@ -41,7 +41,7 @@ class Subject(SimpleNamespace):
         layout = VisualLayout(mask, [[(1, tiny.SIDE, tiny.SIDE)] * run for run in runs])
         return feathervlm.prune(self.model, method, layout=layout)
 
-    def generate(self, *prompts, tokens=6):
+    def generate(self, *prompts, tokens=4):
         out = self.model.generate(
             **self.inputs(*prompts),
             max_new_tokens=tokens,
@@ -124,12 +124,12 @@ def test_cached_decoding_equals_a_full_prefill_with_the_same_tokens(name, attent
 @pytest.mark.parametrize(("name", "attention", "method"), pairs(METHODS, SUBJECTS, ATTENTION))
 def test_a_ragged_batch_equals_one_by_one(name, attention, method):
     s = subject(name, attention)
-    prompts = [tiny.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0, 1))]
+    prompts = [tiny.prompt(images, seed=seed, after=4 + seed) for seed, images in enumerate((1, 2, 0))]
     with s.prune(METHODS[method], *prompts) as together:
-        tokens, logits = s.generate(*prompts)
+        tokens, logits = s.generate(*prompts, tokens=3)
     for row, prompt in enumerate(prompts):
         with s.prune(METHODS[method], prompt) as alone:
-            single_tokens, single_logits = s.generate(prompt)
+            single_tokens, single_logits = s.generate(prompt, tokens=3)
         torch.testing.assert_close(logits[row : row + 1], single_logits, atol=TOLERANCE, rtol=0)
         assert torch.equal(tokens[row : row + 1], single_tokens)
         if tiny.IMAGE in prompt:
@@ -221,16 +221,16 @@ def test_the_model_is_untouched_afterwards(name, method):
     with s.prune(METHODS[method], prompt):
         s.generate(prompt, tokens=2)
     assert traces(s.model) == before
+    assert torch.equal(s.model(**s.inputs(prompt)).logits, plain)
     broken = s.model.get_decoder().layers[-1].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), s.prune(METHODS[method], prompt):
-        s.generate(prompt, tokens=2)
+        s.model(**s.inputs(prompt))
     broken.remove()
     assert traces(s.model) == before
     pruning = s.prune(METHODS[method], prompt)
-    s.generate(prompt, tokens=2)
+    s.model(**s.inputs(prompt))
     pruning.remove()
     assert traces(s.model) == before
-    assert torch.equal(s.model(**s.inputs(prompt)).logits, plain)
 
 
 def test_knn_reads_the_vision_tower_in_both_calling_ways():

@@ -85,6 +85,25 @@ def look(name, *pictures, method="uniform:layer=0,stride=1"):
     return report, seen[0][0][report.record.layout.mask[0]]
 
 
+class Seen(Exception):  # noqa: N818 - it ends a forward whose layers are of no interest
+    """Holds the embeddings of all tokens."""
+
+
+def embeddings(name, report, *pictures):
+    """The embeddings of all visual tokens as they enter the decoder, without running its layers."""
+
+    def end(module, args, kwargs):
+        raise Seen(args[0] if args else kwargs["hidden_states"])
+
+    handle = DecoderView(model(name)).layers[0].register_forward_pre_hook(end, with_kwargs=True)
+    try:
+        with torch.no_grad(), pytest.raises(Seen) as seen:
+            model(name)(**inputs(name, *pictures))
+    finally:
+        handle.remove()
+    return seen.value.args[0][0][report.record.layout.mask[0]]
+
+
 def cells(report, image=0):
     """(x, y) of the middle, as shares of the picture, and the plane of every token of an image."""
     place = report.record.layout.geometry()
@@ -127,7 +146,7 @@ def test_a_change_in_the_picture_shows_where_the_layout_says(name, size):
     candidates = torch.nonzero(plane == finest)[:, 0]
     generator = torch.Generator().manual_seed(len(candidates))
     for token in candidates[torch.randperm(len(candidates), generator=generator)[:6]].tolist():
-        after = look(name, inverted(image, box_of(report, token)))[1]
+        after = embeddings(name, report, inverted(image, box_of(report, token)))
         moved = (after - before).norm(dim=-1)
         for number in range(len(planes)):
             mine = torch.nonzero(plane == number)[:, 0]

@@ -16,24 +16,27 @@ for info in pkgutil.iter_modules(__path__, f"{__name__}."):
 for case in FAMILY_CASES.values():
     case.refuses = {**case.refuses, **refuses_encoder_merging(case.name)}
 
+WAYS = ["feather", "uniform-0", "random", "pool", "shuffled", "cut", "ivc-prune"]
+"""Names of the ways to prune that laws of families try."""
+
 
 def with_attention(ways: Sequence[str]) -> list[ParameterSet]:
     """Return every (case, attention, way) by name, for `pytest.mark.parametrize`.
 
-    Without the mark `full`, every case runs one of the ways in turn. The attention implementations alternate, so
-    that every way meets all of them.
+    Without the mark `full`, every case runs one way with one attention implementation: the same for all laws that have
+    this way, so that they share its forwards. Both alternate from case to case, so that every way meets all of them.
     """
     return selected(
-        in_gate(
-            (place + number) % len(ways) == 0 and (place // len(ways)) % len(case.attention) == turn,
-            name,
-            attention,
-            way,
-        )
+        in_gate(way == _way_in_gate(place, ways) and attention == case.attention_in_gate(place), name, attention, way)
         for place, (name, case) in enumerate(FAMILY_CASES.items())
-        for turn, attention in enumerate(case.attention)
-        for number, way in enumerate(ways)
+        for attention in case.attention
+        for way in ways
     )
+
+
+def _way_in_gate(place: int, ways: Sequence[str]) -> str:
+    usual = WAYS[place % len(WAYS)]
+    return usual if usual in ways else ways[place // len(WAYS) % len(ways)]
 
 
 def with_some(values: Iterable[object], gate: Iterable[object], share: int) -> list[ParameterSet]:

@@ -139,6 +139,10 @@ class FamilyCase:
     mixed: bool = True
     tolerance: float = 3e-4
 
+    def attention_in_gate(self, place: int) -> str:
+        """Return the attention implementation of the gate for the case at this place of the table."""
+        return self.attention[place // 8 % len(self.attention)]
+
     def model(self, attention: str = "sdpa") -> torch.nn.Module:
         """Return the model, which is made once."""
         return _model(self, attention)

@@ -9,6 +9,7 @@ from feathervlm.core import Grid, LastTokenAttention, PruningError, Schedule, St
 from feathervlm.methods import (
     AveragePool,
     BeforeLLM,
+    Combined,
     FastV,
     Feather,
     Method,
@@ -18,7 +19,8 @@ from feathervlm.methods import (
     available,
     get,
 )
-from feathervlm.methods.base import REGISTRY, resolve
+from feathervlm.methods.base import REGISTRY
+from feathervlm.methods.lookup import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +223,8 @@ def test_methods_without_a_budget_parameter_say_so(spec):
 def test_available_is_sorted_and_complete():
     assert available() == tuple(sorted(available()))
     public = [getattr(methods, name) for name in methods.__all__]
-    assert set(available()) == {part.name for part in public if isinstance(part, type) and part is not Method}
+    kinds = {part for part in public if isinstance(part, type)}
+    assert set(available()) == {kind.name for kind in kinds - {Method, Combined}}
 
 
 def test_a_file_is_a_method(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from two_devices import FIRST, SECOND, on, two_devices
 ENCODERS = {"vision_tower", "visual", "vision_model", "vision_encoder", "connector", "embed_vision"}
 ENCODERS |= {"multi_modal_projector", "vision_embed_tokens"}
 READ_THE_ENCODER = [name for name in METHODS if any(s.in_encoder for s in METHODS[name].schedule().signals())]
-TOKENS = 3
+TOKENS = 2
 
 
 def run(model, inputs, tokens=0):
@@ -93,8 +93,8 @@ def test_a_dispatched_model_equals_the_model_in_one_place(name, row, tokens, tmp
 
 SPREAD = selected(
     in_gate(
-        (name == "llava" and row in representatives() and (encoder != "none" or row in READ_THE_ENCODER))
-        or (row == "feather" and place % 9 == 4 and encoder == "all"),
+        (name == "llava" and row in representatives() and encoder == ("later" if row in READ_THE_ENCODER else "none"))
+        or (row == "feather" and encoder == "all" and (name == "llava" or place % 12 == 4)),
         name,
         row,
         encoder,
@@ -106,19 +106,26 @@ SPREAD = selected(
 )
 
 
-@pytest.mark.parametrize(("name", "row", "encoder"), SPREAD)
-def test_a_model_on_two_devices_equals_the_model_on_one(name, row, encoder):
-    case = FAMILY_CASES[name]
-    model, inputs = case.model(), case.inputs(*case.prompts())
-    parts = later_parts(model, 3, encoder)
+def skip_if_unpruned_fails(model, parts, inputs):
     with two_devices(model, parts) as spread:
         try:
             run(spread, on(FIRST, inputs), TOKENS)
         except RuntimeError as error:
             pytest.skip(f"unpruned, too: {error}")
+
+
+@pytest.mark.parametrize(("name", "row", "encoder"), SPREAD)
+def test_a_model_on_two_devices_equals_the_model_on_one(name, row, encoder):
+    case = FAMILY_CASES[name]
+    model, inputs = case.model(), case.inputs(*case.prompts())
+    parts = later_parts(model, 3, encoder)
     expected, report = pruned(model, inputs, METHODS[row], TOKENS)
     with two_devices(model, parts) as spread:
-        logits, other = pruned(spread, on(FIRST, inputs), METHODS[row], TOKENS)
+        try:
+            logits, other = pruned(spread, on(FIRST, inputs), METHODS[row], TOKENS)
+        except RuntimeError:
+            skip_if_unpruned_fails(model, parts, inputs)
+            raise
     assert torch.equal(logits, expected)
     assert other == report
 

@@ -16,6 +16,7 @@ from feathervlm.bench.targets import BenchTarget, PresetTarget, PretrainedTarget
 from feathervlm.bench.timing import RunTimer
 from feathervlm.core.errors import PruningError
 from feathervlm.inference import loading
+from feathervlm.inference.model_spec import ModelSpec
 from feathervlm.methods import get
 from feathervlm.utils.provenance import provenance
 from feathervlm.utils.quiet import quiet
@@ -120,7 +121,7 @@ def choose_target(request: BenchRequest) -> BenchTarget:
     """Return the model to measure."""
     device, dtype = loading.choose_device(request.device), loading.choose_dtype(request.dtype)
     if request.model is not None:
-        return PretrainedTarget(device, dtype, request.attention, request.model)
+        return PretrainedTarget(device, dtype, request.attention, ModelSpec(request.model).path)
     return PresetTarget(device, dtype, request.attention, presets.get(request.config), request.text_tokens)
 
 

@@ -18,9 +18,12 @@ from feathervlm.bench.inputs import BenchPrompt, picture_prompt
 from feathervlm.core.errors import PruningError
 from feathervlm.engine.call import ModelCall
 from feathervlm.inference import loading
+from feathervlm.inference.model_spec import is_embedded
 from feathervlm.methods import get
 
 QUESTION = "Where is the red object, and what is to the left of it? Answer with one short sentence."
+EMBEDDED_QUESTION = "where is the small red circle ?"
+"""A question in the words of the embedded model."""
 PICTURE = 672
 """Side in pixels of the pictures that a pretrained model is shown."""
 
@@ -125,7 +128,8 @@ class PretrainedTarget(BenchTarget):
         def count_visual(inputs: dict[str, Tensor]) -> int:
             return family.layout(ModelCall(dict(inputs))).counts[0]
 
-        return model, picture_prompt(self._processor, tokens, QUESTION, PICTURE, count_visual)
+        question = EMBEDDED_QUESTION if is_embedded(self._processor) else QUESTION
+        return model, picture_prompt(self._processor, tokens, question, PICTURE, count_visual)
 
     def build(self, model: Any) -> Any:
         loaded = loading.load_model(self.name, self.dtype, self.attention)

@@ -30,7 +30,7 @@ QUICK = {"rounds": 2, "new_tokens": 4}
 
 def bench(
     model: Annotated[
-        str | None, typer.Option(metavar="DIR|ID", help="A model directory, or an id on the Hugging Face hub.")
+        str | None, typer.Option(metavar="DIR|ID", help="`embedded`, a model directory, or an id on the hub.")
     ] = None,
     config: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Random weights of real dimensions: {CONFIGS}.")

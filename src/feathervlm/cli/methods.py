@@ -76,7 +76,10 @@ def _print(described: list[dict[str, Any]]) -> None:
 
 def _print_one(method: dict[str, Any]) -> None:
     lines = [f"{method['name']}  ({method['paper']})", "", method["doc"], "", "Parameters:"]
-    lines += [f"    {p['name']}: {p['type']}, default {p['default']}" for p in method["parameters"]] or ["    none"]
+    lines += [
+        f"    {p['name']}: {p['type']}" + (f", default {p['default']}" if p["default"] is not None else "")
+        for p in method["parameters"]
+    ] or ["    none"]
     lines += ["", "Stages, on a model of 32 layers and an image of 24 x 24 tokens:"]
     for stage in method["stages"]:
         kept = f"{'' if stage['exact'] else 'about '}{stage['tokens_of_576']} of 576 tokens stay"

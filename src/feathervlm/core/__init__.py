@@ -29,6 +29,7 @@ from feathervlm.core.schedule import Layer, Schedule, Stage, check_layers
 from feathervlm.core.scoring_pass import Survivors, SurvivorsOf
 from feathervlm.core.selectors.base import Selector, Union, check_operands
 from feathervlm.core.selectors.basic import Grid, Random, Top
+from feathervlm.core.selectors.chained import Chained
 from feathervlm.core.selectors.clustering import TopAndClusters
 from feathervlm.core.selectors.dilation import Dilate
 from feathervlm.core.selectors.diversity import DPP, MaxMin
@@ -64,6 +65,7 @@ __all__ = [
     "IQR",
     "BipartiteMerging",
     "Candidates",
+    "Chained",
     "Clusters",
     "Criterion",
     "Dedup",

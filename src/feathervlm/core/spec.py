@@ -151,6 +151,21 @@ def split_specs(text: str) -> tuple[str, ...]:
     return tuple(spec.strip() for spec in specs if spec.strip())
 
 
+def split_joined(spec: str) -> tuple[str, ...]:
+    """Split the spec of several methods at each `+` outside brackets that a method's name follows.
+
+    >>> split_joined("tome:keep=0.6+feather:layers=8+16")
+    ('tome:keep=0.6', 'feather:layers=8+16')
+    """
+    parts = [""]
+    for part in _split(spec, spec, "+"):
+        if re.match(r"\s*[a-z]", part) or not parts[-1]:
+            parts.append(part)
+        else:
+            parts[-1] += f"+{part}"
+    return tuple(parts[1:]) or ("",)
+
+
 def add_parameters(spec: str, parameters: Mapping[str, Any]) -> str:
     """Append parameters to a spec.
 
@@ -190,14 +205,14 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), parameters
 
 
-def _split(text: str, spec: str) -> list[str]:
-    """Split at commas outside brackets; `spec` is named in the error."""
+def _split(text: str, spec: str, at: str = ",") -> list[str]:
+    """Split at a character outside brackets; `spec` is named in the error."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([") - (character in ")]")
         if depth < 0:
             break
-        if character == "," and depth == 0:
+        if character == at and depth == 0:
             parts.append("")
         else:
             parts[-1] += character

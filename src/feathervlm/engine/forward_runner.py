@@ -106,6 +106,7 @@ class ForwardRunner:
         for _ in range(prefill.rows.turns.depth):  # each pass finds one more turn's tokens
             record = score(self.schedule, call, layout, self.decoder, self.family, self.status, hidden)
             hidden = cut, [stage.kept for stage in record.stages]
+            prefill.record.scoring.append(record)
         assert hidden is not None
         return hidden[1]
 

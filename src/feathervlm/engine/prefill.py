@@ -19,6 +19,7 @@ from feathervlm.core.errors import PruningError, Unprunable
 from feathervlm.core.layout import VisualLayout
 from feathervlm.core.run_stage import run_stage
 from feathervlm.core.schedule import Schedule
+from feathervlm.core.scoring_pass import Survivors
 from feathervlm.engine.cache.hide_earlier import HiddenEarlier
 from feathervlm.engine.cache.layer import HookStatus
 from feathervlm.engine.cache.support import pruned_layers, restore_static
@@ -52,7 +53,7 @@ class Prefill:
         layout: Layout of its visual tokens, on the input's device.
         hook_status: Status that the pruned cache layers depend on.
         reused: Tokens to keep at each stage, bool (batch, visual), in place of what its selector would choose.
-        survivors: Results of scoring passes, bool (batch, visual) by their signal.
+        scored: Records of scoring passes, by their signal.
         refuse: Callback, called with the error in place of raising it, if the first stage finds that it cannot prune.
     """
 
@@ -65,7 +66,7 @@ class Prefill:
         layout: VisualLayout,
         hook_status: HookStatus,
         reused: Sequence[Tensor] | None = None,
-        survivors: Mapping[Any, Tensor] | None = None,
+        scored: Mapping[Survivors, Record] | None = None,
         refuse: Callable[[Unprunable], None] | None = None,
     ) -> None:
         self.decoder, self.family, self.call, self.layout = decoder, family, call, layout
@@ -79,7 +80,9 @@ class Prefill:
         self.attended = mask[:, -self.sequence :].to(device).bool() if padded else None
         turns = find_turns(call, layout, attended_of(call, device))
         self.rows = RowTracker(layout, self.attended, turns)
-        self.reader = SignalReader(decoder, family, call, self.rows, survivors or {})
+        scored = scored or {}
+        survivors = {signal: record.stages[-1].kept for signal, record in scored.items()}
+        self.reader = SignalReader(decoder, family, call, self.rows, survivors)
         self.stored = [self.sequence]  # rows whose keys the layers before each stage have
         self.present: list[tuple[Tensor, Tensor | None]] = []  # positions and validity of the rows after each stage
         self.full: Tensor | None = None  # hidden states of all rows, into which the present rows return
@@ -99,8 +102,7 @@ class Prefill:
         self.record.shown, self.record.crops = family.shown, family.crops
         self.record.notes += [*family.notes, *decoder.cost_notes]
         check_labels(call, layout)
-        if survivors:
-            self.record.notes.append("the scoring pass that chose the tokens comes on top of these figures")
+        self.record.scoring += scored.values()
         if self.past:
             check_later_turn(schedule)
             trimmed = next((layer for at, layer in pruned_layers(cache).items() if at < self.starts[0]), None)

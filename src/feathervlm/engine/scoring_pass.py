@@ -26,15 +26,15 @@ def survivors(
     decoder: DecoderView,
     family: Family,
     hook_status: HookStatus,
-) -> dict[Survivors, Tensor]:
-    """Run every scoring pass that a schedule reads, and return the tokens that each keeps: bool (batch, visual).
+) -> dict[Survivors, Record]:
+    """Run every scoring pass that a schedule reads, and return their records.
 
     Raises:
         Unprunable: On a later turn of a conversation.
     """
     signals = dict.fromkeys(signal for stage in schedule for signal in scoring_passes(stage))
     model = decoder, family, hook_status
-    return {signal: score(signal.schedule, call, layout, *model).stages[-1].kept for signal in signals}
+    return {signal: score(signal.schedule, call, layout, *model) for signal in signals}
 
 
 def score(
@@ -46,8 +46,11 @@ def score(
     hook_status: HookStatus,
     hidden: tuple[int, list[Tensor]] | None = None,
 ) -> Record:
-    """Run a scoring pass, see `run_stages`, and return its record."""
-    return run_stages(schedule, call, layout, decoder, family, hook_status, hidden).record
+    """Run a scoring pass, see `run_stages`, and return its record, with the costs of the layers that ran."""
+    prefill = run_stages(schedule, call, layout, decoder, family, hook_status, hidden)
+    record, layers = prefill.record, prefill.starts[-1]
+    record.costs, record.types = record.costs[:layers], record.types[:layers]
+    return record
 
 
 def run_stages(
@@ -83,7 +86,7 @@ def run_stages(
         arguments |= {"use_cache": False, "past_key_values": None}
     inner = survivors(schedule, call, layout, decoder, family, hook_status)
     scoring = replace(call, arguments=arguments, found={})
-    prefill = Prefill(decoder, family, schedule, scoring, layout, hook_status, survivors=inner)
+    prefill = Prefill(decoder, family, schedule, scoring, layout, hook_status, scored=inner)
     prefill.ends_after_stages = True
     if hidden is not None:
         prefill.hide_earlier(*hidden)

@@ -8,12 +8,14 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from feathervlm.methods.base import REGISTRY, Method, available, get
+from feathervlm.methods.base import REGISTRY, Method
 from feathervlm.methods.before_llm import BeforeLLM
+from feathervlm.methods.combined import Combined
 from feathervlm.methods.ensemble import Ensemble
 from feathervlm.methods.fastv import FastV
 from feathervlm.methods.feather import Feather
 from feathervlm.methods.knn import KNN
+from feathervlm.methods.lookup import available, get
 from feathervlm.methods.pool import AveragePool
 from feathervlm.methods.pyramiddrop import PyramidDrop
 from feathervlm.methods.random_keep import RandomKeep
@@ -30,6 +32,7 @@ __all__ = [
     "KNN",
     "AveragePool",
     "BeforeLLM",
+    "Combined",
     "Ensemble",
     "FastV",
     "Feather",

@@ -14,13 +14,12 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
-from functools import cached_property
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from feathervlm.core import PruningError, Schedule, solve
-from feathervlm.core.spec import build, parse, write_value
+from feathervlm.core.spec import write_value
 from feathervlm.utils.provenance import plugins
 
 REGISTRY: dict[str, type["Method"]] = {}
@@ -120,84 +119,6 @@ class Method(ABC):
         return solve(self, average, grids, depth)
 
 
-@dataclass(frozen=True)
-class ScheduleFile(Method, registered=False):
-    """A schedule that `Schedule.save` wrote to a JSON file, as a method.
-
-    Args:
-        path: The file; it is read once, when the method is made.
-
-    Raises:
-        PruningError: If the file does not hold a schedule.
-    """
-
-    name: ClassVar[str] = "schedule-file"
-    paper: ClassVar[str] = "a schedule in a file"
-    budget_parameter: ClassVar[str | None] = None
-
-    path: str
-
-    @cached_property
-    def _loaded(self) -> Schedule:
-        return Schedule.load(self.path)
-
-    def schedule(self) -> Schedule:
-        return self._loaded
-
-    def fingerprint(self) -> str:
-        return self.schedule().fingerprint()
-
-    def __str__(self) -> str:
-        return self.path
-
-
-def get(spec: str) -> Method:
-    """Return the method of a spec such as `feather` or `feather:keep=0.3,layers=8+16`, or of a schedule's JSON file.
-
-    Raises:
-        PruningError: On an unknown method or parameter, a value out of range, or a file that holds no schedule.
-    """
-    if spec.strip().endswith(".json"):
-        return ScheduleFile(spec.strip())
-    _load_all()
-    name, parameters = parse(spec)
-    if name not in REGISTRY:
-        raise PruningError(f"There is no method {name!r}; there are {', '.join(available())}.")
-    cls = REGISTRY[name]
-    for field in fields(cls):
-        nested = parameters.get(field.name)
-        if field.type in (Method, Method | None, "Method", "Method | None") and isinstance(nested, str):
-            parameters[field.name] = get(nested)
-    method: Method = build(cls, parameters, name)
-    return method
-
-
-def resolve(method: "str | Method | Schedule") -> tuple[str, Schedule]:
-    """Return the name and the schedule of a method.
-
-    Args:
-        method: A spec, the path of a JSON file that `Schedule.save` wrote, a method, or a schedule.
-
-    Raises:
-        PruningError: If it is none of these, or `get` refuses it.
-    """
-    if isinstance(method, Schedule):
-        return "schedule", method
-    if isinstance(method, str):
-        method = get(method)
-    if not isinstance(method, Method):
-        raise PruningError(
-            f"method={method!r} is neither a spec such as 'feather', nor a JSON file, a method or a Schedule."
-        )
-    return str(method), method.schedule()
-
-
-def available() -> tuple[str, ...]:
-    """Return the names of all methods, sorted."""
-    _load_all()
-    return tuple(sorted(REGISTRY))
-
-
 def default_of(field: "Field[Any]") -> Any:
     """Return the default of a parameter; `dataclasses.MISSING` if it has none."""
     return field.default if field.default_factory is MISSING else field.default_factory()
@@ -245,7 +166,7 @@ def load(path: Path | str) -> None:
 _complete = False
 
 
-def _load_all() -> None:
+def load_all() -> None:
     """Load the methods of other packages and the files that a parent process loaded, once.
 
     Raises:

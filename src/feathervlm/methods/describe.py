@@ -4,7 +4,7 @@ Knows the algebra, and neither models nor the terminal.
 """
 
 import inspect
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -74,13 +74,13 @@ def _encoder(schedule: Schedule) -> list[int] | None:
     return entering
 
 
-def _parameters(method: Method) -> list[dict[str, str]]:
+def _parameters(method: Method) -> list[dict[str, str | None]]:
     hints = get_type_hints(type(method))
     return [
         {
             "name": field.name,
             "type": _written_type(hints[field.name]),
-            "default": "none" if default_of(field) is None else written(default_of(field)),
+            "default": _written_default(default_of(field)),
         }
         for field in fields(method)
     ]
@@ -95,6 +95,13 @@ def _written_type(hint: Any) -> str:
     if inner:
         return " | ".join(map(_written_type, inner))
     return {Method: "method", NoneType: "none"}.get(hint) or str(getattr(hint, "__name__", hint))
+
+
+def _written_default(default: Any) -> str | None:
+    """Write a default as in a spec; None if the parameter has none."""
+    if default is MISSING:
+        return None
+    return "none" if default is None else written(default)
 
 
 def _examples(method: Method) -> list[str]:

@@ -13,7 +13,7 @@ from feathervlm.core.errors import PruningError
 from feathervlm.core.layout import Picture, picture_of, tokens_of
 from feathervlm.core.schedule import Schedule, Stage
 from feathervlm.core.scoring_pass import scoring_passes
-from feathervlm.methods.base import Method, get
+from feathervlm.methods import Method, get
 
 POSITIONS = ("preserve", "renumber")
 """Position policies of a stage that can be served."""

@@ -4,7 +4,7 @@ from choices import NO_ROPE, ROPE, per_group, per_image, relaxed, seeded, sets
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from feathervlm.core import Grid, KNNDensity, PruningError, Random, RandomScore, Top
+from feathervlm.core import Candidates, Chained, Grid, KNNDensity, PruningError, Random, RandomScore, Top
 from feathervlm.core.budget import ImageTokens, kept
 from feathervlm.core.layout import picture_of
 from feathervlm.core.selectors.base import Fill, Intersection, Union
@@ -20,6 +20,14 @@ def test_a_selection_is_a_subset_of_what_is_present(batches, selectors, data):
     assert keep.shape == tokens.present.shape
     assert not (keep & ~tokens.present).any()
     assert torch.equal(keep, selector.select(tokens))
+
+
+@relaxed
+@given(st.data())
+def test_a_chain_is_two_stages(batches, selectors, data):
+    tokens, first, second = data.draw(batches(min_images=1)), data.draw(selectors), data.draw(selectors)
+    between = Candidates(tokens.geometry, first.select(tokens), tokens.signals)
+    assert torch.equal(Chained(first, second).select(tokens), second.select(between))
 
 
 @relaxed

@@ -16,6 +16,7 @@ from feathervlm.core.encoder.density_peaks import DensityPeakMerging
 from feathervlm.core.encoder.grouping import first_of_each
 from feathervlm.engine.vision.merging import EncoderMerge
 from laws import traces
+from method_cases import crossed
 from methods.towers import BLOCK, clusters, matches, run_packed
 
 DEPTH = 5
@@ -97,8 +98,7 @@ def compare(model, case, window, full):
     return [record.entered for record in run.records()]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "attention"), crossed(CASES, ["sdpa", "eager"]))
 @torch.no_grad()
 def test_the_tower_of_qwen2_5_vl_is_the_one_run_run_packed(case, attention):
     seen = compare(model_of(attention=attention).double(), case, 4, FULL)
@@ -106,8 +106,7 @@ def test_the_tower_of_qwen2_5_vl_is_the_one_run_run_packed(case, attention):
     assert seen[0][-1] == min(plan.values())  # windows of 16 are in nobody's way
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("attention", "case"), crossed(["eager", "sdpa"], CASES))
 @torch.no_grad()
 def test_the_tower_of_qwen2_vl_is_the_one_run_run_packed(case, attention):
     compare(model_of("qwen2_vl", attention=attention).double(), case, None, range(DEPTH))

@@ -6,7 +6,8 @@ import pytest
 
 from feathervlm import PruningError, methods
 from feathervlm.integrations.lmms_eval.arguments import Generation, read_batch_size, read_method
-from feathervlm.methods.base import REGISTRY, get
+from feathervlm.methods.base import REGISTRY
+from feathervlm.methods.lookup import get
 
 NESTED = "before-llm:method=(fastv:layer=3,keep=0.5)"
 

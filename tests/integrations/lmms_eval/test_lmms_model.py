@@ -21,7 +21,7 @@ pytest.importorskip("lmms_eval", reason="lmms-eval is not installed; see tests/i
 
 ROOT = Path(__file__).parents[3]
 EMBEDDED = "feathervlm_embedded"
-N = 3
+N = 2
 METHOD = "fastv:layer=3,keep=0.05"
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from feathervlm.core.cost import flops, kv_numbers
+from feathervlm.core.cost import LayerCost, flops, kv_numbers
 from feathervlm.engine.report.records import Record
 
-Cost = Callable[[list[int], list[int]], float]
-"""Maps the tokens of the input and the tokens of previous turns, both per layer, to a cost."""
+Cost = Callable[[Sequence[LayerCost], Sequence[int], Sequence[int]], int]
+"""Maps costs of layers, tokens of the input and tokens of previous turns, all per layer, to a cost."""
 
 
 class Costs:
@@ -16,14 +16,17 @@ class Costs:
 
     Args:
         record: The record of the forward.
-        kept: For each stage, the number of visual tokens that each sample kept.
     """
 
-    def __init__(self, record: Record, kept: Sequence[Sequence[int]]) -> None:
-        self._record, self._kept = record, kept
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._kept: list[list[int]] = [stage.kept.sum(1).tolist() for stage in record.stages]
+        self._scoring = [Costs(scoring) for scoring in record.scoring]
         self._totals = record.layout.counts
+        lengths = [record.sequence] * len(self._totals) if record.attended is None else record.attended.sum(1).tolist()
+        self._lengths: list[int] = lengths
         self.tokens = [
-            self._per_layer(total, [counts[sample] for counts in kept]) for sample, total in enumerate(self._totals)
+            self._per_layer(total, [counts[at] for counts in self._kept]) for at, total in enumerate(self._totals)
         ]
         """For each sample, the visual tokens that each layer saw."""
 
@@ -42,23 +45,39 @@ class Costs:
         return sum(averages) / len(averages) if averages else 0.0
 
     def flops_ratio(self, samples: Sequence[int] | None = None) -> float:
-        """FLOPs of the decoder's prefill, text included, over those of the unpruned one.
+        """FLOPs of the decoder's prefill, text and scoring passes included, over those of the unpruned one.
 
         Args:
             samples: The samples to count; None for all.
         """
-        return self._ratio(lambda tokens, past: flops(self._record.costs, tokens, past), self.tokens, samples)
+        return self._ratio(self.flops, flops, samples)
+
+    def scoring_ratio(self) -> float:
+        """FLOPs of the scoring passes over those of the unpruned prefill."""
+        return self._ratio(self.scoring_flops, flops)
+
+    def flops(self, sample: int) -> int:
+        """FLOPs of one sample's prefill, text and scoring passes included."""
+        own = flops(self._record.costs, self._with_text(self.tokens, sample), self.past(sample))
+        return own + self.scoring_flops(sample)
+
+    def scoring_flops(self, sample: int) -> int:
+        """FLOPs of one sample's scoring passes."""
+        return sum(scoring.flops(sample) for scoring in self._scoring)
 
     def kv_ratio(self) -> float:
         """Keys and values after the prefill over those of the unpruned one, without padding."""
-        return self._ratio(
-            lambda tokens, past: kv_numbers(self._record.costs, [n + p for n, p in zip(tokens, past, strict=True)]),
-            self.cached(),
-        )
+        cached = self.cached()
+
+        def stored(sample: int) -> int:
+            return _stored(self._record.costs, self._with_text(cached, sample), self.past(sample))
+
+        return self._ratio(stored, _stored)
 
     def selection_seconds(self) -> float:
         """Seconds of scoring and selecting, summed over the stages."""
-        return sum(stage.seconds() for stage in self._record.stages)
+        own = sum(stage.seconds() for stage in self._record.stages)
+        return own + sum(scoring.selection_seconds() for scoring in self._scoring)
 
     def past(self, sample: int) -> list[int]:
         """Tokens of previous turns that each layer has cached, without padding."""
@@ -81,17 +100,22 @@ class Costs:
             numbers.append(current)
         return numbers
 
-    def _ratio(self, cost: Cost, visual: list[list[int]], samples: Sequence[int] | None = None) -> float:
+    def _with_text(self, visual: list[list[int]], sample: int) -> list[int]:
+        """Add a sample's other tokens to its visual tokens per layer."""
+        text = self._lengths[sample] - self._totals[sample]
+        return [text + tokens for tokens in visual[sample]]
+
+    def _ratio(self, cost: Callable[[int], int], unpruned: Cost, samples: Sequence[int] | None = None) -> float:
+        """Return the sum of the samples' costs over the sum of their unpruned ones."""
         record = self._record
-        batch = range(len(self._totals))
-        lengths = [record.sequence] * len(batch) if record.attended is None else record.attended.sum(1).tolist()
-        pruned: float = 0  # stays a whole number, which is exact, if the costs are
-        unpruned: float = 0
-        for sample in batch if samples is None else samples:
-            length, text = lengths[sample], lengths[sample] - self._totals[sample]
-            pruned += cost([text + tokens for tokens in visual[sample]], self.past(sample))
-            unpruned += cost([length] * len(record.costs), [record.past] * len(record.costs))
-        return pruned / unpruned
+        chosen = range(len(self._totals)) if samples is None else samples
+        past = [record.past] * len(record.costs)
+        whole = sum(unpruned(record.costs, [self._lengths[sample]] * len(record.costs), past) for sample in chosen)
+        return sum(map(cost, chosen)) / whole
+
+
+def _stored(costs: Sequence[LayerCost], tokens: Sequence[int], past: Sequence[int]) -> int:
+    return kv_numbers(costs, [new + before for new, before in zip(tokens, past, strict=True)])
 
 
 def _padding(past: tuple[int, Tensor | None], sample: int) -> int:

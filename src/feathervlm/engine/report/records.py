@@ -111,6 +111,7 @@ class Record:
         before: Number of slots that previous turns filled in the layers before the first stage, and which of them are
             real (None: all); None if those layers were not cut.
         stages: Stages in order.
+        scoring: The scoring passes that ran for this forward; their `costs` end with the last layer that they ran.
         types: Type of every layer, such as "full_attention".
         notes: Sentences that the user should know.
         encoder: Every run of a vision encoder that merges tokens.
@@ -128,6 +129,7 @@ class Record:
     before: tuple[int, Tensor | None] | None = None
     stages: list[StageRecord] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
+    scoring: list["Record"] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     encoder: list[EncoderRun] = field(default_factory=list)
     shown: Callable[[Any, tuple[int, int]], Box] = whole_picture

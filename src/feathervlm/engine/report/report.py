@@ -101,7 +101,7 @@ class Report:
     @cached_property
     def costs(self) -> Costs:
         """The tokens, FLOPs and cached numbers that the other properties summarize."""
-        return Costs(self.record, [[len(kept) for kept in stage.kept] for stage in self.stages])
+        return Costs(self.record)
 
     @property
     def tokens_per_layer(self) -> list[list[int]]:
@@ -129,7 +129,7 @@ class Report:
 
     @property
     def flops_ratio(self) -> float:
-        """FLOPs of the decoder's prefill, text included, over those of the unpruned one."""
+        """FLOPs of the decoder's prefill, text and scoring passes included, over those of the unpruned one."""
         return self.costs.flops_ratio()
 
     @property

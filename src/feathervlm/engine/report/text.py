@@ -24,11 +24,12 @@ def table(record: Record, costs: Costs) -> list[Row]:
         ("vision encoder", f"{sum(run.entered) / len(run.entered):.1f} of {run.tokens} tokens per layer")
         for run in record.encoder
     ]
+    included = f"text and {costs.scoring_ratio():.1%} for scoring" if record.scoring else "text"
     return [
         *layers,
         *dict.fromkeys(encoder),  # the frames of a video are alike
         ("average", f"{costs.average_tokens():.1f} of {totals(record)}"),
-        ("prefill FLOPs", f"{costs.flops_ratio():.1%} of unpruned (decoder, text included)"),
+        ("prefill FLOPs", f"{costs.flops_ratio():.1%} of unpruned (decoder, {included} included)"),
         ("KV cache", f"{costs.kv_ratio():.1%} of unpruned"),
         ("selection", f"{1000 * costs.selection_seconds():.2f} ms"),
     ]
