@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-full test-app screenshots lint docs notebooks bench train quality clean
+.PHONY: demo test test-full test-app screenshots test-vllm load bench-serving lint docs notebooks bench train quality clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,35 @@ test-app: $(APP)/.installed
 
 screenshots: $(APP)/.installed
 	FEATHERVLM_SCREENSHOTS=docs $(APP)/bin/python -m pytest tests/app/browser
+
+# The vLLM plug-in, on a CPU: vLLM pins its own torch and transformers, so it has an environment of its own. The shim lets
+# torchvision be imported beside a torch for CPUs. Every file starts an engine, and has a process of its own for that.
+# With FEATHERVLM_VLLM_COMPILE=1 vLLM compiles the language model, which takes some minutes more.
+VLLM := .venv-vllm
+VLLM_TESTS := tests/integrations/vllm
+VLLM_RUN := PYTHONPATH=$(VLLM_TESTS)/shim OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet torch==2.13.0
+	$(VLLM)/bin/pip install --quiet --no-deps --require-hashes --requirement constraints-vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+test-vllm: $(VLLM)/.installed
+	for file in $(VLLM_TESTS)/test_*.py; do $(VLLM_RUN) $(VLLM)/bin/pytest -p no:cacheprovider $$file || exit 1; done
+
+# A server of the embedded model under load and faults: docs/results/serving.md. About ten minutes on two cores.
+load: $(STAMP) $(VLLM)/.installed
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/load_test.py --engine vllm --out results/serving/load-vllm.json
+	OMP_NUM_THREADS=1 $(RUN)/python scripts/load_test.py --engine transformers --out results/serving/load-transformers.json
+	$(RUN)/python scripts/generate_docs.py
+
+# What pruning gains in vLLM, next to the HF engine: docs/results/serving.md. Run nothing else meanwhile.
+bench-serving: $(STAMP) $(VLLM)/.installed
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model embedded --out results/serving/bench-embedded.json
+	$(VLLM_RUN) $(VLLM)/bin/python scripts/bench_serving.py --model llava-170m --requests 4 --batch 4 --rounds 2 \
+		--out results/serving/bench-170m.json
+	$(RUN)/python scripts/generate_docs.py
 
 lint: $(STAMP)
 	$(RUN)/ruff format --check .
@@ -106,4 +135,4 @@ quality: $(STAMP)
 	$(RUN)/python scripts/generate_docs.py
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(VLLM) demo site

@@ -15,6 +15,7 @@ from typing import Any
 import choice_tables as choice
 import forward_figure
 import result_tables as tables
+import serving_tables as serving
 from feathervlm import methods
 from feathervlm.bench import report as bench_report
 from feathervlm.families import describe
@@ -139,6 +140,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "choice-speed": choice.speed_table,
     "method-classes": method_classes,
     "lookup": tables.lookup_table,
+    "serving-gain": serving.gain_tables,
+    "serving-load": serving.load_table,
     "seeds-quality": tables.seeds_quality_table,
     "seeds-lookup": tables.seeds_lookup_table,
     "seeds": tables.seeds_table,
@@ -154,6 +157,7 @@ FILES = {
     "docs/models.md": ("models", "refused"),
     "docs/results/catalogue.md": ("catalogue",),
     "docs/results/seeds.md": ("seeds-quality", "seeds-lookup", "seeds"),
+    "docs/results/serving.md": ("serving-gain", "serving-load"),
     "src/feathervlm/embedded/weights/README.md": ("quality", "pruning", "lookup"),
 }
 """Files with generated tables."""

@@ -20,10 +20,17 @@ import feathervlm
 
 SOURCE = Path(feathervlm.__file__).parent
 OPTIONAL = {
-    **dict.fromkeys(
-        ["feathervlm.integrations.lmms_eval.model", "feathervlm.integrations.lmms_eval.token_counts"], "lmms_eval"
-    ),
-    **dict.fromkeys([f"feathervlm.app.{name}" for name in ("look", "page", "slots", "wiring")], "gradio"),
+    f"feathervlm.{place}.{name}": library
+    for place, library, names in (
+        ("integrations.lmms_eval", "lmms_eval", ("model", "token_counts")),
+        (
+            "integrations.vllm",
+            "vllm",
+            ("config", "counters", "encoder", "llava", "model", "processing", "qwen2_5_vl"),
+        ),
+        ("app", "gradio", ("look", "page", "slots", "wiring")),
+    )
+    for name in names
 }
 """Modules that need an extra, and what they import of it."""
 
@@ -41,9 +48,10 @@ BELOW["evaluation"] = (*BELOW["inference"], "inference")
 BELOW["diagnosis"] = (*BELOW["evaluation"], "evaluation")
 BELOW["study"] = (*BELOW["diagnosis"], "diagnosis")
 BELOW["bench"] = (*BELOW["inference"], "inference")
-BELOW["integrations"] = (*BELOW["evaluation"], "evaluation")
 BELOW["app"] = (*BELOW["diagnosis"], "diagnosis")
-BELOW["cli"] = (*BELOW["study"], "study", "bench", "integrations", "app")
+BELOW["serving"] = (*BELOW["inference"], "inference")
+BELOW["integrations"] = (*BELOW["evaluation"], "evaluation", "serving")
+BELOW["cli"] = (*BELOW["study"], "study", "bench", "serving", "integrations", "app")
 """The packages that each may import; every one may import `utils`, which imports the errors of the core alone."""
 
 CORE = (
@@ -188,6 +196,7 @@ def uses(library):
         ("uvicorn", ("app/server.py",)),
         ("subprocess", ("utils/provenance.py",)),
         ("platform", ("utils/provenance.py",)),
+        ("vllm", ("integrations/vllm/",)),
     ],
 )
 def test_libraries_are_used_where_they_belong(library, allowed):

@@ -13,7 +13,7 @@ from feathervlm import embedded
 from feathervlm.embedded.assets import WEIGHTS
 from feathervlm.embedded.tasks import sample
 from feathervlm.inference.prompts import Prompt, prepare
-from feathervlm.methods import base
+from feathervlm.methods import base, lookup
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +76,9 @@ def test_generated_pages_are_up_to_date(tables):
 
 def test_the_guide_to_methods_works(monkeypatch):
     (code,) = blocks("docs/add-a-method.md")
-    monkeypatch.setattr(base, "REGISTRY", dict(base.REGISTRY))
+    registry = dict(base.REGISTRY)
+    for place in (base, lookup):
+        monkeypatch.setattr(place, "REGISTRY", registry)
     module = types.ModuleType("guide")
     monkeypatch.setitem(sys.modules, "guide", module)
     exec(compile(code, "guide", "exec"), module.__dict__)
@@ -88,4 +90,4 @@ def test_the_guide_to_methods_works(monkeypatch):
     kept = pruning.report.grid()[0]
     assert kept[:, 0].all()
     assert int(kept.sum()) == 51
-    assert base.get("with-column").solve(100, [(1, 16, 16)], 16).keep < 0.25
+    assert lookup.get("with-column").solve(100, [(1, 16, 16)], 16).keep < 0.25

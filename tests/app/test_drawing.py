@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from feathervlm.app.drawing import HEAT, SIDE, coloured, data_uri, heat_map, kept_patches
-from feathervlm.app.layers import DROPPED, KEPT, MERGED, PlaneView, ScoreMap
+from feathervlm.app.layers import DROPPED, FROZEN, KEPT, MERGED, WAITING, PlaneView, ScoreMap
 
 GREY = Image.new("RGB", (60, 30), (120, 120, 120))
 
@@ -17,6 +17,12 @@ def at(picture, x, y):
 
 
 def test_kept_cells_are_bright_and_others_in_their_own_shades():
+    frozen, waiting = (
+        at(kept_patches(GREY, [PlaneView((0, 0, 60, 30), np.array([[[state]]], np.uint8))], 0), 30, 15)
+        for state in (FROZEN, WAITING)
+    )
+    assert frozen[2] > frozen[1] > 2 * frozen[0] > 0, "frozen cells are teal"
+    assert waiting[0] > waiting[1] > 2 * waiting[2] > 0, "waiting cells are amber"
     states = np.array([[[KEPT, DROPPED, MERGED]]], np.uint8)
     drawn = kept_patches(GREY, [PlaneView((0, 0, 45, 30), states)], 0)
     assert drawn.size == (SIDE, SIDE // 2)

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from feathervlm.app.layers import DROPPED, KEPT, MERGED, plane_views, score_maps, scoring, token_states
+from feathervlm.app.layers import (
+    DROPPED,
+    FROZEN,
+    KEPT,
+    MERGED,
+    WAITING,
+    plane_views,
+    score_maps,
+    scoring,
+    token_states,
+)
 from feathervlm.embedded.tasks import HELD_OUT, sample
 from feathervlm.inference.prompts import Prompt
 from feathervlm.methods import available, get
@@ -39,6 +49,19 @@ def test_states_are_those_of_the_report(answerer, prompt, spec):
     expected = {"visionzip": MERGED, "pool": MERGED}.get(spec, DROPPED)
     assert set(np.unique(states[-1])) <= {KEPT, DROPPED, expected}
     assert expected in states[-1]
+
+
+@pytest.mark.parametrize(("leave", "state"), [("wait", WAITING), ("freeze", FROZEN)])
+def test_tokens_that_wait_or_are_frozen_are_told_apart(answerer, prompt, leave, state):
+    spec = f"feather:layers=4+9,leave={leave}"
+    report = look(answerer, prompt, spec)
+    states = token_states(report)
+    assert (states == KEPT).sum(1).tolist() == report.tokens_per_layer[0]
+    counts = {WAITING: report.waiting_per_layer, FROZEN: report.frozen_per_layer}[state][0]
+    assert (states == state).sum(1).tolist() == counts
+    assert max(counts) > 0
+    maps = score_maps(answerer, prompt, get(spec).schedule(), DEPTH, rope=False)
+    assert sorted(maps) == [1, 2, 3, 4], "a stage more would bring the tokens back"
 
 
 def test_a_view_is_the_grid_of_the_report(answerer, prompt):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from feathervlm.app.layers import KEPT, MERGED, PlaneView, ScoreMap
+from feathervlm.app.layers import FROZEN, KEPT, MERGED, WAITING, PlaneView, ScoreMap
 from feathervlm.core.layout import Box
 from feathervlm.engine.report.overlay import over_pixels, stack
 
@@ -16,8 +16,12 @@ SIDE = 384
 """Length of the longer side of a drawing in pixels."""
 DIM = 0.2
 """Brightness of dropped cells."""
-TINT = np.array([64.0, 132.0, 255.0], np.float32)
-"""Colour of cells whose content was merged into kept ones."""
+TINTS = {
+    MERGED: np.array([64.0, 132.0, 255.0], np.float32),
+    FROZEN: np.array([40.0, 190.0, 200.0], np.float32),
+    WAITING: np.array([235.0, 170.0, 40.0], np.float32),
+}
+"""Colours of cells whose content was merged into kept ones, that are frozen, and that wait."""
 TINTED = 0.45
 HEAT = np.array(
     [
@@ -41,7 +45,9 @@ def fitted(picture: Image.Image, side: int = SIDE) -> Image.Image:
 def kept_patches(
     picture: Image.Image, views: Sequence[PlaneView], layer: int, boxes: Mapping[str, Box] | None = None
 ) -> Image.Image:
-    """Draw what a layer sees: kept cells bright, merged ones tinted, dropped ones dim, a row for each grid.
+    """Draw what a layer sees: kept cells bright, merged, frozen and waiting ones tinted, dropped ones dim.
+
+    There is a row for each grid.
 
     Args:
         picture: The picture.
@@ -55,8 +61,9 @@ def kept_patches(
     for plane in views:
         box, states = _scaled(plane.box, scale), plane.states[layer]
         light = over_pixels(np.where(states == KEPT, 1.0, DIM), view.size, box, DIM / 3)[..., None]
-        merged = over_pixels(states == MERGED, view.size, box, 0)[..., None]
-        shaded = pixels * light + merged * TINT * TINTED
+        shaded = pixels * light
+        for state, tint in TINTS.items():
+            shaded = shaded + over_pixels(states == state, view.size, box, 0)[..., None] * tint * TINTED
         rows.append(Image.fromarray(shaded.clip(0, 255).astype(np.uint8)))
     return stack([with_boxes(row, boxes or {}, scale) for row in rows])
 

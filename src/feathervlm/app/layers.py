@@ -17,8 +17,10 @@ from feathervlm.engine.report.report import Report, finest
 from feathervlm.inference.answerer import Answerer
 from feathervlm.inference.prompts import Prompt
 
-DROPPED, MERGED, KEPT = 0, 1, 2
-"""What has become of a token in a layer: it left, it left and its content went into a kept token, or it is there."""
+DROPPED, MERGED, KEPT, FROZEN, WAITING = 0, 1, 2, 3, 4
+"""What has become of a token in a layer: it left, its content went into a kept token, it runs, it is read and not
+updated, or it may come back."""
+LEFT = {"drop": DROPPED, "freeze": FROZEN, "wait": WAITING}
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class PlaneView:
 
     Attributes:
         box: Part of the picture that the grid covers, in pixels.
-        states: `KEPT`, `MERGED` or `DROPPED`, of shape (layers, rows, cols).
+        states: What has become of every cell, such as `KEPT`, of shape (layers, rows, cols).
     """
 
     box: Box
@@ -73,9 +75,11 @@ def token_states(report: Report) -> NDArray[np.uint8]:
     total, depth = report.layout.counts[0], len(report.tokens_per_layer[0])
     states = np.full((depth, total), KEPT, np.uint8)
     for stage in report.stages:
-        kept = stage.kept[0].numpy()
-        present = states[stage.layer] == KEPT
-        after = np.where(states[stage.layer] == MERGED, MERGED, DROPPED).astype(np.uint8)
+        if stage.layer == depth:
+            break  # a stage at the end cuts caches
+        kept, before = stage.kept[0].numpy(), states[stage.layer]
+        present = ~np.isin(before, (DROPPED, MERGED))
+        after = np.where(present, LEFT[stage.leave], before).astype(np.uint8)
         if stage.groups is not None:
             entered = np.flatnonzero(present)
             after[entered[stage.groups[0].numpy() >= 0]] = MERGED
@@ -109,18 +113,26 @@ def score_maps(answerer: Answerer, prompt: Prompt, schedule: Schedule | None, de
             values = np.full(report.layout.counts[0], np.nan, np.float32)
             values[entered.numpy()] = stage.scores[0].numpy()
             maps[stage.layer] = ScoreMap(box, on_grid(report.layout, values)[0])
+        if stage.leave != "drop":
+            break
         entered = stage.kept[0]
     return maps
 
 
 def scoring(schedule: Schedule | None, depth: int, rope: bool) -> Schedule:
-    """Return a schedule that prunes as another one does, and scores by attention before every layer but the first."""
+    """Return a schedule that prunes as another one does, and scores by attention before every layer but the first.
+
+    After a stage whose tokens wait or are frozen there are none, for one more stage would bring the tokens back.
+    """
     everything = Top(LastTokenAttention(rope=rope), keep=1.0)
     own = {} if schedule is None else dict(zip(schedule.at_layers(depth), schedule, strict=True))
+    held = min((layer for layer, stage in own.items() if stage.leave != "drop"), default=depth)
     stages = []
-    for layer in range(depth):
+    for layer in range(depth + 1):
         stage = own.get(layer)
-        if layer and stage is None:
+        if layer > held or layer == depth:
+            stages += [] if stage is None else [stage]
+        elif layer and stage is None:
             stages.append(Stage(layer, everything))
         elif stage is not None:
             # The first criterion that is read is the one that a report shows, so everything comes first.

@@ -17,6 +17,8 @@ from feathervlm.methods import available, get
 LEGEND = (
     '<p class="fv-legend"><span><i style="background:#e8eef7"></i>kept token</span>'
     '<span><i style="background:#2b54a0"></i>merged into a kept token</span>'
+    '<span><i style="background:#127880"></i>frozen: read, not updated</span>'
+    '<span><i style="background:#9c701c"></i>waiting: may come back</span>'
     '<span><i style="background:#2b2f36"></i>dropped token</span>'
     '<span><i style="background:#07080a"></i>not shown to the model</span></p>'
 )

@@ -15,6 +15,7 @@ from feathervlm.cli.eval import evaluate
 from feathervlm.cli.methods import methods
 from feathervlm.cli.models import models
 from feathervlm.cli.run import run
+from feathervlm.cli.serve import serve
 from feathervlm.cli.study import study
 from feathervlm.utils.provenance import own_version
 
@@ -63,6 +64,7 @@ def about(
     feathervlm bench
     feathervlm eval --limit 20
     feathervlm app
+    feathervlm serve --method feather:layers=4+9
     feathervlm convert-prismatic RUN OUT --tokenizer DIR --vision DIR
     """
 
@@ -71,3 +73,4 @@ for command in (demo, methods, models, run, study, diagnose, bench, convert_pris
     app.command()(command)
 app.command("eval")(evaluate)
 app.command("app")(open_app)
+app.command("serve", context_settings={"allow_extra_args": True})(serve)  # what follows `--` goes to vLLM

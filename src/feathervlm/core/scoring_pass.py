@@ -74,6 +74,14 @@ class SurvivorsOf(Selector):
             image = ImageTokens(image.picture, stage.select.expected(image))
         return image.current
 
+    def size(self, image: ImageTokens) -> int | None:
+        for stage in self.signal.schedule.stages:
+            count = stage.select.size(image)
+            if count is None:
+                return None
+            image = ImageTokens(image.picture, float(count))
+        return int(image.current)
+
 
 def scoring_passes(stage: Stage) -> list[Survivors]:
     """Return the signals of a stage that need a scoring pass."""

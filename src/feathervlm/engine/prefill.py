@@ -94,6 +94,7 @@ class Prefill:
         self.arguments = LayerArguments(decoder, family, self.rows, hook_status)
         self.earlier: HiddenEarlier | None = None
         self.ends_after_stages = False  # for a scoring pass
+        self.states: Tensor | None = None  # that the last stage of a scoring pass leaves, (batch, rows, dim)
         self.handles: list[RemovableHandle] = []
         self.abandoned = False
         self.entered: list[int] = []  # layers whose hooks have run
@@ -179,6 +180,7 @@ class Prefill:
             if index in self.stages:
                 hidden = self._run_stage(index, hidden, kwargs)
                 if self.ends_after_stages and index == self.starts[-1]:
+                    self.states = hidden
                     raise StagesDone
             given, kwargs = kwargs, self.arguments.rewrite(index, kwargs, hidden.dtype)
             if index in self.stages:

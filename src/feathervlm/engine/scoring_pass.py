@@ -46,7 +46,23 @@ def score(
     hook_status: HookStatus,
     hidden: tuple[int, list[Tensor]] | None = None,
 ) -> Record:
-    """Run a scoring pass as far as its last stage, and return its record, with the costs of the layers that ran.
+    """Run a scoring pass, see `run_stages`, and return its record, with the costs of the layers that ran."""
+    prefill = run_stages(schedule, call, layout, decoder, family, hook_status, hidden)
+    record, layers = prefill.record, prefill.starts[-1]
+    record.costs, record.types = record.costs[:layers], record.types[:layers]
+    return record
+
+
+def run_stages(
+    schedule: Schedule,
+    call: ModelCall,
+    layout: VisualLayout,
+    decoder: DecoderView,
+    family: Family,
+    hook_status: HookStatus,
+    hidden: tuple[int, list[Tensor]] | None = None,
+) -> Prefill:
+    """Run a prefill without a cache as far as its last stage, and return it.
 
     Args:
         schedule: The stages to run.
@@ -81,9 +97,7 @@ def score(
     finally:
         prefill.remove()
     prefill.check_ran()
-    record, layers = prefill.record, prefill.starts[-1]
-    record.costs, record.types = record.costs[:layers], record.types[:layers]
-    return record
+    return prefill
 
 
 def _passes_on(base: nn.Module) -> bool:

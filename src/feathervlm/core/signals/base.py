@@ -67,6 +67,10 @@ class Signal:
         """Whether it is measured inside the vision encoder."""
         return False
 
+    def encoder_layer(self, depth: int) -> int | None:
+        """Return the layer, from 0, of a vision encoder of `depth` layers that it is measured in; None for none."""
+        return None
+
     @property
     def attends(self) -> bool:
         """Whether it holds attention weights of a language model layer."""

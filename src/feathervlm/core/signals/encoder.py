@@ -46,6 +46,10 @@ class EncoderMeasure(EncoderSignal):
     layer: int | float
     heads: Heads
 
+    def encoder_layer(self, depth: int) -> int | None:
+        layer = encoder_layer_index(self.layer, depth)
+        return layer + depth if layer < 0 else layer
+
 
 @dataclass(frozen=True)
 class EncoderAttention(EncoderMeasure):
