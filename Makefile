@@ -29,7 +29,7 @@ test-full: $(TESTS)
 	$(RUN)/pytest --numprocesses 2 -m '' --hypothesis-profile full
 
 # The page in a real browser. gradio takes no Pillow from 13 on, so it has an environment of its own, which shares torch and the other
-# large packages with the first one.
+# large packages with the first one. The two runs are two because a browser leaves an event loop behind.
 APP := $(VENV)/app
 $(APP)/.installed: $(STAMP)
 	$(PYTHON) -m venv $(APP)
@@ -39,7 +39,8 @@ $(APP)/.installed: $(STAMP)
 	touch $@
 
 test-app: $(APP)/.installed
-	$(APP)/bin/python -m pytest tests/app
+	$(APP)/bin/python -m pytest tests/app/test_page_server.py
+	$(APP)/bin/python -m pytest tests/app/browser
 
 screenshots: $(APP)/.installed
 	FEATHERVLM_SCREENSHOTS=docs $(APP)/bin/python -m pytest tests/app/browser

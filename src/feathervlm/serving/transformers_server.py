@@ -116,7 +116,7 @@ class PruningServe(Serve):  # type: ignore[misc]  # transformers is not typed he
             prune(empty_model(model.config, settings.model.attention), method).remove()
 
         method = None if settings.method == UNPRUNED else settings.method
-        config = self.server.config
+        config: Any = self.server.config
         config.app = PruningRequests(config.app, method, settings.per_request, check, settings.model.model, self.counts)
 
 
