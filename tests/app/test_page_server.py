@@ -47,7 +47,7 @@ def test_this_machine_is_let_in(host):
     status, headers, body = ask(LOCAL, host=host, origin=f"http://{host}")
     assert (status, body) == (200, "the page")
     assert headers["content-security-policy"] == POLICY
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ POLICY = (
 """What the browser may load: this page only."""
 HEADERS = {
     "content-security-policy": POLICY,
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without a referrer the form of the token has no origin, and is refused
     "x-content-type-options": "nosniff",
 }
 ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
