@@ -90,8 +90,9 @@ def test_the_token_is_asked_for_and_kept_in_a_cookie():
     assert ask(GUARDED, "/gradio_api/file=/etc/passwd")[0] == 401
 
 
-def test_the_address_with_the_token_leads_to_one_without_it():
-    status, headers, _ = ask(GUARDED, query=urlencode({"token": TOKEN, "question": "a b"}))
+@pytest.mark.parametrize("known", [{}, {"cookie": f"{COOKIE}={TOKEN}"}], ids=["first", "known"])
+def test_the_address_with_the_token_leads_to_one_without_it(known):
+    status, headers, _ = ask(GUARDED, query=urlencode({"token": TOKEN, "question": "a b"}), **known)
     assert (status, headers["location"]) == (303, "/?question=a+b")
 
 

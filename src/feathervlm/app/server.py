@@ -109,8 +109,8 @@ class Guard:
         refusal = self._refusal(headers)
         if refusal or scope["type"] == "websocket":  # the page has none
             await _text(send, 403, refusal or "There are no sockets here.")
-        elif self.token is not None and not self._knows(headers):
-            await self._ask(scope, receive, send)
+        elif self.token is not None and (not self._knows(headers) or self._same(_token_in_address(scope))):
+            await self._ask(scope, receive, send)  # who is known is led to the address without the token
         else:
             await self.app(scope, receive, _with_headers(send))
 
@@ -131,8 +131,8 @@ class Guard:
         return hmac.compare_digest(token.encode("utf-8", "replace"), (self.token or "").encode())
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        given = query.pop("token", [""])[-1]
+        query, given = _query(scope), _token_in_address(scope)
+        query.pop("token", None)
         if scope["path"] == "/token" and scope["method"] == "POST":
             form = parse_qs((await _body(receive)).decode("utf-8", "replace"))
             given, query = form.get("token", [""])[-1], {}
@@ -252,6 +252,14 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sent
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    return parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+
+
+def _token_in_address(scope: Scope) -> str:
+    return _query(scope).get("token", [""])[-1]
 
 
 async def _body(receive: Receive, limit: int = 4096) -> bytes:

@@ -368,7 +368,6 @@ def test_the_token_is_asked_for(browser):
         page.get_by_label("Token").fill("a long secret")
         page.get_by_role("button", name="Open").click()
         page.wait_for_selector("#fv-run")
-        assert page.get_by_label("Model").first.is_disabled() or page.locator("button", has_text="Settings").count()
         page.goto(f"{address}?token=a+long+secret")
         page.wait_for_selector("#fv-run")
         assert "token" not in page.url
