@@ -17,6 +17,4 @@ UNMERGED = {
 def refuses_encoder_merging(name: str) -> dict[str, str]:
     """Return the methods that merge inside the vision encoder, if the model with this name refuses them."""
     messages = [message for message, names in UNMERGED.items() if name.removesuffix("-video") in names.split()]
-    if name == "ovis2":
-        return {"tome": "no MLP after a norm"}
     return {row: messages[0] for row, method in METHODS.items() if messages and method.schedule().encoder}

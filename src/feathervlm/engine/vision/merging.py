@@ -27,8 +27,10 @@ from feathervlm.engine.vision.probe import attention_modules, find_encoder, has_
 
 PLAIN = {"self", "hidden_states", "attention_mask", "output_attentions", "kwargs"}
 """Names of the arguments of an encoder layer that depend on no places, so that its tokens may be merged."""
-NORMS = ("layer_norm2", "layernorm_after", "norm2")
+NORMS = ("layer_norm2", "layernorm_after", "norm2", "rms_norm2")
 """Names of the norm between attention and MLP."""
+MLPS = ("mlp", "ffn")
+"""Names of the MLP."""
 
 
 class EncoderMerge:
@@ -82,13 +84,14 @@ class EncoderMerge:
 
     def _middle(self, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
         """Return the norm before the MLP, and the MLP."""
-        norms = (getattr(layer, name, None) for name in NORMS)
-        norm = next((norm for norm in norms if norm is not None), None)
-        mlp = getattr(layer, "mlp", None)
+        norm, mlp = (
+            next((part for name in names if (part := getattr(layer, name, None)) is not None), None)
+            for names in (NORMS, MLPS)
+        )
         if norm is None or mlp is None:
             raise Unprunable(
-                f"The layers of {self.name}'s vision encoder have no MLP after a norm (looked for .mlp and "
-                f"{', '.join(NORMS)}); choose a method that does not merge inside it."
+                f"The layers of {self.name}'s vision encoder have no MLP after a norm (looked for "
+                f"{', '.join(MLPS)} and {', '.join(NORMS)}); choose a method that does not merge inside it."
             )
         return norm, mlp
 
